@@ -1,0 +1,227 @@
+//! HOW a platform does it: running guests, their definitions, their volumes, the machine beneath them.
+//!
+//! This crate knows nothing of plans, journals or runs. It offers small operations that are safe to
+//! repeat ([`Change`] says what was done, "nothing to do" included) and facts read from the world. It
+//! never renders templates: it gets bytes.
+//!
+//! * [`host`]: a machine; the only place that starts a process.
+//! * [`net`]: who owns an address, announcing one, connecting to one.
+//! * [`storage`]: volumes and their snapshots.
+//! * [`libvirt`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
+
+pub mod error;
+pub mod host;
+pub mod libvirt;
+pub mod net;
+pub mod sim;
+pub mod storage;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+pub use error::{Cause, Error, Result};
+pub use host::{GuestLink, Host};
+pub use net::{MacAddr, Net};
+pub use storage::{Mark, Role, Storage, VolumeKind, VolumeRef};
+
+/// What an idempotent operation did. `Unchanged` is a success: the world already was as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// The object did not exist and does now.
+    Created,
+    /// The object existed and is different now.
+    Changed,
+    /// The object existed and is gone.
+    Removed,
+    /// Nothing had to be done.
+    Unchanged,
+}
+
+/// Power state of a guest, as the platform tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Power {
+    /// Running (or about to: booting counts).
+    On,
+    /// Not running.
+    Off,
+    /// Frozen in memory by the platform.
+    Paused,
+}
+
+/// What a platform can and cannot do. The lifecycle decides by these, never by a platform's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Guests share the host's kernel (containers, jails): an upgrade needs no kernel of its own.
+    pub shares_host_kernel: bool,
+    /// A reboot from inside uses the definition the guest was started with, not the stored one.
+    pub reboots_from_memory: bool,
+    /// A guest can be paused for the instant of a snapshot.
+    pub can_pause: bool,
+}
+
+/// Where a disk's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskSource {
+    /// A directory on the host that is the guest's file system (containers).
+    Directory(PathBuf),
+    /// A block device on the host.
+    Block(PathBuf),
+    /// An image file on the host.
+    File(PathBuf),
+    /// Anything else (network, passthrough, volume of a pool …), in the platform's words; never cloned.
+    Other(String),
+}
+
+/// One disk or file system of a guest, as its definition names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The name used in the inventory and in plans: the device (`xvda1`) or, for a file system, its target (`/srv/mail`).
+    pub name: String,
+    /// Where its bytes are.
+    pub source: DiskSource,
+    /// Holds the guest's root file system, as far as the definition tells (target `/`, first disk).
+    pub root: bool,
+    /// Read-only for the guest.
+    pub readonly: bool,
+    /// Declared shareable between guests.
+    pub shareable: bool,
+}
+
+/// One network card of a guest, as its definition describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// The name inside the guest, where the definition fixes it (libvirt-lxc `<guest dev=…>`), else `eth0`, `eth1` … by order for containers, else absent.
+    pub name: Option<String>,
+    /// Hardware address; `None` if the platform draws one at each start.
+    pub mac: Option<MacAddr>,
+    /// Bridge or network on the host it is plugged into; also the interface by which the host sees the guest.
+    pub bridge: String,
+    /// Name of a packet filter that may name addresses (libvirt nwfilter), if any.
+    pub filter: Option<String>,
+    /// Addresses the definition itself names (filter parameters, `vif ip=`).
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What the platform knows about a guest, without looking inside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFacts {
+    /// Platform name.
+    pub name: String,
+    /// Platform UUID, where there is one.
+    pub uuid: Option<String>,
+    /// Power state now.
+    pub power: Power,
+    /// Starts with its host.
+    pub autostart: bool,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Disks and file systems, in the order of the definition.
+    pub disks: Vec<Disk>,
+    /// Network cards, in the order of the definition.
+    pub nics: Vec<Nic>,
+    /// A saved memory image exists; starting would resume it.
+    pub managed_save: bool,
+    /// The run mark on the definition, if any.
+    pub mark: Option<Mark>,
+}
+
+/// A stored guest definition, byte for byte as the platform gave it (libvirt: inactive, with secrets).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    /// Platform name of the guest it defines.
+    pub name: String,
+    /// The text (domain XML, xl.cfg, sim JSON).
+    pub text: String,
+}
+
+/// What happens to one disk in an edited definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskEdit {
+    /// Points to this volume instead.
+    Source(VolumeRef),
+    /// Left out.
+    Remove,
+}
+
+/// An edit of a definition. What is not named stays as it is, understood or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinitionEdit {
+    /// New platform name.
+    pub name: Option<String>,
+    /// New UUID.
+    pub uuid: Option<String>,
+    /// Run mark to set (`Some(None)` removes one).
+    pub mark: Option<Option<Mark>>,
+    /// New hardware addresses by card, in definition order (`None`: unchanged).
+    pub macs: Vec<Option<MacAddr>>,
+    /// Disk edits by disk name.
+    pub disks: BTreeMap<String, DiskEdit>,
+    /// New memory size in bytes.
+    pub memory_bytes: Option<u64>,
+    /// New number of processors.
+    pub vcpus: Option<u32>,
+}
+
+/// A platform that runs guests. Every operation is safe to repeat; errors whose effect is uncertain (lost
+/// link, time-out) have [`Cause::Unknown`], and the caller looks at the world again.
+#[async_trait]
+pub trait Hypervisor: Send + Sync + fmt::Debug {
+    /// The machine that runs the guests.
+    fn host(&self) -> Arc<dyn Host>;
+    /// The network as this machine sees it.
+    fn net(&self) -> Arc<dyn Net>;
+    /// What the platform can do.
+    fn capabilities(&self) -> Capabilities;
+    /// A word for people and for the inventory's `hypervisor` key (`libvirt`, `sim`).
+    fn platform(&self) -> &'static str;
+
+    /// Every defined guest (name order), with all facts.
+    async fn list(&self) -> Result<Vec<GuestFacts>>;
+    /// One guest's facts; `None` if it is not defined.
+    async fn facts(&self, guest: &str) -> Result<Option<GuestFacts>>;
+    /// One guest's stored definition; `None` if it is not defined.
+    async fn definition(&self, guest: &str) -> Result<Option<Definition>>;
+    /// Applies an edit to a definition; pure. Everything not named by the edit is preserved byte for byte.
+    fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition>;
+    /// Stores a definition under its name (same UUID: replaces). The running guest is not touched.
+    async fn define(&self, definition: &Definition) -> Result<Change>;
+    /// Removes a definition. Refuses while the guest is on.
+    async fn undefine(&self, guest: &str) -> Result<Change>;
+
+    /// Power state; an undefined guest is `Off`.
+    async fn power(&self, guest: &str) -> Result<Power>;
+    /// Starts a defined guest (a paused one is resumed); returns when the platform says it runs.
+    async fn start(&self, guest: &str) -> Result<Change>;
+    /// Asks the guest to shut down and waits until it is off; after `patience`, an error with [`Cause::Unknown`].
+    async fn shutdown(&self, guest: &str, patience: Duration) -> Result<Change>;
+    /// Ends the guest at once, as a power cut does.
+    async fn destroy(&self, guest: &str) -> Result<Change>;
+    /// Freezes a running guest.
+    async fn pause(&self, guest: &str) -> Result<Change>;
+    /// Thaws a paused guest.
+    async fn resume(&self, guest: &str) -> Result<Change>;
+    /// Whether the guest starts with its host; an undefined guest does not.
+    async fn autostart(&self, guest: &str) -> Result<bool>;
+    /// Sets whether the guest starts with its host.
+    async fn set_autostart(&self, guest: &str, on: bool) -> Result<Change>;
+
+    /// The volume behind a disk, recognised by looking at it (a directory that is a btrfs subvolume, say).
+    async fn volume(&self, disk: &Disk) -> Result<VolumeRef>;
+    /// The driver for a kind of volume on this host.
+    fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>>;
+    /// The inside of a running guest, as a machine commands can be run on.
+    fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>>;
+}

@@ -1,0 +1,1 @@
+//! libvirt (LXC here; Xen and QEMU by the same code) through the `virt` crate.

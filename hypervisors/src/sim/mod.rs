@@ -1,0 +1,1 @@
+//! A complete simulated platform whose world lies on disk, so that the whole lifecycle can be tried without root.

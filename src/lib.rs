@@ -1,0 +1,18 @@
+//! upgradectl: clone a guest from a snapshot, upgrade the clone, verify it, put it in the original's place.
+//!
+//! WHAT happens in WHICH order, safely. How a platform does it is the crate `hypervisors`. Arrows between the
+//! modules only point down this list (a test reads the `use` lines):
+//!
+//! `cli` → `output` → `lifecycle` → `inventory` → `engine` → `journal`, `engine` → `steps` → `recipe` →
+//! `verify`, `guest` → `hypervisors`.
+
+pub mod cli;
+pub mod engine;
+pub mod guest;
+pub mod inventory;
+pub mod journal;
+pub mod lifecycle;
+pub mod output;
+pub mod recipe;
+pub mod steps;
+pub mod verify;

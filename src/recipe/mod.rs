@@ -1,0 +1,1 @@
+//! Operating-system upgrades: what is done inside a clone to upgrade it.
