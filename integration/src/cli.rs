@@ -1,0 +1,1 @@
+//! Runs the product as a user would.

@@ -1,0 +1,1 @@
+//! Sends mail and counts it.
