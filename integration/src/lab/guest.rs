@@ -154,7 +154,7 @@ fn make_it(lab: &Lab, guest: &Guest, root: &Path) -> Result<()> {
     )?;
     let sshd = fs::read_to_string(root.join("etc/ssh/sshd_config"))?;
     write("etc/ssh/sshd_config", sshd.replace("#ListenAddress 0.0.0.0\n", &format!("ListenAddress {address}\n")))?;
-    write("etc/machine-id", run("uuidgen").args(["--random"]).output()?.replace('-', "") + "\n")?;
+    write("etc/machine-id", fs::read_to_string("/proc/sys/kernel/random/uuid")?.replace('-', ""))?;
     write("etc/resolv.conf", resolver()?)?;
     for entry in fs::read_dir(root.join("etc/ssh"))?.filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with("ssh_host_") {
