@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Result, bail, ensure};
 
+use super::register::Register;
 use super::{Lab, daemon, network, storage};
 
 /// Takes down whatever is there. Every part is tried, whatever another part said.
@@ -19,6 +20,7 @@ pub fn down(lab: &Lab) -> Result<()> {
     };
     part("guests and libvirtd", daemon::down(lab));
     part("network", network::down(lab));
+    part("what labs share", Register::of_this_machine().leave(lab.number()));
     part("storage", storage::down(lab));
     part("directory", remove_directory(lab));
     if !troubles.is_empty() {

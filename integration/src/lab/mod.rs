@@ -6,13 +6,13 @@
 //!  a private libvirtd (own mount namespace)      lxc:///system?socket=LAB/run/libvirt-sock
 //! ```
 //!
-//! Parts, in the order in which [`Lab::up`] builds them: [`prerequisites`], [`storage`], [`network`], [`daemon`],
+//! Parts, in the order in which [`Lab::up`] builds them: [`prerequisites`], [`storage`], [`register`], [`network`], [`daemon`],
 //! [`image`] (once, cached outside the lab), [`guest`], [`inventory`]. [`cleanup`] takes all of it down again, whatever
 //! part of it is there, and nothing else.
 //!
 //! Invariants: labs are told apart by their number ([`Lab::numbered`]); the lab owns one directory, one bridge, one /24,
-//! one loop device and the iptables rules with its comment, and touches nothing else of the machine but `ip_forward`,
-//! whose value it puts back. Nothing in a lab is worth keeping.
+//! one loop device and the iptables rules with its comment; what it shares with other labs is in the [`register`], and it
+//! touches nothing else of the machine. Nothing in a lab is worth keeping.
 
 pub mod cleanup;
 pub mod daemon;
@@ -21,6 +21,7 @@ pub mod image;
 pub mod inventory;
 pub mod network;
 pub mod prerequisites;
+pub mod register;
 pub mod storage;
 
 use std::path::{Path, PathBuf};
@@ -116,7 +117,7 @@ impl Lab {
         let images =
             timed("images", || guests.iter().map(|guest| image::tar(guest.image)).collect::<Result<Vec<_>>>())?;
         timed("storage", || storage::up(self))?;
-        timed("network", || network::up(self))?;
+        timed("network", || register::Register::of_this_machine().join(self.number).and_then(|()| network::up(self)))?;
         timed("libvirtd", || daemon::up(self))?;
         timed("key", || guest::make_key(self))?;
         for (guest, image) in guests.iter().zip(images) {

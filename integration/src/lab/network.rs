@@ -1,18 +1,16 @@
 //! The lab's network: a bridge, and NAT so that its guests reach the package mirror.
 //!
-//! Invariants: every iptables rule bears the lab's comment, and only such rules are removed. `ip_forward` belongs to
-//! all labs together: the first one up remembers what it was, the last one down puts it back ([`Forwarding`]).
+//! Invariant: every iptables rule bears the lab's comment, and only such rules are removed. `ip_forward` belongs to all
+//! labs together: [`super::register`].
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::Result;
 
 use super::Lab;
 use crate::command::run;
 
-/// Makes the bridge, the rules, and switches forwarding on.
+/// Makes the bridge and the rules.
 ///
 /// # Errors
 /// As `ip` and `iptables`.
@@ -28,10 +26,10 @@ pub fn up(lab: &Lab) -> Result<()> {
     iptables(&["-t", "nat", "-A", "POSTROUTING", "-s", &net, "!", "-o", &bridge, "-j", "MASQUERADE"])?;
     iptables(&["-I", "FORWARD", "-i", &bridge, "-j", "ACCEPT"])?;
     iptables(&["-I", "FORWARD", "-o", &bridge, "-j", "ACCEPT"])?;
-    Forwarding::of_this_machine().join(lab.number())
+    Ok(())
 }
 
-/// Removes the bridge, what hangs on it, and the rules; puts forwarding back if no other lab needs it.
+/// Removes the bridge, what hangs on it, and the rules.
 ///
 /// # Errors
 /// As `ip` and `iptables`.
@@ -49,7 +47,7 @@ pub fn down(lab: &Lab) -> Result<()> {
         let words = rule.split(' ').map(|word| word.trim_matches('"')).skip(1);
         run("iptables").args(["--wait", "-t", table, "-D"]).args(words).output()?;
     }
-    Forwarding::of_this_machine().leave(lab.number())
+    Ok(())
 }
 
 /// Whether the lab's bridge is there.
@@ -69,82 +67,4 @@ pub fn rules(lab: &Lab) -> Result<Vec<(&'static str, String)>> {
         found.extend(list.lines().filter(ours).map(|line| (table, line.to_owned())));
     }
     Ok(found)
-}
-
-/// The machine's `ip_forward` and the labs that need it on. A directory with a file per lab and one, `found`, with the
-/// value found; changed under a lock.
-#[derive(Debug)]
-struct Forwarding {
-    directory: PathBuf,
-    switch: PathBuf,
-}
-
-impl Forwarding {
-    fn of_this_machine() -> Forwarding {
-        Forwarding {
-            // In /run: after a reboot the value is the machine's own again.
-            directory: "/run/upgradectl-lab".into(),
-            switch: "/proc/sys/net/ipv4/ip_forward".into(),
-        }
-    }
-
-    fn join(&self, lab: u8) -> Result<()> {
-        let _lock = self.lock()?;
-        let found = self.directory.join("found");
-        if !found.exists() {
-            fs::write(&found, fs::read(&self.switch)?)?;
-        }
-        fs::write(self.directory.join(lab.to_string()), "")?;
-        fs::write(&self.switch, "1").context("switching ip_forward on")
-    }
-
-    fn leave(&self, lab: u8) -> Result<()> {
-        if !self.directory.exists() {
-            return Ok(());
-        }
-        let _lock = self.lock()?;
-        let _ = fs::remove_file(self.directory.join(lab.to_string()));
-        let others = fs::read_dir(&self.directory)?
-            .filter_map(Result::ok)
-            .any(|entry| entry.file_name().to_string_lossy().parse::<u8>().is_ok());
-        let found = self.directory.join("found");
-        if !others && found.exists() {
-            fs::write(&self.switch, fs::read(&found)?).context("putting ip_forward back")?;
-            fs::remove_file(&found)?;
-        }
-        Ok(())
-    }
-
-    /// The lock file stays: removing it would let two labs hold "the" lock.
-    fn lock(&self) -> Result<Flock<fs::File>> {
-        fs::create_dir_all(&self.directory)?;
-        let file = fs::File::create(self.directory.join("lock"))?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("locking the labs' register")
-    }
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_lab_down_puts_forwarding_back() {
-        let place = tempfile::tempdir().unwrap();
-        let forwarding = Forwarding { directory: place.path().join("labs"), switch: place.path().join("ip_forward") };
-        let value = || fs::read_to_string(&forwarding.switch).unwrap();
-        fs::write(&forwarding.switch, "0\n").unwrap();
-
-        forwarding.join(0).unwrap();
-        forwarding.join(1).unwrap();
-        forwarding.join(1).unwrap();
-        assert_eq!(value(), "1");
-        forwarding.leave(0).unwrap();
-        assert_eq!(value(), "1", "lab 1 still needs it");
-        forwarding.leave(1).unwrap();
-        assert_eq!(value(), "0\n");
-        fs::write(&forwarding.switch, "1\n").unwrap();
-        forwarding.leave(1).unwrap();
-        assert_eq!(value(), "1\n", "no lab, no change");
-    }
 }
