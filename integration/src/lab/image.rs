@@ -25,7 +25,7 @@ const KEPT_FOR: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3
 /// mmdebstrap failed: no mirror, or a mistake in the image's directory.
 pub fn tar(image: &str) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests").join(image);
-    let cache = std::env::var_os("UPGRADECTL_LAB_CACHE").map_or_else(|| DEFAULT_CACHE.into(), PathBuf::from);
+    let cache = cache();
     fs::create_dir_all(&cache)?;
     // Two labs may come up at once: the second waits for the first's image.
     let lock = fs::File::create(cache.join(format!("{image}.lock")))?;
@@ -45,6 +45,28 @@ pub fn tar(image: &str) -> Result<PathBuf> {
     build(&source, &unfinished).with_context(|| format!("building the image {image}"))?;
     fs::rename(&unfinished, &built)?;
     Ok(built)
+}
+
+/// Removes the cache.
+///
+/// # Errors
+/// A file could not be removed, or there are files that no lab put there.
+pub fn forget_all() -> Result<()> {
+    let cache = cache();
+    if !cache.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&cache)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "tar" || extension == "lock") {
+            fs::remove_file(path)?;
+        }
+    }
+    fs::remove_dir(&cache).with_context(|| format!("removing {}", cache.display()))
+}
+
+fn cache() -> PathBuf {
+    std::env::var_os("UPGRADECTL_LAB_CACHE").map_or_else(|| DEFAULT_CACHE.into(), PathBuf::from)
 }
 
 fn build(source: &Path, tar: &Path) -> Result<()> {

@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod guest;
 pub mod image;
 pub mod inventory;
+pub mod look;
 pub mod network;
 pub mod prerequisites;
 pub mod register;
@@ -35,6 +36,9 @@ use guest::Guest;
 /// Where labs live if `UPGRADECTL_LAB` does not say otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/upgradectl-lab";
 
+/// How many labs a machine may have.
+pub const LABS: u8 = 10;
+
 /// A lab, up or down.
 #[derive(Debug, Clone)]
 pub struct Lab {
@@ -49,7 +53,7 @@ impl Lab {
     /// The number is too large, or the directory's name too long for a socket in it (unix(7): 108 bytes).
     pub fn numbered(number: u8) -> Result<Lab> {
         let base = std::env::var_os("UPGRADECTL_LAB").map_or_else(|| DEFAULT_DIRECTORY.into(), PathBuf::from);
-        ensure!(number < 10, "lab numbers end at 9");
+        ensure!(number < LABS, "lab numbers end at {}", LABS - 1);
         ensure!(base.is_absolute(), "UPGRADECTL_LAB must be an absolute path");
         ensure!(base.as_os_str().len() <= 60, "UPGRADECTL_LAB is too long: sockets in it would not work");
         Ok(Lab { number, dir: base.join(number.to_string()) })
@@ -136,6 +140,16 @@ impl Lab {
         Ok(())
     }
 
+    /// As [`Lab::up`], for a test: the lab goes when the value does, unless `UPGRADECTL_LAB_KEEP` is set.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn standing(self, guests: &[Guest]) -> Result<Standing> {
+        let standing = Standing { lab: self };
+        standing.lab.up(guests)?;
+        Ok(standing)
+    }
+
     /// Takes down all that is there of this lab.
     ///
     /// # Errors
@@ -163,6 +177,30 @@ impl Lab {
     /// As [`crate::command::Run::output`].
     pub fn ssh<'a>(&self, address: &str, command: impl IntoIterator<Item = &'a str>) -> Result<String> {
         guest::ssh(self, address, command).output()
+    }
+}
+
+/// A lab that is up for as long as this value lives.
+#[derive(Debug)]
+pub struct Standing {
+    lab: Lab,
+}
+
+impl std::ops::Deref for Standing {
+    type Target = Lab;
+
+    fn deref(&self) -> &Lab {
+        &self.lab
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        if std::env::var_os("UPGRADECTL_LAB_KEEP").is_some() {
+            eprintln!("lab: {} is kept: {}", self.lab.number, self.lab.dir.display());
+        } else if let Err(error) = self.lab.down() {
+            eprintln!("lab: {error:#}");
+        }
     }
 }
 

@@ -73,6 +73,18 @@ impl Register {
         Ok(fs::remove_file(forwarding)?)
     }
 
+    /// Removes the register itself, when no lab is up and none comes up: this is where its lock file goes.
+    ///
+    /// # Errors
+    /// A lab is up.
+    pub fn remove(&self) -> Result<()> {
+        if !self.directory.exists() {
+            return Ok(());
+        }
+        fs::remove_file(self.directory.join("lock"))?;
+        fs::remove_dir(&self.directory).context("removing the labs' register")
+    }
+
     /// libvirt's top groups: `machine` in the v2 tree, or in each v1 controller's.
     fn machine_groups(&self) -> Result<Vec<PathBuf>> {
         let mut groups = vec![self.cgroups.join("machine")];
