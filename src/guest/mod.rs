@@ -71,6 +71,14 @@ pub enum GuestError {
         /// What is wrong.
         why: String,
     },
+    /// The file is neither as it was found nor as it shall be; nothing was written.
+    #[error("{path}: was changed meanwhile, it is neither as found nor as planned")]
+    Changed {
+        /// Path in the guest, with leading slash.
+        path: String,
+        /// From what was found to what is there now, for people.
+        diff: String,
+    },
     /// A change cannot be carried over into a file that was changed meanwhile.
     #[error("{path}: {why}")]
     Ambiguous {
