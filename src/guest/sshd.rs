@@ -28,7 +28,7 @@ pub fn rewrite(edits: &mut Overlay<'_>, spec: &CloneSpec) -> Result<(), GuestErr
     for path in files {
         let Some(text) = edits.text(&path)? else { continue };
         if let Some((new, why)) = rewritten(&text, &spec.addresses) {
-            edits.set_text(&path, new, &why)?;
+            edits.set_text(&path, new, why)?;
         }
     }
     Ok(())
