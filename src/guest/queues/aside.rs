@@ -232,6 +232,9 @@ fn base(tree: &Tree, path: &Path) -> Result<PathBuf, GuestError> {
         }
         top = above;
     }
+    if top == path {
+        return Err(unfit(path, "is a mount point of its own and cannot be set aside", "clone it as a detached volume"));
+    }
     let ours = [OURS, "var/lib", "var", ""].into_iter().map(|ours| device(Path::new(ours)));
     let ours = ours.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().next();
     Ok(if ours == own { PathBuf::from(ASIDE) } else { top.join(ELSEWHERE) })
@@ -248,11 +251,15 @@ fn done(run: &str) -> PathBuf {
 fn listed(tree: &Tree, run: &str) -> Result<Option<Vec<Move>>, GuestError> {
     let path = list(run);
     let Some(text) = tree.read_text(&path)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|error| GuestError::Syntax {
-        path: crate::guest::tree::shown(&path),
-        line: error.line(),
-        why: error.to_string(),
-    })
+    let syntax = |line, why| GuestError::Syntax { path: crate::guest::tree::shown(&path), line, why };
+    let moves: Vec<Move> = serde_json::from_str(&text).map_err(|error| syntax(error.line(), error.to_string()))?;
+    let ours = |one: &Move| {
+        [ASIDE, ELSEWHERE].iter().any(|place| one.aside.ends_with(Path::new(place).join(run).join(&one.path)))
+    };
+    match moves.iter().find(|one| !ours(one)) {
+        Some(one) => Err(syntax(1, format!("{} is no place upgradectl sets queues aside in", one.aside.display()))),
+        None => Ok(Some(moves)),
+    }
 }
 
 fn record(tree: &Tree, path: &Path, bytes: &[u8]) -> Result<(), GuestError> {
