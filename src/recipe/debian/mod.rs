@@ -1,0 +1,4 @@
+//! debian
+pub mod apt;
+pub mod release;
+pub mod sources;
