@@ -151,7 +151,7 @@ impl Transcript {
             return;
         }
         self.last = Some(printable(text));
-        self.counts(text);
+        let counted = self.counts(text);
         if let Some((package, _)) = text
             .strip_prefix("dpkg: error processing package ")
             .or_else(|| text.strip_prefix("dpkg: error processing archive "))
@@ -171,12 +171,13 @@ impl Transcript {
             if !error.starts_with("Sub-process") {
                 self.error.get_or_insert_with(|| printable(error));
             }
-        } else if self.block.len() < BLOCK {
+        } else if !counted && self.block.len() < BLOCK {
             self.block.push(printable(text));
         }
     }
 
-    fn counts(&mut self, text: &str) {
+    /// Counts a line that tells how far it is; whether it was one.
+    fn counts(&mut self, text: &str) -> bool {
         let starts = |prefix: &str| text.starts_with(prefix);
         if starts("Get:") {
             self.fetched += 1;
@@ -203,11 +204,10 @@ impl Transcript {
             self.removals = count("to remove");
             self.fetched = 0;
         } else {
-            return;
+            return false;
         }
-        if !starts("Get:") {
-            self.block.clear();
-        }
+        self.block.clear();
+        true
     }
 
     /// What is happening and how far it is, as far as told. Downloads count for a quarter of the whole.
