@@ -175,16 +175,21 @@ fn rewrite_addresses(
     items_off(file, (key, list), &going, splices)
 }
 
-/// `from:` of routes that is a changed address.
+/// `from:` of routes that is a changed address; with a taken-off one the route goes.
 fn rewrite_sources(file: &File, node: &Node, splices: &mut Splices<'_>, job: &mut Job) -> Result<(), GuestError> {
-    for from in node.get("routes").map_or(&[][..], Node::items).iter().filter_map(|route| route.get("from")) {
-        let old = from.text().and_then(|text| text.parse::<IpAddr>().ok());
-        job.seen.extend(old);
-        if let Some((old, Some(new))) = old.and_then(|old| Some((old, job.changes.address(old)?))) {
-            replace_ip(file, from, old, new, splices)?;
+    let Some((key, routes)) = node.entry("routes") else { return Ok(()) };
+    let mut going = Vec::new();
+    for (at, route) in routes.items().iter().enumerate() {
+        let Some(from) = route.get("from") else { continue };
+        let Some(old) = from.text().and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+        job.seen.insert(old);
+        match job.changes.address(old) {
+            Some(Some(new)) => replace_ip(file, from, old, new, splices)?,
+            Some(None) => going.push((at, becomes(old, None))),
+            None => {}
         }
     }
-    Ok(())
+    items_off(file, (key, routes), &going, splices)
 }
 
 fn replace_ip(file: &File, node: &Node, old: IpAddr, new: IpAddr, splices: &mut Splices<'_>) -> Result<(), GuestError> {
