@@ -17,6 +17,9 @@ use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::{DiskRule, Strategy, Verb};
 use crate::steps::{domain, files, queues, sha256, storage, upgrade, verify};
 
+/// File of the baseline in the run's directory.
+pub const BASELINE: &str = "baseline.json";
+
 /// What the command line asks for beside the guest.
 #[derive(Clone, Debug, Default)]
 pub struct CloneWishes {
@@ -198,7 +201,12 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     steps.push(
         PlanStep::new(
             Stage::Settle,
-            verify::TakeBaseline::new(&host, &record.original, &record.hostname, &facts.spec.checks),
+            verify::TakeBaseline {
+                host: host.clone(),
+                link: record.original.clone(),
+                checks: crate::verify::with_standard(&facts.spec.checks),
+                file: BASELINE.into(),
+            },
             5.0,
         )
         .undo(Undo::Nothing),

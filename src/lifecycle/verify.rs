@@ -24,16 +24,17 @@ pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) ->
         }
         Side::Promoted => (&record.original, Vec::new()),
     };
-    verify::RunChecks::new(
-        &record.host,
-        link,
-        &record.hostname,
+    verify::RunChecks {
+        host: record.host.clone(),
+        link: link.clone(),
+        name: link.name.clone(),
         side,
-        &spec.checks,
+        checks: crate::verify::with_standard(&spec.checks),
         quarantined,
-        DEADLINE_S,
-        &format!("checks-{number}"),
-    )
+        deadline_s: DEADLINE_S,
+        report: format!("checks-{number}"),
+        baseline: super::clone::BASELINE.into(),
+    }
 }
 
 /// The plan. `number` counts the verifications of the run, for the report's file names.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, carry, domain, files, hook, net, queues, storage};
+use super::{Step, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
 
 macro_rules! actions {
     ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
@@ -48,5 +48,9 @@ actions! {
     "carry.rsync" Carry(carry::Carry),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
+    "services.start" StartWhileVerifying(services::StartWhileVerifying),
+    "services.fence" FenceOutgoing(services::FenceOutgoing),
+    "verify.baseline" TakeBaseline(verify::TakeBaseline),
+    "verify.checks" RunChecks(verify::RunChecks),
     "hook" Hook(hook::Hook),
 }

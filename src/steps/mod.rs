@@ -10,6 +10,7 @@ pub mod files;
 pub mod hook;
 pub mod net;
 pub mod queues;
+pub mod services;
 pub mod storage;
 pub mod verify;
 
