@@ -229,6 +229,17 @@ fn networkd_hides_masks_and_drops_in() {
 }
 
 #[test]
+fn networkd_turns_the_first_match_to_dhcp() {
+    let (first, second) = ("etc/systemd/network/10-a.network", "etc/systemd/network/99-b.network");
+    let a = "[Match]\r\nName=lo et*\r\n[Network]\r\nDHCP=ipv6\r\nAddress=10.0.5.12/24\r\n";
+    let b = "[Match]\nName=*\n[Network]\nAddress=10.0.5.13/24\n";
+    let guest = Guest::new(&[(first, a), (second, b)]);
+    let after = guest.rewritten(first, &dhcp("eth0"));
+    assert_eq!(changed(a, &after), ["DHCP=yes", "# upgradectl: Address=10.0.5.12/24"]);
+    assert_eq!(guest.plan(&dhcp("eth0")).unwrap().len(), 1);
+}
+
+#[test]
 fn netplan_is_inspected_and_rewritten() {
     let guest = Guest::new(&[(NETPLAN, FORMS)]);
     let found = inspect(&guest.tree()).unwrap();
