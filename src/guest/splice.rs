@@ -145,7 +145,7 @@ pub fn words(text: &str, range: Range<usize>) -> Vec<Word<'_>> {
     let mut start = None;
     let slice = &text[range.clone()];
     for (at, c) in slice.char_indices() {
-        let rest = slice[at..].as_bytes();
+        let rest = &slice.as_bytes()[at..];
         let gap = c.is_whitespace() || rest == b"\\" || rest.starts_with(b"\\\n") || rest.starts_with(b"\\\r\n");
         match (gap, start) {
             (false, None) => start = Some(at),

@@ -82,11 +82,15 @@ pub struct Job {
 }
 
 impl Job {
-    /// Whether an interface of one of these names shall be turned to DHCP.
-    fn turns_to_dhcp<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) -> bool {
-        let met: Vec<&str> = names.into_iter().filter(|name| self.to_dhcp.contains(*name)).collect();
-        self.dhcp.extend(met.iter().map(|name| (*name).to_owned()));
-        !met.is_empty()
+    /// Whether an interface that one of these names or patterns means shall be turned to DHCP.
+    fn turns_to_dhcp<'n>(&mut self, patterns: impl IntoIterator<Item = &'n str>) -> bool {
+        let mut met = false;
+        for pattern in patterns {
+            let named: Vec<&String> = self.to_dhcp.iter().filter(|name| matches(pattern, name)).collect();
+            met |= !named.is_empty();
+            self.dhcp.extend(named.into_iter().cloned());
+        }
+        met
     }
 
     /// Notes the addresses in lines that an earlier rewriting commented out.

@@ -172,6 +172,11 @@ fn rewrite_addresses(
             None => going.push((at, becomes(old, None))),
         }
     }
+    if !going.is_empty() && going.len() == list.items().len() && node.pairs().len() == 1 && !list.is_flow() && !to_dhcp
+    {
+        // A definition may not be empty.
+        line_before(file, key, "dhcp4: false", splices, &going[0].1)?;
+    }
     items_off(file, (key, list), &going, splices)
 }
 
@@ -214,17 +219,10 @@ fn turn_to_dhcp(file: &File, node: &Node, splices: &mut Splices<'_>) -> Result<(
         }
         None => {
             let Some((key, _)) = node.pairs().first() else { return Ok(()) };
-            let (at, text) = (key.range.start, &file.text);
             if node.is_flow() {
-                splices.replace(at..at, "dhcp4: true, ", why);
+                splices.replace(key.range.start..key.range.start, "dhcp4: true, ", why);
             } else {
-                let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-                let indent = &text[start..at];
-                if !indent.trim().is_empty() {
-                    return Err(file.syntax(key.line, "the definition does not begin a line"));
-                }
-                let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
-                splices.replace(start..start, format!("{indent}dhcp4: true{end}"), why);
+                line_before(file, key, "dhcp4: true", splices, why)?;
             }
         }
     }
@@ -244,6 +242,19 @@ fn turn_to_dhcp(file: &File, node: &Node, splices: &mut Splices<'_>) -> Result<(
         let going: Vec<_> = going.map(|(at, _)| (at, why.to_owned())).collect();
         items_off(file, (key, routes), &going, splices)?;
     }
+    Ok(())
+}
+
+/// Puts a line before the one a key begins, indented like it.
+fn line_before(file: &File, key: &Node, line: &str, splices: &mut Splices<'_>, why: &str) -> Result<(), GuestError> {
+    let (at, text) = (key.range.start, &file.text);
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let indent = &text[start..at];
+    if !indent.trim().is_empty() {
+        return Err(file.syntax(key.line, "the definition does not begin a line"));
+    }
+    let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    splices.replace(start..start, format!("{indent}{line}{end}"), why);
     Ok(())
 }
 

@@ -109,7 +109,7 @@ fn odd_names_are_kept() {
     fs::write(root.join("etc").join(latin), "x").unwrap();
     let tree = open(&root);
     assert_eq!(tree.list(Path::new("etc")).unwrap(), [latin.to_owned(), OsString::from(&long)]);
-    assert_eq!(tree.list(Path::new("none")).unwrap(), [OsString::new(); 0]);
+    assert!(tree.list(Path::new("none")).unwrap().is_empty());
     let path = format!("etc/{long}");
     let edits = [edit(&tree, &path, Some(tree.new_file("new", 0o600)))];
     assert!(apply(&tree, &edits).unwrap());
