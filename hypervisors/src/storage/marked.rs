@@ -473,7 +473,6 @@ impl<K: TreeKind> Storage for TreeStorage<K> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::Role;
