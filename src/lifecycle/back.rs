@@ -1,6 +1,7 @@
 //! The ways back, `rollback` and `abort`, as plans: the undos of what the journal holds, in reverse, with the proofs that
 //! belong between them.
 
+use super::clone::settle;
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
@@ -8,7 +9,7 @@ use crate::engine::history::{self, StepHistory};
 use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
 use crate::inventory::{GuestSpec, Verb};
 use crate::journal::EventRecord;
-use crate::steps::{Action, net, upgrade};
+use crate::steps::{Action, net};
 
 /// A stored plan with what became of its steps.
 pub struct Past {
@@ -78,10 +79,10 @@ fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts) -> Vec<PlanStep> {
         if starts_original {
             let announce = net::Announce { host: host.clone(), places: places.clone() };
             steps.push(proof(Stage::Start, announce.into(), 0.1));
-            steps.push(proof(Stage::Settle, upgrade::Settle::new(host, &record.original).into(), 6.0).outage_ends());
+            steps.push(proof(Stage::Settle, settle(host, &record.original).into(), 6.0).outage_ends());
         }
         if starts_clone && clone_side {
-            let mut settle = proof(Stage::Settle, upgrade::Settle::new(host, &record.clone).into(), 8.0);
+            let mut settle = proof(Stage::Settle, settle(host, &record.clone).into(), 8.0);
             settle.clone_side = true;
             steps.push(settle);
         }

@@ -39,6 +39,11 @@ fn target(source: &VolumeRef, run: &str, disk: &str) -> VolumeRef {
     VolumeRef { kind: source.kind, path: directory.join(format!("{run}-{word}")) }
 }
 
+/// Waits until a guest that was started lets us in and has finished booting.
+pub fn settle(host: &str, link: &GuestLink) -> upgrade::Settle {
+    upgrade::Settle { host: host.to_owned(), link: link.clone(), timeout_s: 300 }
+}
+
 /// A UUID that belongs to the run: RFC 9562 version 8, from the SHA-256 of the run id.
 pub fn uuid(run: &str) -> String {
     let hash = sha256(format!("upgradectl {run}").as_bytes());
@@ -92,6 +97,7 @@ pub fn record(
         clone: link(&run, addressing.clone, run_dir.join("known_hosts")),
         quarantined: facts.quarantine.units.iter().map(|unit| unit.unit.clone()).collect(),
         hostname,
+        codename: facts.codename.clone(),
         run_dir,
         verification: None,
         unproven: None,
@@ -196,7 +202,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         2.0,
     ));
     steps.push(
-        PlanStep::new(Stage::Settle, upgrade::Settle::new(&host, &record.clone), boots).undo(Undo::Nothing),
+        PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing),
     );
     steps.push(
         PlanStep::new(

@@ -62,8 +62,10 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Its static addresses.
     pub addresses: Vec<OwnAddress>,
-    /// Operating system.
+    /// Operating system, as people say it.
     pub release: String,
+    /// Its code name.
+    pub codename: String,
     /// Public ssh host keys.
     pub host_keys: Vec<String>,
     /// What would be switched off in a clone.
@@ -107,10 +109,12 @@ impl Facts {
         let root = hypervisor.storage(root.kind)?.open(root).await?;
         let tree = Tree::open(&root)?;
         let interfaces = guest::network::inspect(&tree)?;
+        let (release, codename) = release(&tree);
         Ok(Self {
             addresses: addresses(&interfaces, &platform),
             interfaces,
-            release: release(&tree),
+            release,
+            codename,
             host_keys: guest::keys::public_keys(&tree)?,
             quarantine: guest::quarantine::planned(&tree, &spec.quarantine.off)?,
             queues: guest::queues::found(&tree)?,
@@ -205,8 +209,8 @@ fn link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// The operating system as os-release(5) names it.
-fn release(tree: &Tree) -> String {
+/// The operating system as os-release(5) names it, and its code name.
+fn release(tree: &Tree) -> (String, String) {
     let text = ["etc/os-release", "usr/lib/os-release"]
         .into_iter()
         .find_map(|path| tree.read_text(Path::new(path)).ok().flatten())
@@ -215,9 +219,10 @@ fn release(tree: &Tree) -> String {
         let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         hypervisors::host::printable(line.unwrap_or_default().trim_matches('"'))
     };
-    match (value("ID").as_str(), value("VERSION_ID")) {
+    let name = match (value("ID").as_str(), value("VERSION_ID")) {
         ("debian", version) if !version.is_empty() => format!("Debian {version}"),
         _ if !value("PRETTY_NAME").is_empty() => value("PRETTY_NAME"),
         _ => "unknown system".to_owned(),
-    }
+    };
+    (name, value("VERSION_CODENAME"))
 }

@@ -100,7 +100,8 @@ impl Held<'_> {
     async fn upgrade(&mut self, state: State, options: &Options) -> Result<Finish, Failure> {
         let continuing = state == State::Upgrading || self.tried(Verb::Upgrade)?;
         let findings = upgrade::preflight(&self.spec, &self.record, &self.hypervisor, continuing).await?;
-        let (plan, page) = upgrade::plan(&self.spec, &self.record, continuing)?;
+        let number = self.journal.plans(&self.run.id)?.len() + 1;
+        let (plan, page) = upgrade::plan(&self.spec, &self.record, &self.record.codename, continuing, number)?;
         self.propose(plan, page, findings, options).await
     }
 

@@ -1,8 +1,9 @@
 //! `upgrade`: the recipe inside the clone, detached there; then its reboot.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hypervisors::Hypervisor;
+use hypervisors::{GuestLink, Hypervisor};
 
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
@@ -45,11 +46,57 @@ pub async fn preflight(
     }
 }
 
+fn step(stage: Stage, action: impl Into<Action>, estimate_s: f64) -> PlanStep {
+    PlanStep::new(stage, action, estimate_s).undo(Undo::WithClone).on_failure(OnFailure::Stop)
+}
+
+/// The release notes' way: sources, minimal upgrade, full upgrade, tidying.
+fn debian(
+    host: &str,
+    link: &GuestLink,
+    from: &str,
+    to: &str,
+    continuing: bool,
+    job: &dyn Fn(&str) -> String,
+) -> Vec<PlanStep> {
+    let (host, link, to) = (host.to_owned(), link.clone(), to.to_owned());
+    let timeout_s = 2 * 3600;
+    let full = |phase, job| upgrade::DebianUpgrade {
+        host: host.clone(),
+        link: link.clone(),
+        phase,
+        to: to.clone(),
+        job,
+        timeout_s,
+    };
+    let sources =
+        upgrade::DebianSources { host: host.clone(), link: link.clone(), from: from.to_owned(), to: to.clone() };
+    let update = upgrade::DebianUpdate { host: host.clone(), link: link.clone(), job: job("update"), timeout_s };
+    let mut steps = vec![step(Stage::Prepare, sources, 1.0)];
+    if continuing {
+        let configure =
+            upgrade::DebianConfigure { host: host.clone(), link: link.clone(), job: job("configure"), timeout_s };
+        steps.push(step(Stage::Recipe, configure, 10.0));
+    }
+    steps.push(step(Stage::Prepare, update, 10.0));
+    steps.push(step(Stage::Recipe, full(upgrade::Phase::Minimal, job("minimal")), 60.0));
+    steps.push(step(Stage::Recipe, full(upgrade::Phase::Full, job("full")), 120.0));
+    let clean = upgrade::DebianClean { host: host.clone(), link: link.clone(), job: job("clean"), timeout_s };
+    steps.push(step(Stage::Recipe, clean, 5.0));
+    steps
+}
+
 /// The plan. `continuing`: an earlier attempt stopped part-way.
 ///
 /// # Errors
 /// No recipe, or one that does not fit.
-pub fn plan(spec: &GuestSpec, record: &RunFacts, continuing: bool) -> Result<(Plan, Page), Failure> {
+pub fn plan(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    from: &str,
+    continuing: bool,
+    number: usize,
+) -> Result<(Plan, Page), Failure> {
     let refuse = |why: &str, help: &str| {
         Failure::new(exit::REFUSED, format!("plan the upgrade of {}", spec.name))
             .cause(why)
@@ -61,29 +108,34 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, continuing: bool) -> Result<(Pl
     };
     let host = &record.host;
     let link = &record.clone;
-    let step = |stage, action: Action, estimate_s| {
-        PlanStep::new(stage, action, estimate_s).undo(Undo::WithClone).on_failure(OnFailure::Stop)
-    };
+    let word: String =
+        link.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let job = |what: &str| format!("{word}-{number}-{what}");
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Upgrade);
     let mut page = Page::new(format!("Upgrade {}.", link.name));
     match &wanted.recipe {
         Recipe::Debian { to } => {
             page.rows.push(Row::new("recipe", format!("Debian release upgrade to {to}")));
-            steps.extend(upgrade::debian(host, link, to, continuing).into_iter().map(|(action, estimate_s)| {
-                step(Stage::Recipe, action, estimate_s)
-            }));
+            steps.extend(debian(host, link, from, to, continuing, &job));
         }
         Recipe::Script { run } => {
             page.rows.push(Row::new("recipe", run.join(" ")));
-            steps.push(step(Stage::Recipe, upgrade::Script::new(host, link, run).into(), 600.0));
+            let script = upgrade::Script {
+                host: host.clone(),
+                link: link.clone(),
+                argv: run.clone(),
+                job: job("script"),
+                timeout_s: 24 * 3600,
+            };
+            steps.push(step(Stage::Recipe, script, 600.0));
         }
         _ => return Err(refuse("that recipe does not fit this guest", "recipes here: debian, script")),
     }
     steps.extend(hooks.after(Verb::Upgrade));
     let timeout_s = wanted.reboot_timeout_s.unwrap_or(600);
-    steps.push(step(Stage::Reboot, upgrade::Reboot::new(host, link, timeout_s).into(), 15.0));
-    steps.push(step(Stage::Settle, upgrade::CollectConffiles::new(host, link).into(), 2.0));
+    steps.push(step(Stage::Reboot, upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s }, 15.0));
+    steps.push(step(Stage::Settle, upgrade::CollectConffiles { host: host.clone(), link: link.clone(), older: BTreeMap::new() }, 2.0));
     page.rows.push(Row::new("production", "untouched; keeps serving"));
     Ok((
         Plan {
