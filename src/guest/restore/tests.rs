@@ -182,6 +182,8 @@ proptest! {
         if let Some(merged) = merged_text(&base, &before, &text(&new)) {
             prop_assert_eq!(merged.lines().filter(|line| *line == "upgrade").count(), 1);
             prop_assert_eq!(merged.replace("upgrade\n", ""), before.clone());
+            let again = merged_text(&base, &before, &merged);
+            prop_assert!(again.is_none() || again == Some(merged), "restoring twice changes nothing");
         }
         prop_assert_eq!(merged_text(&base, &before, &base), Some(before));
     }
