@@ -138,7 +138,7 @@ pub fn names(directory: &OwnedFd, limit: usize) -> rustix::io::Result<Vec<OsStri
 /// Removes a file, a link, or a directory with all that is in it; nothing there is fine.
 pub fn remove(directory: &OwnedFd, name: &OsStr, depth: usize) -> rustix::io::Result<()> {
     match stat(directory, name)? {
-        None => return Ok(()),
+        None => Ok(()),
         Some(found) if is_directory(&found) => {
             if depth == 0 {
                 return Err(Errno::NAMETOOLONG);

@@ -103,7 +103,11 @@ fn wanted(
         (Some(Regular { .. }), Some(Regular { .. }), Some(Regular { .. })) => {
             let merged = merged(before, after, current).ok_or("cannot be merged with what the upgrade made of it")?;
             let left = matches!(&merged, Regular { bytes, .. } if bytes.windows(COMMENT.len()).any(|at| at == COMMENT.as_bytes()));
-            let note = if left { "still has lines commented out by upgradectl" } else { "production's values go into the upgraded file" };
+            let note = if left {
+                "still has lines commented out by upgradectl"
+            } else {
+                "production's values go into the upgraded file"
+            };
             Ok((Some(merged), Some(note)))
         }
         (Some(Directory { .. }), Some(Directory { .. }), Some(Directory { .. })) => {
@@ -117,7 +121,9 @@ fn wanted(
         (Some(_), Some(Symlink { .. }), None) => Ok((original, Some("had lost its mask; what was there returns"))),
         (None, Some(Symlink { .. }), Some(_)) => Ok((keep, Some("took the place of a mask and stays"))),
         // What we switched off by taking a link away was switched on again.
-        (Some(Symlink { .. }), None, Some(Symlink { .. })) => Ok((original, Some("was linked anew; the old link returns"))),
+        (Some(Symlink { .. }), None, Some(Symlink { .. })) => {
+            Ok((original, Some("was linked anew; the old link returns")))
+        }
         _ => Err("was replaced by something of another kind, or was made anew"),
     }
 }
@@ -181,8 +187,9 @@ fn replayed(base: &str, ours: &str, theirs: &str) -> Option<String> {
     let mut lines: Vec<&str> = theirs.split_inclusive('\n').collect();
     let diff = TextDiff::from_lines(base, ours);
     let changes = diff.ops().iter().filter(|change| !matches!(change, DiffOp::Equal { .. }));
-    let changes: Vec<_> =
-        changes.map(|change| Some((old.get(change.old_range())?, new.get(change.new_range())?))).collect::<Option<_>>()?;
+    let changes: Vec<_> = changes
+        .map(|change| Some((old.get(change.old_range())?, new.get(change.new_range())?)))
+        .collect::<Option<_>>()?;
     let is_back = |(ours_was, original): &(&[&str], &[&str])| {
         let ours_is_gone = ours_was.iter().all(|line| original.contains(line) || !lines.contains(line));
         ours_is_gone && (original.is_empty() || places(&lines, original) == 1) && places(&old, original) == 0
