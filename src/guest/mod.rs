@@ -14,6 +14,7 @@ pub mod network;
 pub mod quarantine;
 pub mod queues;
 pub mod restore;
+mod splice;
 pub mod sshd;
 pub mod system;
 pub mod tree;
