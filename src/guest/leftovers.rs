@@ -58,21 +58,26 @@ pub struct Found {
     pub cut: bool,
 }
 
+/// [`search_within`] the usual bounds.
+pub fn search(tree: &Tree, needles: &[String]) -> Result<Vec<Leftover>, GuestError> {
+    Ok(search_within(tree, needles, Bounds::default())?.leftovers)
+}
+
 /// Searches the guest's configuration for needles as whole words: `10.0.5.1` is not in `10.0.5.12`, and `mercure` is in
 /// `mercure.resel.example` and not in `mercure-old`. Letters' case does not matter.
-pub fn search(tree: &Tree, needles: &[String], bounds: Bounds) -> Result<Found, GuestError> {
+pub fn search_within(tree: &Tree, needles: &[String], bounds: Bounds) -> Result<Found, GuestError> {
     let needles: Vec<Needle> = needles.iter().filter_map(|needle| Needle::new(needle)).collect();
-    let beneath = Beneath::of(tree)?;
+    let beneath = Beneath::of(tree);
     let mut budget = Budget { entries: bounds.files, until: Some(Instant::now() + bounds.time) };
     let mut found = Found::default();
     let mut places: Vec<PathBuf> = PLACES.iter().map(PathBuf::from).collect();
-    walk(&beneath, Path::new("opt"), 1, &mut budget, &mut |entry| {
+    walk(beneath, Path::new("opt"), 1, &mut budget, &mut |entry| {
         places.push(entry.path.join("etc"));
         Ok(false)
     })?;
     places.sort();
     for place in places {
-        walk(&beneath, &place, MAX_DEPTH, &mut budget, &mut |entry| {
+        walk(beneath, &place, MAX_DEPTH, &mut budget, &mut |entry| {
             if found.leftovers.len() >= bounds.hits {
                 found.cut = true;
                 return Ok(false);
@@ -235,7 +240,7 @@ mod tests {
         let tree = Tree::open(root.path()).unwrap();
         let needles = ["10.0.5.12".to_owned(), "mercure".to_owned()];
         let bounds = Bounds { file_bytes: 1000, ..Bounds::default() };
-        let found = search(&tree, &needles, bounds).unwrap();
+        let found = search_within(&tree, &needles, bounds).unwrap();
         let short: Vec<_> =
             found.leftovers.iter().map(|one| (one.path.to_string_lossy(), one.line, one.text.as_str())).collect();
         assert_eq!(
@@ -249,9 +254,9 @@ mod tests {
             ]
         );
         assert!(!found.cut);
-        let two = search(&tree, &needles, Bounds { hits: 2, ..bounds }).unwrap();
+        let two = search_within(&tree, &needles, Bounds { hits: 2, ..bounds }).unwrap();
         assert_eq!((two.leftovers.len(), two.cut), (2, true));
-        assert!(search(&tree, &needles, Bounds { time: Duration::ZERO, ..bounds }).unwrap().cut);
-        assert!(search(&tree, &needles, Bounds { files: 3, ..bounds }).unwrap().cut);
+        assert!(search_within(&tree, &needles, Bounds { time: Duration::ZERO, ..bounds }).unwrap().cut);
+        assert!(search_within(&tree, &needles, Bounds { files: 3, ..bounds }).unwrap().cut);
     }
 }

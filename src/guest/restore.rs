@@ -174,8 +174,10 @@ fn value3<T: PartialEq + Copy>(before: &T, after: &T, current: &T) -> T {
     *value(before, after, current)
 }
 
+/// What a merge gives has to stay what it is when it is merged again, or a repeated promotion would change it.
 fn merged_text(base: &str, ours: &str, theirs: &str) -> Option<String> {
-    diffy::merge(base, ours, theirs).ok().or_else(|| replayed(base, ours, theirs))
+    let merge = |theirs: &str| diffy::merge(base, ours, theirs).ok().or_else(|| replayed(base, ours, theirs));
+    merge(theirs).filter(|merged| merge(merged).as_ref() == Some(merged))
 }
 
 /// Our changes (base to ours) made again in another text. A block of lines we changed or added has to be there exactly once;
