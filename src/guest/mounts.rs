@@ -41,8 +41,23 @@ impl FstabEntry {
     pub fn is_network(&self) -> bool {
         let kind = self.kind.strip_prefix("fuse.").unwrap_or(&self.kind);
         let network = [
-            "nfs", "nfs4", "cifs", "smbfs", "smb3", "glusterfs", "ceph", "afs", "ncpfs", "sshfs", "davfs", "9p", "lustre",
-            "ocfs2", "gfs2", "beegfs", "s3fs",
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smbfs",
+            "smb3",
+            "glusterfs",
+            "ceph",
+            "afs",
+            "ncpfs",
+            "sshfs",
+            "davfs",
+            "9p",
+            "lustre",
+            "ocfs2",
+            "gfs2",
+            "beegfs",
+            "s3fs",
         ];
         network.contains(&kind) || self.options.iter().any(|option| option == "_netdev")
     }
@@ -186,7 +201,7 @@ pub struct SkeletonDirectory {
 /// The directories of detached data that services may need to start, read from the original's data: its own root
 /// first, four levels, at most 2,000, shallow ones first. Names that are not UTF-8 are left out.
 pub fn skeleton(mounted: &Tree) -> Result<Vec<SkeletonDirectory>, GuestError> {
-    let beneath = Beneath::of(mounted)?;
+    let beneath = Beneath::of(mounted);
     let mut budget = Budget { entries: 200_000, until: None };
     let mut found = Vec::new();
     let mut level = VecDeque::from([(PathBuf::new(), SKELETON_DEPTH)]);
@@ -202,8 +217,9 @@ pub fn skeleton(mounted: &Tree) -> Result<Vec<SkeletonDirectory>, GuestError> {
         if depth == 0 {
             continue;
         }
-        beneath::walk(&beneath, &path, 1, &mut budget, &mut |entry| {
-            let wanted = beneath::is_directory(&entry.stat) && entry.name != "lost+found" && entry.name.to_str().is_some();
+        beneath::walk(beneath, &path, 1, &mut budget, &mut |entry| {
+            let wanted =
+                beneath::is_directory(&entry.stat) && entry.name != "lost+found" && entry.name.to_str().is_some();
             if wanted && found.len() + level.len() < SKELETON_DIRECTORIES {
                 level.push_back((entry.path.to_owned(), depth - 1));
             }
@@ -235,7 +251,7 @@ pub fn skeleton_edits(
 /// of the link relative to the root, target as written. Looked for below etc, var, srv, home, opt and usr/local, three
 /// levels deep; names that are not UTF-8 are left out.
 pub fn links_into(tree: &Tree, detached: &[PathBuf]) -> Result<Vec<(PathBuf, PathBuf)>, GuestError> {
-    let beneath = Beneath::of(tree)?;
+    let beneath = Beneath::of(tree);
     let mut budget = Budget { entries: 100_000, until: None };
     let mut links = Vec::new();
     let inside = |path: &Path| detached.iter().any(|point| clean(path).starts_with(clean(point)));
@@ -254,7 +270,7 @@ pub fn links_into(tree: &Tree, detached: &[PathBuf]) -> Result<Vec<(PathBuf, Pat
     };
     for (start, depth) in [("", 1), ("etc", 3), ("var", 3), ("srv", 3), ("home", 2), ("opt", 3), ("usr/local", 3)] {
         if !inside(Path::new(start)) {
-            beneath::walk(&beneath, Path::new(start), depth, &mut budget, &mut look)?;
+            beneath::walk(beneath, Path::new(start), depth, &mut budget, &mut look)?;
         }
     }
     links.sort();
@@ -350,7 +366,8 @@ mod tests {
     #[test]
     fn what_hangs_on_detached_data_is_commented_out_and_masked() {
         let root = root();
-        fs::write(root.path().join("etc/systemd/system/srv-mail-deep.mount"), "[Mount]\nWhere=/srv/mail/deep\n").unwrap();
+        fs::write(root.path().join("etc/systemd/system/srv-mail-deep.mount"), "[Mount]\nWhere=/srv/mail/deep\n")
+            .unwrap();
         fs::write(root.path().join("lib/systemd/system/srv-mail.automount"), "").unwrap();
         fs::write(root.path().join("lib/systemd/system/srv-mail2.mount"), "").unwrap();
         let first = edits(root.path(), &["/srv/mail/"]);
