@@ -3,6 +3,8 @@
 //!
 //! Nothing here knows the journal: what a step has to remember goes through [`Memory`].
 
+pub mod upgrade;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
