@@ -58,7 +58,6 @@ async fn wait(world: &World, guest: &dyn Host, before: Option<&str>, timeout_s: 
     let begun = Instant::now();
     let deadline = begun + Duration::from_secs(timeout_s);
     let mut refused: Option<Instant> = None;
-    let mut said = "no answer yet".to_owned();
     loop {
         let look = async {
             match before {
@@ -66,19 +65,19 @@ async fn wait(world: &World, guest: &dyn Host, before: Option<&str>, timeout_s: 
                 _ => settled(guest).await,
             }
         };
-        match look.await {
+        let said = match look.await {
             Ok((true, state)) => return Ok(state),
-            Ok((false, state)) => said = state,
-            Err(error) if error.is_unknown() => said = error.to_string(),
+            Ok((false, state)) => state,
+            Err(error) if error.is_unknown() => error.to_string(),
             Err(StepError::Platform(error)) if matches!(error.cause, Cause::Refused(_)) => {
                 let key = error.to_string().to_ascii_lowercase().contains("host key");
                 if key || refused.get_or_insert_with(Instant::now).elapsed() >= LOGIN_GRACE {
                     return Err(error.into());
                 }
-                said = error.to_string();
+                error.to_string()
             }
             Err(error) => return Err(error),
-        }
+        };
         if Instant::now() >= deadline {
             return Err(StepError::Unknown(format!("the clone has not settled after {timeout_s} s: {said}")));
         }
