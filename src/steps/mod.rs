@@ -13,6 +13,7 @@ pub mod queues;
 pub mod services;
 pub mod storage;
 pub mod verify;
+pub mod upgrade;
 
 use std::collections::BTreeMap;
 use std::fmt;
