@@ -126,17 +126,15 @@ pub(super) fn fails(config: &HostConfig, unit: &str) -> bool {
 
 /// Units with a link in `etc/systemd/system/*.wants`.
 fn enabled(root: &Path) -> BTreeSet<String> {
-    let system = root.join("etc/systemd/system");
-    let wants = fs::read_dir(system).into_iter().flatten().flatten();
-    let wants = wants.filter(|entry| entry.file_name().to_string_lossy().ends_with(".wants"));
-    let units = wants.flat_map(|entry| fs::read_dir(entry.path()).into_iter().flatten().flatten());
-    units.filter_map(|unit| unit.file_name().into_string().ok()).filter(|unit| unit.ends_with(".service")).collect()
+    let system = Path::new("etc/systemd/system");
+    let wants = tree::names(root, system).into_iter().filter(|name| name.ends_with(".wants"));
+    wants.flat_map(|wants| tree::names(root, system.join(wants))).filter(|unit| unit.ends_with(".service")).collect()
 }
 
 /// `masked`, `enabled`, `disabled` or `not-found`, as `systemctl is-enabled` says.
 pub(super) fn unit_state(root: &Path, unit: &str) -> &'static str {
-    let own = root.join("etc/systemd/system").join(unit);
-    if fs::read_link(&own).is_ok_and(|target| target == Path::new("/dev/null")) {
+    let own = tree::resolve(root, &Path::new("etc/systemd/system").join(unit), false);
+    if own.and_then(fs::read_link).is_ok_and(|target| target == Path::new("/dev/null")) {
         return "masked";
     }
     let exists = |dir: &str| tree::resolve(root, &Path::new(dir).join(unit), true).is_ok_and(|path| path.is_file());

@@ -86,7 +86,7 @@ async fn a_seeded_world_is_found_again() {
     let facts = again.facts("mercure").await.unwrap().unwrap();
     assert_eq!((facts.power, facts.autostart, facts.disks.len()), (Power::On, true, 2));
     assert!(facts.disks[0].root && !facts.disks[1].root);
-    assert_eq!(again.list().await.unwrap(), [facts.clone()]);
+    assert_eq!(again.list().await.unwrap(), std::slice::from_ref(&facts));
     let volume = again.volume(&facts.disks[0]).await.unwrap();
     let storage = again.storage(volume.kind).unwrap();
     assert!(storage.open(&volume).await.unwrap().join("etc/hostname").is_file());

@@ -8,6 +8,7 @@ use super::{Inside, fail, operands, out};
 use crate::Result;
 use crate::host::Output;
 use crate::sim::boot::{fails, unit_state};
+use crate::sim::tree;
 use crate::sim::world::now_ms;
 
 impl Inside<'_> {
@@ -109,8 +110,7 @@ impl Inside<'_> {
         let root = self.root();
         let mut units: Vec<String> = ["etc/systemd/system", "lib/systemd/system", "usr/lib/systemd/system"]
             .iter()
-            .flat_map(|dir| fs::read_dir(root.join(dir)).into_iter().flatten().flatten())
-            .filter_map(|entry| entry.file_name().into_string().ok())
+            .flat_map(|dir| tree::names(&root, dir))
             .filter(|name| name.ends_with(".service"))
             .collect();
         units.sort();
@@ -225,7 +225,10 @@ impl Inside<'_> {
     }
 
     fn link(&mut self, verb: &str, units: &[String], now: bool) -> Output {
-        let system = self.root().join("etc/systemd/system");
+        let system = match self.place("/etc/systemd/system", true) {
+            Ok(system) => system,
+            Err(error) => return fail(1, format!("Failed to {verb}: {error}")),
+        };
         for unit in units {
             let wants = system.join("multi-user.target.wants").join(unit);
             let done = match verb {
