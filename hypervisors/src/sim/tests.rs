@@ -214,7 +214,21 @@ async fn two_owners_of_an_address_are_traced() {
     let owner = sim.net().owner(ip("10.0.5.12"), "br5").await.unwrap();
     assert_eq!(owner, Some("00:16:3e:00:05:10".parse().unwrap()));
     assert_eq!(sim.power("mercure").await.unwrap(), Power::Paused);
+    assert!(sim.trace().unwrap().last().unwrap().conflicts.is_empty());
     assert_eq!(sim.start("mercure").await.unwrap(), Change::Changed);
+    assert_eq!(
+        sim.trace().unwrap().last().unwrap().conflicts,
+        ["10.0.5.12 on br5 is claimed by mercure and mercure--k3f9"]
+    );
+    // One volume under two guests.
+    sim.destroy("mercure--k3f9").await.unwrap();
+    let definition = sim.definition("mercure--k3f9").await.unwrap().unwrap();
+    let shared = DiskEdit::Source(sim.volume_ref("mercure"));
+    let edit = DefinitionEdit { disks: [("/".into(), shared)].into(), ..Default::default() };
+    sim.define(&sim.derive(&definition, &edit).unwrap()).await.unwrap();
+    sim.start("mercure--k3f9").await.unwrap();
+    let conflicts = sim.trace().unwrap().last().unwrap().conflicts.join(", ");
+    assert!(conflicts.contains("volume mercure is claimed by"), "{conflicts}");
 }
 
 #[tokio::test]
@@ -299,6 +313,13 @@ async fn commands_answer() {
     let free: u64 = run(&guest, "df --output=avail -B1 /").await.text().lines().nth(1).unwrap().parse().unwrap();
     assert!(free > 1 << 30);
     assert!(run(&guest, "df -P -B1 /srv/mail").await.text().contains(" /srv/mail\n"));
+    let sizes = Command::new(["dpkg-query", "-W", "-f=${db:Status-Abbrev}\t${Package}\t${Installed-Size}\n"]);
+    assert!(guest.run(&sizes).await.unwrap().text().contains("ii \tpostfix\t4096\n"));
+    let list =
+        ["find", "/etc/apt", "-maxdepth", "2", "(", "-type", "f", "-o", "-type", "l", ")", "-printf", "%y %m %p\\0"];
+    let listed = guest.run(&Command::new(list)).await.unwrap().text();
+    assert_eq!(listed, "f 644 /etc/apt/sources.list\0");
+    assert_eq!(run(&guest, "find /etc/nothing").await.status, 1);
     let shell = Command::new(["sh", "-c", "true && hostname && false && echo never"]);
     let shell = guest.run(&shell).await.unwrap();
     assert_eq!((shell.status, shell.text().as_str()), (1, "mercure\n"));
@@ -392,7 +413,7 @@ async fn an_upgrade_goes_to_the_release_of_the_sources() {
         storage.inspect(&sim.volume_ref("mercure")).await.unwrap().unwrap().used_bytes.unwrap()
     };
     let before = used().await;
-    assert_eq!(run(&guest, "apt-get -y -o APT::Status-Fd=3 upgrade").await.status, 0);
+    assert_eq!(run(&guest, "apt-get -y -o Dpkg::Use-Pty=0 upgrade --without-new-pkgs").await.status, 0);
     assert_eq!(run(&guest, "dpkg-query -W -f=${Version} libc6").await.text(), "2.36-9+deb12", "kept back");
     let full = run(&guest, "apt-get -y -o APT::Status-Fd=3 full-upgrade").await;
     assert!(full.text().contains("pmstatus:libc6:"), "{}", full.text());

@@ -88,6 +88,7 @@ impl<'w> Inside<'w> {
             "dpkg" => self.dpkg(args),
             "apt-mark" => self.apt_mark(args),
             "apt-get" => return self.apt_get(args),
+            "find" => self.find(args),
             "cat" | "df" | "test" | "touch" | "rm" | "cp" | "mkdir" => self.file_command(program, args)?,
             _ => fail(127, format!("{program}: command not found")),
         })
