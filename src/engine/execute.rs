@@ -450,7 +450,7 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
         }
         match step.undo {
             Undo::None => return None,
-            Undo::WithClone => {}
+            Undo::WithClone | Undo::Nothing => {}
             Undo::Own => steps.push(PlanStep {
                 stage: Stage::Restore,
                 op: Op::Undo(StepRef { plan: id, index }, action.clone()),

@@ -235,7 +235,7 @@ fn page(facts: &Facts, record: &RunFacts) -> Page {
         super::strategy_word(record.strategy),
         record.host,
         facts.hypervisor.platform(),
-        facts.release.pretty(),
+        facts.release,
     ));
     page.sides.push(vec![
         "original".into(),

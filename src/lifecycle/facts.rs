@@ -12,7 +12,6 @@ use crate::guest::quarantine::Quarantine;
 use crate::guest::queues::Queue;
 use crate::guest::{self, Interface, Tree};
 use crate::inventory::{DiskRule, GuestSpec};
-use crate::recipe::Release;
 
 /// A disk with what becomes of it.
 #[derive(Clone, Debug)]
@@ -64,7 +63,7 @@ pub struct Facts {
     /// Its static addresses.
     pub addresses: Vec<OwnAddress>,
     /// Operating system.
-    pub release: Release,
+    pub release: String,
     /// Public ssh host keys.
     pub host_keys: Vec<String>,
     /// What would be switched off in a clone.
@@ -111,7 +110,7 @@ impl Facts {
         Ok(Self {
             addresses: addresses(&interfaces, &platform),
             interfaces,
-            release: release(&tree)?,
+            release: release(&tree),
             host_keys: guest::keys::public_keys(&tree)?,
             quarantine: guest::quarantine::planned(&tree, &spec.quarantine.off)?,
             queues: guest::queues::found(&tree)?,
@@ -206,11 +205,19 @@ fn link_local(ip: IpAddr) -> bool {
     }
 }
 
-fn release(tree: &Tree) -> Result<Release, Failure> {
-    for path in ["etc/os-release", "usr/lib/os-release"] {
-        if let Ok(Some(text)) = tree.read_text(Path::new(path)) {
-            return Ok(Release::parse(&text));
-        }
+/// The operating system as os-release(5) names it.
+fn release(tree: &Tree) -> String {
+    let text = ["etc/os-release", "usr/lib/os-release"]
+        .into_iter()
+        .find_map(|path| tree.read_text(Path::new(path)).ok().flatten())
+        .unwrap_or_default();
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        hypervisors::host::printable(line.unwrap_or_default().trim_matches('"'))
+    };
+    match (value("ID").as_str(), value("VERSION_ID")) {
+        ("debian", version) if !version.is_empty() => format!("Debian {version}"),
+        _ if !value("PRETTY_NAME").is_empty() => value("PRETTY_NAME"),
+        _ => "unknown system".to_owned(),
     }
-    Ok(Release::default())
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Done, Probe, Step, StepError, World, files};
+use crate::guest::beneath::Beneath;
 
 /// Mirrors a subtree with rsync: one file system, numeric ids, hard links, ACLs, extended attributes; what the
 /// source has not is deleted.
@@ -50,8 +51,8 @@ impl Carry {
         let target = files::open(world, &self.host, &self.to).await?;
         // The directories are opened beneath the guests' roots and handed over by descriptor, so that no link in a
         // guest, present or made meanwhile, leads rsync out of it.
-        let from = source.directory(self.path.as_ref())?;
-        let to = target.directory(self.path.as_ref())?;
+        let from = Beneath::of(&source)?.directory(self.path.as_ref())?;
+        let to = Beneath::of(&target)?.directory(self.path.as_ref())?;
         let Some(from) = from else {
             return Err(StepError::failed(
                 format!("/{} is not in the original", self.path),

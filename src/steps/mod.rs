@@ -11,6 +11,7 @@ pub mod hook;
 pub mod net;
 pub mod queues;
 pub mod storage;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt;

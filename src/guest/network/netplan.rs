@@ -161,12 +161,12 @@ fn rewrite_addresses(
     let Some((key, list)) = node.entry("addresses") else { return Ok(()) };
     let mut going = Vec::new();
     for (at, (old, _, scalar, _)) in addresses(file, node)?.into_iter().enumerate() {
+        job.seen.insert(old);
         let new = match job.changes.address(old) {
             _ if to_dhcp && old.is_ipv4() => None,
             Some(new) => new,
             None => continue,
         };
-        job.seen.insert(old);
         match new {
             Some(new) => replace_ip(file, scalar, old, new, splices)?,
             None => going.push((at, becomes(old, None))),
@@ -175,15 +175,21 @@ fn rewrite_addresses(
     items_off(file, (key, list), &going, splices)
 }
 
-/// `from:` of routes that is a changed address.
-fn rewrite_sources(file: &File, node: &Node, splices: &mut Splices<'_>, job: &Job) -> Result<(), GuestError> {
-    for from in node.get("routes").map_or(&[][..], Node::items).iter().filter_map(|route| route.get("from")) {
-        let old = from.text().and_then(|text| text.parse::<IpAddr>().ok());
-        if let Some((old, Some(new))) = old.and_then(|old| Some((old, job.changes.address(old)?))) {
-            replace_ip(file, from, old, new, splices)?;
+/// `from:` of routes that is a changed address; with a taken-off one the route goes.
+fn rewrite_sources(file: &File, node: &Node, splices: &mut Splices<'_>, job: &mut Job) -> Result<(), GuestError> {
+    let Some((key, routes)) = node.entry("routes") else { return Ok(()) };
+    let mut going = Vec::new();
+    for (at, route) in routes.items().iter().enumerate() {
+        let Some(from) = route.get("from") else { continue };
+        let Some(old) = from.text().and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+        job.seen.insert(old);
+        match job.changes.address(old) {
+            Some(Some(new)) => replace_ip(file, from, old, new, splices)?,
+            Some(None) => going.push((at, becomes(old, None))),
+            None => {}
         }
     }
-    Ok(())
+    items_off(file, (key, routes), &going, splices)
 }
 
 fn replace_ip(file: &File, node: &Node, old: IpAddr, new: IpAddr, splices: &mut Splices<'_>) -> Result<(), GuestError> {
@@ -208,18 +214,18 @@ fn turn_to_dhcp(file: &File, node: &Node, splices: &mut Splices<'_>) -> Result<(
         }
         None => {
             let Some((key, _)) = node.pairs().first() else { return Ok(()) };
-            let at = key.range.start;
-            let text = &file.text;
-            let between = if node.is_flow() {
-                ", ".to_owned()
+            let (at, text) = (key.range.start, &file.text);
+            if node.is_flow() {
+                splices.replace(at..at, "dhcp4: true, ", why);
             } else {
-                let indent = &text[text[..at].rfind('\n').map_or(0, |newline| newline + 1)..at];
+                let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+                let indent = &text[start..at];
                 if !indent.trim().is_empty() {
                     return Err(file.syntax(key.line, "the definition does not begin a line"));
                 }
-                format!("{}{indent}", if text.contains("\r\n") { "\r\n" } else { "\n" })
-            };
-            splices.replace(at..at, format!("dhcp4: true{between}"), why);
+                let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+                splices.replace(start..start, format!("{indent}dhcp4: true{end}"), why);
+            }
         }
     }
     if let Some((key, value)) = node.entry("gateway4") {

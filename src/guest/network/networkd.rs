@@ -111,7 +111,7 @@ pub(super) fn rewrite(edits: &mut Overlay<'_>, job: &mut Job) -> Result<(), Gues
                 if network {
                     rewrite_address(file, setting, &settings, &mut splices, job)?;
                     if to_dhcp {
-                        dhcp_set |= turn_to_dhcp(file, setting, &settings, &mut splices, job);
+                        dhcp_set |= turn_to_dhcp(file, setting, &settings, &mut splices);
                     }
                 }
             }
@@ -141,8 +141,8 @@ fn rewrite_address(
         return Ok(());
     }
     let Some((old, prefix, length)) = read_address(file, setting)? else { return Ok(()) };
-    let Some(new) = job.changes.address(old) else { return Ok(()) };
     job.seen.insert(old);
+    let Some(new) = job.changes.address(old) else { return Ok(()) };
     let why = becomes(old, new);
     let Some(new) = new else {
         match setting.section {
@@ -165,13 +165,7 @@ fn rewrite_address(
 }
 
 /// Turns one setting of an interface to DHCP; tells whether it is the `DHCP=` that now says so.
-fn turn_to_dhcp(
-    file: &File,
-    setting: &Setting<'_>,
-    all: &[Setting<'_>],
-    splices: &mut Splices<'_>,
-    job: &mut Job,
-) -> bool {
+fn turn_to_dhcp(file: &File, setting: &Setting<'_>, all: &[Setting<'_>], splices: &mut Splices<'_>) -> bool {
     let why = "the interface is turned to DHCP";
     let value = &file.text[setting.value.clone()];
     let v4 = address(value).filter(|(ip, ..)| ip.is_ipv4());
@@ -195,9 +189,6 @@ fn turn_to_dhcp(
             }
         }
         _ => {}
-    }
-    if setting.key == "Address" {
-        job.seen.extend(v4.map(|(ip, ..)| ip));
     }
     false
 }
