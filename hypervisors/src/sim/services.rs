@@ -37,9 +37,9 @@ const PORTS: [(u16, &str, Service); 5] = [
     (143, "dovecot.service", Service::Imap),
 ];
 
-/// Ports on which these units listen.
-pub(super) fn listening(units: &BTreeSet<String>) -> impl Iterator<Item = u16> {
-    PORTS.into_iter().filter(|(_, unit, _)| units.contains(*unit)).map(|(port, _, _)| port)
+/// Ports on which these units listen, with the unit.
+pub(super) fn listening(units: &BTreeSet<String>) -> impl Iterator<Item = (u16, &'static str)> {
+    PORTS.into_iter().filter(|(_, unit, _)| units.contains(*unit)).map(|(port, unit, _)| (port, unit))
 }
 
 /// What answers on a port, if its unit runs.

@@ -275,6 +275,7 @@ async fn commands_answer() {
         ("hostname", 0, "mercure\n"),
         ("id -u", 0, "0\n"),
         ("uname -s", 0, "Linux\n"),
+        ("uname -n", 0, "mercure\n"),
         ("systemctl is-system-running", 0, "running\n"),
         ("systemctl is-active postfix cron.service", 0, "active\nactive\n"),
         ("systemctl is-enabled postfix", 0, "enabled\n"),
@@ -308,6 +309,16 @@ async fn commands_answer() {
     let packages = Command::new(["dpkg-query", "-W", "-f=${Package}\\t${Version}\\t${db:Status-Abbrev}\\n"]);
     let packages = guest.run(&packages).await.unwrap().text();
     assert!(packages.contains("postfix\t3.7.11-0+deb12\tii \n"), "{packages}");
+    let with_processes = run(&guest, "ss -H -l -n -t -u -p").await.text();
+    let postfix = with_processes.lines().find(|line| line.contains(":25 ")).unwrap().to_owned();
+    let pid = postfix.split("pid=").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    let processes = run(&guest, "ps -e -o pid=,unit=").await.text();
+    assert!(processes.lines().any(|line| line.trim() == format!("{pid} postfix.service")), "{processes}");
+    assert_eq!(run(&guest, "printenv SSH_CONNECTION").await.text(), "10.0.5.1 40022 10.0.5.12 22\n");
+    assert!(run(&guest, "ip route get 10.0.5.1").await.text().starts_with("10.0.5.1 dev eth0 "));
+    assert_eq!(run(&guest, "ip -4 route replace unreachable 10.0.5.0/25").await.status, 0);
+    let boot_id = guest.read_file(Path::new("/proc/sys/kernel/random/boot_id"), 100).await.unwrap().unwrap();
+    assert_eq!(run(&guest, "cat /proc/sys/kernel/random/boot_id").await.stdout, boot_id);
     let addresses: serde_json::Value = serde_json::from_str(&run(&guest, "ip -j addr show").await.text()).unwrap();
     assert_eq!(addresses[1]["addr_info"][0]["local"], "10.0.5.12");
     let free: u64 = run(&guest, "df --output=avail -B1 /").await.text().lines().nth(1).unwrap().parse().unwrap();
@@ -343,6 +354,16 @@ async fn services_are_stopped_masked_and_fail() {
     let running = run(&guest, "systemctl is-system-running --wait").await;
     assert_eq!((running.status, running.text().as_str()), (1, "degraded\n"));
     assert!(run(&guest, "systemctl list-units --failed --plain --no-legend").await.text().starts_with("nginx.service"));
+    let all =
+        run(&guest, "systemctl list-units --type=service --all --plain --no-legend --no-pager --full").await.text();
+    for line in
+        ["postfix.service masked inactive dead", "nginx.service loaded failed failed", "ssh.service loaded active"]
+    {
+        assert!(all.contains(line), "{all}");
+    }
+    let enabled =
+        run(&guest, "systemctl list-unit-files --type=service --state=enabled --plain --no-legend").await.text();
+    assert!(enabled.contains("nginx.service enabled") && !enabled.contains("postfix"), "{enabled}");
     assert_eq!(run(&guest, "systemctl unmask postfix").await.status, 0);
     assert_eq!(run(&guest, "systemctl start postfix").await.status, 0);
     // Without sshd there is no way in.
