@@ -119,7 +119,23 @@ const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbml
 
 fn root_tree(root: &Path) -> io::Result<()> {
     let tree = Tree(root);
-    tree.dirs(&["bin", "dev", "proc", "run", "sys", "tmp", "root", "srv/mail", "var/cache/apt/archives", "var/log"])?;
+    tree.dirs(&[
+        "boot",
+        "dev",
+        "proc",
+        "run",
+        "sys",
+        "tmp",
+        "root",
+        "usr/bin",
+        "usr/lib",
+        "usr/sbin",
+        "usr/share/doc",
+    ])?;
+    tree.dirs(&["srv/mail", "var/cache/apt/archives", "var/log", "var/tmp", "etc/apt/sources.list.d"])?;
+    for merged in ["bin", "lib", "sbin"] {
+        symlink(format!("usr/{merged}"), root.join(merged))?;
+    }
     identity(&tree)?;
     services(&tree)?;
     mail(&tree)?;
