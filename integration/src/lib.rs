@@ -1,1 +1,9 @@
-//! labs
+//! The labs: real hypervisors built from distribution packages, and what the tests and the demo drive them with.
+//!
+//! Start reading at [`lab`]. Nothing here links against the product: tests and the demo run the built binary
+//! (`$UPGRADECTL_BIN`) as a user would ([`cli`]), and look at the world with the world's own tools.
+
+pub mod cli;
+pub mod command;
+pub mod lab;
+pub mod mail;

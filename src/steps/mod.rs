@@ -3,6 +3,14 @@
 //!
 //! Nothing here knows the journal: what a step has to remember goes through [`Memory`].
 
+mod action;
+pub mod carry;
+pub mod domain;
+pub mod files;
+pub mod hook;
+pub mod net;
+pub mod queues;
+pub mod storage;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -14,6 +22,9 @@ use async_trait::async_trait;
 use hypervisors::{Change, Host, Hypervisor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+pub use action::Action;
 
 /// How the world stands with respect to a step, by looking at the world, never at the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,8 +178,31 @@ pub struct World {
     pub memory: Arc<dyn Memory>,
     /// Progress of the step in hand: what is happening, and how far (0..=1) if known.
     pub progress: Arc<dyn Fn(String, Option<f64>) + Send + Sync>,
+    /// What the step in hand returned when it was last applied (`{change, data, …}`), for its undo.
+    pub last: Value,
+    /// What the operator decided about an object that someone else changed.
+    pub decision: Option<Side>,
     /// Set when the operator asked to stop after the step in hand.
     pub stop: Arc<std::sync::atomic::AtomicBool>,
+}
+
+/// Whose version of an object wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// What this program wrote or found.
+    Ours,
+    /// What someone else made of it.
+    Theirs,
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads what a step stored in the journal.
+pub(crate) fn read<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, StepError> {
+    T::deserialize(value).map_err(|error| StepError::Memory(format!("a stored record cannot be read: {error}")))
 }
 
 impl fmt::Debug for World {
@@ -183,6 +217,10 @@ impl World {
         self.hypervisors.get(host).ok_or_else(|| {
             StepError::failed(format!("host {host} is not in the inventory any more"), "put it back into the inventory")
         })
+    }
+    /// Text stored under a SHA-256.
+    pub fn recall_text(&self, sha256: &str) -> Result<String, StepError> {
+        String::from_utf8(self.memory.recall(sha256)?).map_err(|error| StepError::Memory(error.to_string()))
     }
     /// Reports progress.
     pub fn progress(&self, what: impl Into<String>, fraction: Option<f64>) {

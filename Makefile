@@ -1,0 +1,45 @@
+# Every target installs what it needs first (integration/prerequisites).
+#   make demo        the whole story on a lab of this machine: a mail server goes from Debian 12 to 13
+#   make test        all tests; RING=unit|sim|native for one ring
+#   make lint        format, clippy, licences and advisories
+#   make bench       measures the lab
+#   make clean-lab   takes every lab down and removes its images: leaves nothing
+
+RING ?= all
+BIN := $(CURDIR)/target/debug/upgradectl
+CARGO := cargo
+export RUST_LIB_BACKTRACE = 0
+
+.PHONY: build lab test lint demo bench clean-lab
+
+build:
+	integration/prerequisites build
+	$(CARGO) build --release
+
+# The product and the lab's programs, as tests and the demo use them.
+lab:
+	integration/prerequisites lab
+	$(CARGO) build --bin upgradectl
+	$(CARGO) build --package integration --bins
+
+demo: lab
+	UPGRADECTL_BIN=$(BIN) target/debug/demo
+
+test:
+	integration/prerequisites test
+	$(CARGO) build --bin upgradectl
+	UPGRADECTL_BIN=$(BIN) RING=$(RING) integration/test
+
+lint:
+	integration/prerequisites lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) deny --workspace check
+
+bench: lab
+	UPGRADECTL_BIN=$(BIN) target/debug/lab bench
+
+clean-lab:
+	integration/prerequisites lab
+	$(CARGO) build --quiet --package integration --bin lab
+	target/debug/lab clean

@@ -1,0 +1,1 @@
+//! Tests of the simulated world as its users see it.

@@ -1,0 +1,70 @@
+//! Who may change a run: taking its lease, judging its holder, ending an old one.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::journal::{Holder, Journal, JournalError, Lease};
+
+/// Takes the lease of a run. A holder that is proven gone is succeeded (children it left are ended first); one that
+/// lives makes this wait up to `wait`, then fail with [`JournalError::Held`]. With `take_over` the holder is ended
+/// first, with everything it started on this machine: an epoch cannot stop a command in flight.
+///
+/// # Errors
+/// [`JournalError::Held`] by a living holder, or the journal's own trouble.
+pub async fn take(
+    journal: &dyn Journal,
+    run: &str,
+    take_over: bool,
+    wait: Duration,
+) -> Result<Lease, JournalError> {
+    let me = Holder::this_process();
+    let until = tokio::time::Instant::now() + wait;
+    loop {
+        let (epoch, holder) = journal.holder(run)?;
+        match holder {
+            Some(other) if other.is_this_process() => {}
+            Some(other) if other.is_gone() => end_children(&other),
+            Some(other) if take_over => end(&other).await?,
+            Some(other) if tokio::time::Instant::now() >= until => return Err(JournalError::Held(other)),
+            Some(_) => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+            None => {}
+        }
+        match journal.acquire(run, epoch, &me) {
+            Err(JournalError::Held(_) | JournalError::Lost(_)) if tokio::time::Instant::now() < until => {}
+            other => return other,
+        }
+    }
+}
+
+/// Ends a living holder and its children.
+async fn end(holder: &Holder) -> Result<(), JournalError> {
+    let here = Holder::this_process();
+    if holder.boot != here.boot {
+        return Err(JournalError::Held(holder.clone()));
+    }
+    let pid = Pid::from_raw(holder.pid);
+    let _ = kill(pid, Signal::SIGKILL);
+    for _ in 0..100 {
+        if holder.is_gone() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    if !holder.is_gone() {
+        return Err(JournalError::Held(holder.clone()));
+    }
+    end_children(holder);
+    Ok(())
+}
+
+fn end_children(holder: &Holder) {
+    let ended = hypervisors::host::end_marked(&holder.marker);
+    if ended > 0 {
+        tracing::warn!(ended, "ended processes left by {holder}");
+    }
+}

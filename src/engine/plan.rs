@@ -1,0 +1,268 @@
+//! A plan: data, stored whole with its digest before its first step.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::steps::{Action, StepRef};
+
+/// The run id that stands in a plan until it is bound to a run: `mercure--RUN`.
+pub const PLACEHOLDER: &str = "RUN";
+
+/// What stage of its verb a step belongs to; the same on every platform (`docs/`, lifecycle).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the words of the lifecycle page")]
+pub enum Stage {
+    Announce,
+    Quiesce,
+    Duplicate,
+    Adapt,
+    Define,
+    Start,
+    Settle,
+    Prepare,
+    Recipe,
+    Reboot,
+    Carry,
+    Fence,
+    FinalCarry,
+    Adopt,
+    Prove,
+    Fold,
+    Tidy,
+    Check,
+    Restore,
+}
+
+/// How a step is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undo {
+    /// By its own undo.
+    Own,
+    /// It goes when what the clone plan duplicated is discarded; nothing to do.
+    WithClone,
+    /// Never: irreversible.
+    None,
+}
+
+/// What a step does: applies an action, or takes back a step of an earlier plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// Applies an action.
+    Do(Action),
+    /// Takes back what that step did.
+    Undo(StepRef, Action),
+}
+
+impl Op {
+    /// The action applied or taken back.
+    pub fn action(&self) -> &Action {
+        match self {
+            Op::Do(action) | Op::Undo(_, action) => action,
+        }
+    }
+}
+
+/// What a failing step means for the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Everything is undone: as before the verb.
+    Undo,
+    /// The run stays in its verb: resume, abort, or the verb again.
+    Stop,
+    /// The plan ends in its failure state (a verification that failed).
+    End,
+    /// Production is on the promoted guest already: go on, and mark the run unproven.
+    Unproven,
+    /// Worth a warning only.
+    Warn,
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanStep {
+    /// Its stage.
+    pub stage: Stage,
+    /// What it does.
+    pub op: Op,
+    /// How it is taken back.
+    pub undo: Undo,
+    /// What its failure means.
+    pub on_failure: OnFailure,
+    /// Lives inside the verb only: undone at its end, however it ends.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub temporary: bool,
+    /// Taking it back only restores the clone; left out when the clone is discarded anyway.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub clone_side: bool,
+    /// Production goes down when it begins.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub outage_begins: bool,
+    /// Production is up again when it has ended.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub outage_ends: bool,
+    /// When it has been done, the promoted guest is live: nothing is undone by itself any more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub goes_live: bool,
+    /// Expected duration in seconds.
+    pub estimate_s: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl PlanStep {
+    /// A step with its own undo that stops nothing from being undone.
+    pub fn new(stage: Stage, action: impl Into<Action>, estimate_s: f64) -> Self {
+        Self {
+            stage,
+            op: Op::Do(action.into()),
+            undo: Undo::Own,
+            on_failure: OnFailure::Undo,
+            temporary: false,
+            clone_side: false,
+            outage_begins: false,
+            outage_ends: false,
+            goes_live: false,
+            estimate_s,
+        }
+    }
+    /// Its undo class.
+    #[must_use]
+    pub fn undo(mut self, undo: Undo) -> Self {
+        self.undo = undo;
+        self
+    }
+    /// What its failure means.
+    #[must_use]
+    pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
+        self.on_failure = on_failure;
+        self
+    }
+    /// Undone at the end of the verb.
+    #[must_use]
+    pub fn temporary(mut self) -> Self {
+        self.temporary = true;
+        self
+    }
+    /// Concerns the clone only.
+    #[must_use]
+    pub fn clone_side(mut self) -> Self {
+        self.clone_side = true;
+        self
+    }
+    /// Production goes down when it begins.
+    #[must_use]
+    pub fn outage_begins(mut self) -> Self {
+        self.outage_begins = true;
+        self
+    }
+    /// Production is up again when it has ended.
+    #[must_use]
+    pub fn outage_ends(mut self) -> Self {
+        self.outage_ends = true;
+        self
+    }
+    /// The promoted guest is live once it is done.
+    #[must_use]
+    pub fn goes_live(mut self) -> Self {
+        self.goes_live = true;
+        self
+    }
+    /// As an operator would say it.
+    pub fn title(&self) -> String {
+        match &self.op {
+            Op::Do(action) => action.step().title(),
+            Op::Undo(_, action) => match action.step().undo_title() {
+                undo if undo == "-" => action.step().title(),
+                undo => format!("{undo} ({})", action.step().title()),
+            },
+        }
+    }
+}
+
+/// An expected outage of production.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Whose.
+    pub guest: String,
+    /// Expected length in seconds.
+    pub expected_s: f64,
+}
+
+/// What is done, in order, and where it leads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Format of this structure.
+    pub format: u32,
+    /// Run id (or `GUEST--RUN` until it is bound).
+    pub run: String,
+    /// Guest.
+    pub guest: String,
+    /// Verb it carries out.
+    pub verb: String,
+    /// Strategy of the run.
+    pub strategy: String,
+    /// State while it runs.
+    pub during: String,
+    /// State when all is done.
+    pub done: String,
+    /// State when it was undone, or ended in failure ([`OnFailure::End`]).
+    pub failed: String,
+    /// The run is closed with `done`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub closes: bool,
+    /// The run is closed with `failed`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub failure_closes: bool,
+    /// It takes back an earlier plan (named here); a failure of it leaves the run stuck.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<i64>,
+    /// Outages of production, in order.
+    pub outages: Vec<Outage>,
+    /// The steps.
+    pub steps: Vec<PlanStep>,
+}
+
+impl Plan {
+    /// First six hexadecimal digits of the SHA-256 of what is done, run id and estimates left out: the same facts
+    /// and the same request give the same digest.
+    pub fn digest(&self) -> String {
+        let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
+        if let Some(steps) = value.get_mut("steps").and_then(Value::as_array_mut) {
+            for step in steps.iter_mut().filter_map(Value::as_object_mut) {
+                step.shift_remove("estimate_s");
+            }
+        }
+        if let Some(plan) = value.as_object_mut() {
+            plan.shift_remove("outages");
+        }
+        let text = value.to_string().replace(&self.run, "RUN");
+        Sha256::digest(text.as_bytes()).iter().take(3).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Puts the run's id in place of `GUEST--RUN` everywhere.
+    ///
+    /// # Errors
+    /// Never for a plan that serializes; the error is serde's.
+    pub fn bind(&self, run: &str) -> Result<Self, serde_json::Error> {
+        let text = serde_json::to_string(self)?;
+        serde_json::from_str(&text.replace(&format!("{}--{PLACEHOLDER}", self.guest), run))
+    }
+
+    /// Seconds all steps together are expected to take.
+    pub fn estimate_s(&self) -> f64 {
+        self.steps.iter().map(|step| step.estimate_s).sum()
+    }
+
+    /// Whether a step cannot be taken back.
+    pub fn irreversible(&self, index: usize) -> bool {
+        self.steps.get(index).is_some_and(|step| step.undo == Undo::None && matches!(step.op, Op::Do(_)))
+    }
+}

@@ -1,0 +1,78 @@
+//! Edits for people: unified diffs without secrets and without control characters of the guest.
+
+use std::path::Path;
+
+use similar::TextDiff;
+
+use super::{FileImage, printable, shown};
+use crate::guest::FileEdit;
+
+/// See [`crate::guest::diff`].
+pub fn diff(edit: &FileEdit) -> String {
+    let path = shown(&edit.path);
+    let mut text = String::new();
+    let mut line = |what: String| text.push_str(&format!("{path}: {what}\n"));
+    match (&edit.before, &edit.after) {
+        (Some(before), Some(after)) => {
+            let (old, new) = (kind(before), kind(after));
+            if old != new {
+                line(format!("{old} becomes {new}"));
+            }
+        }
+        (None, Some(after)) => line(format!("new {}", kind(after))),
+        (Some(before), None) => line(format!("{} is removed", kind(before))),
+        (None, None) => {}
+    }
+    let (before, after) = (bytes(edit.before.as_ref()), bytes(edit.after.as_ref()));
+    if before == after {
+        return text;
+    }
+    if secret(&edit.path, before) || secret(&edit.path, after) {
+        line("secret content changes, not shown".into());
+        return text;
+    }
+    match (std::str::from_utf8(before), std::str::from_utf8(after)) {
+        (Ok(before), Ok(after)) if !before.contains('\0') && !after.contains('\0') => {
+            let unified = TextDiff::from_lines(before, after);
+            let (a, b) = (format!("a{path}"), format!("b{path}"));
+            let (a, b) = if edit.before.is_none() { ("/dev/null".into(), b) } else { (a, b) };
+            let b = if edit.after.is_none() { "/dev/null".into() } else { b };
+            let shown = unified.unified_diff().header(&a, &b).to_string();
+            let visible = |c: char| match c {
+                '\n' | '\t' => c.to_string(),
+                c if c.is_control() => c.escape_default().to_string(),
+                c => c.to_string(),
+            };
+            text.extend(shown.chars().map(visible));
+        }
+        _ => line(format!("binary content changes ({} bytes to {})", before.len(), after.len())),
+    }
+    text
+}
+
+fn bytes(image: Option<&FileImage>) -> &[u8] {
+    match image {
+        Some(FileImage::Regular { bytes, .. }) => bytes,
+        _ => &[],
+    }
+}
+
+fn kind(image: &FileImage) -> String {
+    match image {
+        FileImage::Regular { mode, uid, gid, xattrs, .. } => {
+            let names: Vec<&str> = xattrs.keys().map(String::as_str).collect();
+            let extra = if names.is_empty() { String::new() } else { format!(" with {}", names.join(", ")) };
+            printable(format!("file {mode:04o} {uid}:{gid}{extra}").as_ref())
+        }
+        FileImage::Symlink { target } => format!("link to {}", printable(target.as_os_str())),
+        FileImage::Directory { mode, uid, gid } => format!("directory {mode:04o} {uid}:{gid}"),
+    }
+}
+
+/// Private keys and password hashes, by where they are and by what is in them.
+fn secret(path: &Path, bytes: &[u8]) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+    let host_key = path.starts_with("etc/ssh") && name.starts_with("ssh_host_") && name.ends_with("_key");
+    let shadow = path.starts_with("etc") && matches!(name.trim_end_matches('-'), "shadow" | "gshadow");
+    host_key || shadow || bytes.windows(11).any(|window| window == b"PRIVATE KEY")
+}

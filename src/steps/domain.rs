@@ -1,0 +1,308 @@
+//! Steps on a guest as its platform knows it: definition, power, autostart.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hypervisors::{Change, Definition, Power};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Done, Probe, Side, Step, StepError, World, sha256};
+
+/// Stores a definition, in place of the one of the same name if there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Define {
+    /// Inventory host.
+    pub host: String,
+    /// What is stored.
+    pub definition: Definition,
+    /// SHA-256 of the definition it replaces, as the plan saw it; `None`: there was none.
+    pub replaces: Option<String>,
+}
+
+/// Whether two definitions say the same, blanks at line ends and at the end aside.
+fn same(a: &str, b: &str) -> bool {
+    a.trim_end() == b.trim_end()
+}
+
+/// The diff shown when someone else changed a definition.
+fn three_way(name: &str, before: &str, ours: &str, theirs: &str) -> String {
+    let show = |title: &str, from: &str, to: &str| {
+        similar::TextDiff::from_lines(from, to)
+            .unified_diff()
+            .header(&format!("{name} as it was"), &format!("{name} {title}"))
+            .to_string()
+    };
+    format!("{}{}", show("as upgradectl wrote it", before, ours), show("as it is now", before, theirs))
+}
+
+#[async_trait]
+impl Step for Define {
+    fn title(&self) -> String {
+        match self.replaces {
+            Some(_) => format!("change the definition of {}", self.definition.name),
+            None => format!("define {}", self.definition.name),
+        }
+    }
+    fn undo_title(&self) -> String {
+        if self.replaces.is_some() { "the definition as it was".into() } else { "undefine it".into() }
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        vec![vec!["virsh".into(), "define".into(), format!("{}.xml", self.definition.name)]]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let current = world.hypervisor(&self.host)?.definition(&self.definition.name).await?;
+        Ok(match current {
+            Some(current) if same(&current.text, &self.definition.text) => Probe::Present,
+            _ => Probe::Absent,
+        })
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        let current = world.hypervisor(&self.host)?.definition(&self.definition.name).await?;
+        let digest = current.as_ref().map(|definition| sha256(definition.text.as_bytes()));
+        if digest != self.replaces {
+            let what = if digest.is_some() { "changed" } else { "was removed" };
+            return Err(StepError::Changed(format!(
+                "the definition of {} {what} since the plan was made",
+                self.definition.name
+            )));
+        }
+        let before = current.map(|definition| world.memory.keep(definition.text.as_bytes())).transpose()?;
+        Ok(json!({ "before": before }))
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        let change = hypervisor.define(&self.definition).await?;
+        let stored = hypervisor.definition(&self.definition.name).await?.map(|definition| definition.text);
+        let kept = world.memory.keep(stored.unwrap_or_default().as_bytes())?;
+        Ok(Done::new(change).with(json!({ "stored": kept })))
+    }
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        let name = &self.definition.name;
+        let before: Option<String> = super::read(&found["before"])?;
+        let before = before.map(|sha| world.recall_text(&sha)).transpose()?;
+        let current = hypervisor.definition(name).await?.map(|definition| definition.text);
+        let (Some(current), before) = (current, before) else {
+            // It is gone; what was there before comes back.
+            return match found["before"].as_str() {
+                Some(sha) => {
+                    let text = world.recall_text(sha)?;
+                    Ok(hypervisor.define(&Definition { name: name.clone(), text }).await?.into())
+                }
+                None => Ok(Change::Unchanged.into()),
+            };
+        };
+        if before.as_deref().is_some_and(|before| same(before, &current)) {
+            return Ok(Change::Unchanged.into());
+        }
+        let stored = match world.last["data"]["stored"].as_str() {
+            Some(sha) => world.recall_text(sha)?,
+            None => self.definition.text.clone(),
+        };
+        if !same(&current, &stored) && !same(&current, &self.definition.text) {
+            match world.decision {
+                Some(Side::Ours) => {}
+                Some(Side::Theirs) => return Ok(Done::new(Change::Unchanged).warn(format!("{name}: left as it is"))),
+                None => {
+                    return Err(StepError::Foreign {
+                        what: format!("the definition of {name}"),
+                        diff: three_way(name, before.as_deref().unwrap_or_default(), &stored, &current),
+                    });
+                }
+            }
+        }
+        match before {
+            Some(text) => Ok(hypervisor.define(&Definition { name: name.clone(), text }).await?.into()),
+            None => Ok(hypervisor.undefine(name).await?.into()),
+        }
+    }
+}
+
+/// Removes a definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undefine {
+    /// Inventory host.
+    pub host: String,
+    /// Platform name.
+    pub guest: String,
+}
+
+#[async_trait]
+impl Step for Undefine {
+    fn title(&self) -> String {
+        format!("undefine {}", self.guest)
+    }
+    fn undo_title(&self) -> String {
+        "define it again".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        vec![vec!["virsh".into(), "undefine".into(), self.guest.clone()]]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let defined = world.hypervisor(&self.host)?.definition(&self.guest).await?.is_some();
+        Ok(if defined { Probe::Absent } else { Probe::Present })
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        let current = world.hypervisor(&self.host)?.definition(&self.guest).await?;
+        let before = current.map(|definition| world.memory.keep(definition.text.as_bytes())).transpose()?;
+        Ok(json!({ "before": before }))
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(world.hypervisor(&self.host)?.undefine(&self.guest).await?.into())
+    }
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let Some(sha) = found["before"].as_str() else { return Ok(Change::Unchanged.into()) };
+        let hypervisor = world.hypervisor(&self.host)?;
+        let text = world.recall_text(sha)?;
+        if hypervisor.definition(&self.guest).await?.is_some_and(|current| same(&current.text, &text)) {
+            return Ok(Change::Unchanged.into());
+        }
+        Ok(hypervisor.define(&Definition { name: self.guest.clone(), text }).await?.into())
+    }
+}
+
+/// Starts a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Inventory host.
+    pub host: String,
+    /// Platform name.
+    pub guest: String,
+    /// How long its shutdown may take when this is taken back, in seconds.
+    pub patience_s: u64,
+}
+
+#[async_trait]
+impl Step for Start {
+    fn title(&self) -> String {
+        format!("start {}", self.guest)
+    }
+    fn undo_title(&self) -> String {
+        "stop it".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        vec![vec!["virsh".into(), "start".into(), self.guest.clone()]]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        Ok(match world.hypervisor(&self.host)?.power(&self.guest).await? {
+            Power::On => Probe::Present,
+            Power::Off | Power::Paused => Probe::Absent,
+        })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(world.hypervisor(&self.host)?.start(&self.guest).await?.into())
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        stop(world, &self.host, &self.guest, self.patience_s, true).await
+    }
+}
+
+/// Stops a guest: asks it to shut down and waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Inventory host.
+    pub host: String,
+    /// Platform name.
+    pub guest: String,
+    /// How long it may take, in seconds.
+    pub patience_s: u64,
+    /// Ended as by a power cut if it takes longer (clones only: production is never cut).
+    pub force: bool,
+}
+
+async fn stop(world: &World, host: &str, guest: &str, patience_s: u64, force: bool) -> Result<Done, StepError> {
+    let hypervisor = world.hypervisor(host)?;
+    match hypervisor.shutdown(guest, Duration::from_secs(patience_s)).await {
+        Ok(change) => Ok(change.into()),
+        Err(error) if error.is_unknown() && hypervisor.power(guest).await? == Power::Off => Ok(Change::Changed.into()),
+        Err(error) if force => {
+            let why = format!("{guest} did not shut down ({error}) and was ended");
+            Ok(Done::new(hypervisor.destroy(guest).await?).warn(why))
+        }
+        Err(error) if error.is_unknown() => Err(StepError::failed(
+            format!("{guest} did not shut down within {patience_s} s"),
+            "look at its console for what holds it up",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[async_trait]
+impl Step for Stop {
+    fn title(&self) -> String {
+        format!("stop {}", self.guest)
+    }
+    fn undo_title(&self) -> String {
+        "start it".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        vec![vec!["virsh".into(), "shutdown".into(), self.guest.clone()]]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        Ok(match world.hypervisor(&self.host)?.power(&self.guest).await? {
+            Power::Off => Probe::Present,
+            Power::On | Power::Paused => Probe::Absent,
+        })
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        Ok(json!({ "was": world.hypervisor(&self.host)?.power(&self.guest).await? }))
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        stop(world, &self.host, &self.guest, self.patience_s, self.force).await
+    }
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let was: Power = super::read(&found["was"])?;
+        if was == Power::Off {
+            return Ok(Change::Unchanged.into());
+        }
+        Ok(world.hypervisor(&self.host)?.start(&self.guest).await?.into())
+    }
+}
+
+/// Sets whether a guest starts with its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Autostart {
+    /// Inventory host.
+    pub host: String,
+    /// Platform name.
+    pub guest: String,
+    /// Whether it does from now on.
+    pub on: bool,
+}
+
+#[async_trait]
+impl Step for Autostart {
+    fn title(&self) -> String {
+        format!("autostart of {} {}", self.guest, if self.on { "on" } else { "off" })
+    }
+    fn undo_title(&self) -> String {
+        "as it was".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        let mut argv = vec!["virsh".to_owned(), "autostart".to_owned()];
+        if !self.on {
+            argv.push("--disable".into());
+        }
+        argv.push(self.guest.clone());
+        vec![argv]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let on = world.hypervisor(&self.host)?.autostart(&self.guest).await?;
+        Ok(if on == self.on { Probe::Present } else { Probe::Absent })
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        Ok(json!({ "was": world.hypervisor(&self.host)?.autostart(&self.guest).await? }))
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(world.hypervisor(&self.host)?.set_autostart(&self.guest, self.on).await?.into())
+    }
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        let was: bool = super::read(&found["was"])?;
+        if hypervisor.definition(&self.guest).await?.is_none() {
+            return Ok(Change::Unchanged.into());
+        }
+        Ok(hypervisor.set_autostart(&self.guest, was).await?.into())
+    }
+}

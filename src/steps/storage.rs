@@ -1,0 +1,234 @@
+//! Steps on volumes: copies at one instant, marks, removal.
+
+use async_trait::async_trait;
+use hypervisors::storage::Snapshot as Found;
+use hypervisors::{Change, Mark, Power, Role, VolumeRef};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Done, Probe, Step, StepError, World};
+
+/// One volume and the copy made of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// What is copied.
+    pub source: VolumeRef,
+    /// The copy.
+    pub target: VolumeRef,
+}
+
+/// Makes writable copies of a set of volumes as they are at one instant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Inventory host.
+    pub host: String,
+    /// Guest that runs on the sources.
+    pub guest: String,
+    /// Whether it is paused for the instant.
+    pub pause: bool,
+    /// What is copied where.
+    pub copies: Vec<Pair>,
+    /// Role of the copies.
+    pub role: Role,
+}
+
+impl Snapshot {
+    fn mark(&self, world: &World) -> Mark {
+        Mark { run: world.run.clone(), role: self.role }
+    }
+
+    async fn thaw(&self, world: &World) -> Result<(), StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        if self.pause && hypervisor.power(&self.guest).await? == Power::Paused {
+            hypervisor.resume(&self.guest).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy_all(&self, world: &World) -> Result<(), StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        let mark = self.mark(world);
+        // Those that an interrupted attempt left are not of this instant.
+        for Pair { target, .. } in &self.copies {
+            let storage = hypervisor.storage(target.kind)?;
+            if let Found::Partial | Found::Present = storage.probe(target, &mark).await? {
+                storage.remove(target, &world.run).await?;
+            }
+        }
+        if self.pause && hypervisor.power(&self.guest).await? == Power::On {
+            hypervisor.pause(&self.guest).await?;
+        }
+        for Pair { source, target } in &self.copies {
+            world.progress(format!("copying {source}"), None);
+            hypervisor.storage(source.kind)?.snapshot(source, target, &mark).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Step for Snapshot {
+    fn title(&self) -> String {
+        let names: Vec<String> = self
+            .copies
+            .iter()
+            .map(|pair| {
+                let target = pair.target.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                format!("{} as {target}", pair.source)
+            })
+            .collect();
+        format!("snapshot {}", names.join(", "))
+    }
+    fn undo_title(&self) -> String {
+        "remove it".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        self.copies
+            .iter()
+            .map(|pair| {
+                let (source, target) = (pair.source.to_string(), pair.target.to_string());
+                match pair.source.kind {
+                    hypervisors::VolumeKind::Btrfs => {
+                        ["btrfs", "subvolume", "snapshot", &source, &target].map(str::to_owned).to_vec()
+                    }
+                    _ => ["cp", "-a", "--reflink=auto", &source, &target].map(str::to_owned).to_vec(),
+                }
+            })
+            .collect()
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        let mark = self.mark(world);
+        let (mut present, mut begun) = (0, false);
+        for Pair { target, .. } in &self.copies {
+            match hypervisor.storage(target.kind)?.probe(target, &mark).await? {
+                Found::Absent => {}
+                Found::Partial => begun = true,
+                Found::Present => present += 1,
+                Found::Foreign(what) => {
+                    return Err(StepError::failed(
+                        format!("{target} exists and is not of this run: {what}"),
+                        "move it away, or discard the run it belongs to",
+                    ));
+                }
+            }
+        }
+        let paused = self.pause && hypervisor.power(&self.guest).await? == Power::Paused;
+        Ok(match present {
+            0 if !begun && !paused => Probe::Absent,
+            n if n == self.copies.len() && !paused => Probe::Present,
+            _ => Probe::Partial,
+        })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let result = self.copy_all(world).await;
+        let thawed = self.thaw(world).await;
+        result.and(thawed)?;
+        Ok(Change::Created.into())
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        self.thaw(world).await?;
+        remove(world, &self.host, self.copies.iter().map(|pair| &pair.target)).await
+    }
+}
+
+/// Removes volumes that bear this run's mark. Irreversible.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveVolumes {
+    /// Inventory host.
+    pub host: String,
+    /// What is removed, with what is nested in it.
+    pub volumes: Vec<VolumeRef>,
+}
+
+async fn remove<'a>(
+    world: &World,
+    host: &str,
+    volumes: impl Iterator<Item = &'a VolumeRef> + Send,
+) -> Result<Done, StepError> {
+    let hypervisor = world.hypervisor(host)?;
+    let mut change = Change::Unchanged;
+    for volume in volumes {
+        if hypervisor.storage(volume.kind)?.remove(volume, &world.run).await? != Change::Unchanged {
+            change = Change::Removed;
+        }
+    }
+    Ok(change.into())
+}
+
+#[async_trait]
+impl Step for RemoveVolumes {
+    fn title(&self) -> String {
+        let names: Vec<String> = self.volumes.iter().map(ToString::to_string).collect();
+        format!("remove {}", names.join(", "))
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        for volume in &self.volumes {
+            if hypervisor.storage(volume.kind)?.inspect(volume).await?.is_some() {
+                return Ok(Probe::Absent);
+            }
+        }
+        Ok(Probe::Present)
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        remove(world, &self.host, self.volumes.iter()).await
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+}
+
+/// Says on a volume what it is for, so that nothing removes it by mistake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkVolume {
+    /// Inventory host.
+    pub host: String,
+    /// The volume.
+    pub volume: VolumeRef,
+    /// Its role from now on; `None` removes the mark.
+    pub role: Option<Role>,
+}
+
+#[async_trait]
+impl Step for MarkVolume {
+    fn title(&self) -> String {
+        match self.role {
+            Some(role) => format!("mark {} as {}", self.volume, role.as_str()),
+            None => format!("remove the mark from {}", self.volume),
+        }
+    }
+    fn undo_title(&self) -> String {
+        "mark it as before".into()
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let wanted = self.role.map(|role| Mark { run: world.run.clone(), role });
+        let storage = world.hypervisor(&self.host)?.storage(self.volume.kind)?;
+        match storage.inspect(&self.volume).await? {
+            Some(facts) if facts.mark == wanted => Ok(Probe::Present),
+            Some(_) => Ok(Probe::Absent),
+            None => Err(StepError::failed(format!("{} does not exist", self.volume), "look at the host's storage")),
+        }
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        let storage = world.hypervisor(&self.host)?.storage(self.volume.kind)?;
+        let mark = storage.inspect(&self.volume).await?.and_then(|facts| facts.mark);
+        Ok(json!({ "mark": mark }))
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let mark = self.role.map(|role| Mark { run: world.run.clone(), role });
+        let storage = world.hypervisor(&self.host)?.storage(self.volume.kind)?;
+        Ok(storage.mark(&self.volume, mark.as_ref()).await?.into())
+    }
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let mark: Option<Mark> = super::read(&found["mark"])?;
+        let storage = world.hypervisor(&self.host)?.storage(self.volume.kind)?;
+        if storage.inspect(&self.volume).await?.is_none() {
+            return Ok(Change::Unchanged.into());
+        }
+        Ok(storage.mark(&self.volume, mark.as_ref()).await?.into())
+    }
+}
