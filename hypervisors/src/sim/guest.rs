@@ -84,8 +84,11 @@ impl Host for SimGuest {
         let object = self.object(&command.argv.join(" "));
         let act = |world: &mut Locked| {
             let mut inside = self.enter(world)?;
+            // A fault that strikes half-way leaves half of an upgrade; other commands have no halves.
+            inside.half = inside.world.fault.is_some();
+            let output = inside.run(&command.argv)?;
             inside.world.midpoint(&format!("run {}", command.program()))?;
-            inside.run(&command.argv)
+            Ok(output)
         };
         let mut output = if only_looks(&command.argv) {
             self.sim.observe("guest.run", &object, act).await?

@@ -112,10 +112,10 @@ impl Sim {
                 world.halt(&guest)?;
             }
             for guest in world.defined()? {
-                if world.runtime(&guest)?.autostart {
-                    if let Err(error) = world.start(&guest) {
-                        world.conflicts.push(error.to_string());
-                    }
+                if world.runtime(&guest)?.autostart
+                    && let Err(error) = world.start(&guest)
+                {
+                    world.conflicts.push(error.to_string());
                 }
             }
             Ok(())

@@ -168,7 +168,8 @@ impl Place {
         while client.hear().await?.is_some_and(|line| !line.is_empty()) {}
         let path = request.split(' ').nth(1).unwrap_or("/").split('?').next().unwrap_or("/");
         let file = if path.ends_with('/') { format!("{path}index.html") } else { path.to_owned() };
-        let body = self.path(&format!("var/www/html/{file}")).and_then(|path| read_bounded(&path, 1 << 20));
+        let body = tree::resolve(&self.root.join("var/www/html"), Path::new(&file), true);
+        let body = body.and_then(|path| read_bounded(&path, 1 << 20));
         let (status, body) = match body {
             Ok(Some(body)) => ("200 OK", body),
             _ => ("404 Not Found", b"<h1>404 Not Found</h1>\n".to_vec()),

@@ -126,8 +126,8 @@ impl Inside<'_> {
         match args {
             ["--print-architecture"] => out("amd64\n"),
             ["--print-foreign-architectures"] => out(""),
-            [rest @ ..] if rest.contains(&"--audit") || rest.contains(&"-C") => self.audit(),
-            [rest @ ..] if rest.contains(&"--configure") => self.configure(),
+            rest if rest.contains(&"--audit") || rest.contains(&"-C") => self.audit(),
+            rest if rest.contains(&"--configure") => self.configure(),
             _ => fail(2, "dpkg: error: not understood in the simulated world"),
         }
     }
