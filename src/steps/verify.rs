@@ -22,6 +22,8 @@ pub struct TakeBaseline {
     pub host: String,
     /// The way into the original.
     pub link: GuestLink,
+    /// Host name of the original, for virtual hosts and certificates.
+    pub hostname: String,
     /// The checks that are measured.
     pub checks: Vec<Check>,
     /// File in the run directory: `baseline.json`.
@@ -35,8 +37,8 @@ pub struct RunChecks {
     pub host: String,
     /// The way into what is checked.
     pub link: GuestLink,
-    /// Name for the report: the run's or the guest's.
-    pub name: String,
+    /// Host name of the original, for virtual hosts and certificates.
+    pub hostname: String,
     /// Which of the pair is checked.
     pub side: Side,
     /// The checks, in the order of the report.
@@ -49,6 +51,49 @@ pub struct RunChecks {
     pub report: String,
     /// File of the baseline in the run directory.
     pub baseline: String,
+}
+
+/// The baseline's file in the run directory.
+const BASELINE: &str = "baseline.json";
+
+impl TakeBaseline {
+    /// Measures the declared checks and those that are always made.
+    pub fn new(host: &str, original: &GuestLink, hostname: &str, declared: &[Check]) -> Self {
+        Self {
+            host: host.into(),
+            link: original.clone(),
+            hostname: hostname.into(),
+            checks: verify::with_standard(declared),
+            file: BASELINE.into(),
+        }
+    }
+}
+
+impl RunChecks {
+    /// Makes the declared checks and those that are always made; `report` names the files (`checks-2`).
+    #[expect(clippy::too_many_arguments, reason = "each is a fact of the step; a builder would say no more")]
+    pub fn new(
+        host: &str,
+        link: &GuestLink,
+        hostname: &str,
+        side: Side,
+        declared: &[Check],
+        quarantined: Vec<String>,
+        deadline_s: u64,
+        report: &str,
+    ) -> Self {
+        Self {
+            host: host.into(),
+            link: link.clone(),
+            hostname: hostname.into(),
+            side,
+            checks: verify::with_standard(declared),
+            quarantined,
+            deadline_s,
+            report: report.into(),
+            baseline: BASELINE.into(),
+        }
+    }
 }
 
 /// A file of the run directory; names come from stored plans and are taken as names only.
@@ -67,6 +112,10 @@ async fn read<T: for<'de> Deserialize<'de>>(world: &World, name: &str) -> Result
 
 async fn write(world: &World, name: &str, bytes: &[u8]) -> Result<Change, StepError> {
     Ok(world.controller.write_file(&file(world, name)?, bytes, 0o600).await?)
+}
+
+fn named(hostname: &str) -> Option<String> {
+    (!hostname.is_empty()).then(|| hostname.to_owned())
 }
 
 fn remove(world: &World, name: &str) -> Result<Change, StepError> {
@@ -109,7 +158,7 @@ impl Step for TakeBaseline {
             side: Side::Promoted,
             quarantined: Vec::new(),
             baseline: None,
-            hostname: None,
+            hostname: named(&self.hostname),
         });
         let baseline = verify::take_baseline(&target, &self.checks).await?;
         write(world, &self.file, &to_json(&baseline)?).await?;
@@ -152,7 +201,7 @@ impl RunChecks {
 #[async_trait]
 impl Step for RunChecks {
     fn title(&self) -> String {
-        format!("check {} at {}", self.name, self.link.address)
+        format!("check {} at {}", self.link.name, self.link.address)
     }
 
     fn undo_title(&self) -> String {
@@ -169,14 +218,14 @@ impl Step for RunChecks {
         let hypervisor = world.hypervisor(&self.host)?;
         let baseline: Option<Baseline> = read(world, &self.baseline).await?;
         let target = Arc::new(Target {
-            name: self.name.clone(),
+            name: self.link.name.clone(),
             address: self.link.address,
             ssh_port: self.link.port,
             net: hypervisor.net(),
             inside: Some(hypervisor.guest(&self.link)?),
             side: self.side,
             quarantined: self.quarantined.clone(),
-            hostname: baseline.as_ref().and_then(|baseline| baseline.hostname.clone()),
+            hostname: named(&self.hostname),
             baseline,
         });
         let all = self.checks.len();
