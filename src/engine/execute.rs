@@ -73,12 +73,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the journal cannot be read.
-    pub fn new(
-        journal: Arc<dyn Journal>,
-        lease: Lease,
-        world: World,
-        emit: Arc<Emitter>,
-    ) -> Result<Self, EngineError> {
+    pub fn new(journal: Arc<dyn Journal>, lease: Lease, world: World, emit: Arc<Emitter>) -> Result<Self, EngineError> {
         let events = journal.events(&lease.run)?;
         let outage_since = history::open_outage(&events);
         Ok(Self { journal, lease, world, emit, outage_since, outage_s: 0.0 })
@@ -184,13 +179,7 @@ impl Engine {
     /// If the journal cannot be written.
     pub fn store(&self, plan: &Plan, state: &str) -> Result<i64, EngineError> {
         let holder = crate::journal::Holder::this_process();
-        let by = format!(
-            "{}@{} pid {} upgradectl {}",
-            holder.user,
-            holder.host,
-            holder.pid,
-            env!("CARGO_PKG_VERSION")
-        );
+        let by = format!("{}@{} pid {} upgradectl {}", holder.user, holder.host, holder.pid, env!("CARGO_PKG_VERSION"));
         let body = serde_json::to_value(plan)?;
         Ok(self.journal.store_plan(&self.lease, &plan.verb, &plan.digest(), &body, &by, state)?)
     }
@@ -276,8 +265,7 @@ impl Engine {
                 past.status = Status::Intended;
             }
             if probe == Probe::Present {
-                let change =
-                    if last.is_some() { hypervisors::Change::Changed } else { hypervisors::Change::Unchanged };
+                let change = if last.is_some() { hypervisors::Change::Changed } else { hypervisors::Change::Unchanged };
                 return Ok(Ok(Done::new(change)));
             }
             let found = past.found.clone().unwrap_or(Value::Null);
@@ -506,5 +494,7 @@ async fn guarded(action: &Action, world: &World, work: Work) -> Result<Answer, S
             Work::Undo(found) => step.undo(&world, &found).await.map(Answer::Done),
         }
     };
-    tokio::spawn(observed(observer, work)).await.unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))))
+    tokio::spawn(observed(observer, work))
+        .await
+        .unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))))
 }

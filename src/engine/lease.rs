@@ -13,12 +13,7 @@ use crate::journal::{Holder, Journal, JournalError, Lease};
 ///
 /// # Errors
 /// [`JournalError::Held`] by a living holder, or the journal's own trouble.
-pub async fn take(
-    journal: &dyn Journal,
-    run: &str,
-    take_over: bool,
-    wait: Duration,
-) -> Result<Lease, JournalError> {
+pub async fn take(journal: &dyn Journal, run: &str, take_over: bool, wait: Duration) -> Result<Lease, JournalError> {
     let me = Holder::this_process();
     let until = tokio::time::Instant::now() + wait;
     loop {

@@ -82,10 +82,8 @@ pub fn choose(facts: &Facts, wishes: &[AddressWish], macs: &[String]) -> Result<
         .collect();
     let by_card = cards(facts, &changes, macs).map_err(|why| refuse(why, "--mac", "give it as [NIC=]MAC"))?;
     let old_macs = facts.platform.nics.iter().map(|nic| nic.mac);
-    let macs = old_macs
-        .zip(&by_card)
-        .filter_map(|(old, new)| Some((old?.to_string(), (*new)?)))
-        .collect::<BTreeMap<_, _>>();
+    let macs =
+        old_macs.zip(&by_card).filter_map(|(old, new)| Some((old?.to_string(), (*new)?))).collect::<BTreeMap<_, _>>();
     let clone_places = facts
         .addresses
         .iter()

@@ -121,9 +121,9 @@ impl App {
             Some(journal) => journal.runs(true)?,
             None => Vec::new(),
         };
-        let run = runs
-            .into_iter()
-            .find(|run| run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word));
+        let run = runs.into_iter().find(|run| {
+            run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word)
+        });
         if let Some(run) = run {
             return Ok((run.guest.clone(), Some(run)));
         }

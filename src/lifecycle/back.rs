@@ -39,11 +39,7 @@ impl Past {
 
     /// Whether the promoted guest is live, or was.
     pub fn live(&self) -> bool {
-        self.plan
-            .steps
-            .iter()
-            .zip(&self.histories)
-            .any(|(step, past)| step.goes_live && past.to_be_undone())
+        self.plan.steps.iter().zip(&self.histories).any(|(step, past)| step.goes_live && past.to_be_undone())
     }
 }
 
@@ -107,7 +103,8 @@ pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past) -> Option<(
     let name = &spec.name;
     let mut page = Page::new(format!("Roll {name} back to its original"));
     let outages = outages(&steps, name);
-    page.rows.push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
+    page.rows
+        .push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
     if promote.live() {
         page.rows.push(Row::new(
             "lost",
@@ -153,7 +150,8 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Pla
     let outages = outages(&steps, name);
     let mut page = Page::new(format!("Abort {}", record.clone.name));
     page.rows.push(Row::new("removed", format!("{}, its definition and volumes", record.clone.name)));
-    page.rows.push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
+    page.rows
+        .push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
     if live {
         page.rows.push(Row::new("lost", format!("what {name} wrote to its own disks since it was promoted")));
         page.rows.push(Row::new("kept", "mail and job queues go back to the original; detached data keeps its writes"));

@@ -17,9 +17,6 @@ use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::{DiskRule, Strategy, Verb};
 use crate::steps::{domain, files, queues, sha256, storage, upgrade, verify};
 
-/// File of the baseline in the run's directory.
-pub const BASELINE: &str = "baseline.json";
-
 /// What the command line asks for beside the guest.
 #[derive(Clone, Debug, Default)]
 pub struct CloneWishes {
@@ -168,8 +165,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     let pause_s: f64 = facts.cloned().filter_map(|(disk, _)| disk.facts.as_ref()).map(|seen| seen.pause_s).sum();
     let hooks = Hooks::new(facts, record);
     let boots = if facts.hypervisor.capabilities().shares_host_kernel { 8.0 } else { 80.0 };
-    let needles: Vec<String> =
-        record.addressing.changes.iter().map(|change| change.old.to_string()).collect();
+    let needles: Vec<String> = record.addressing.changes.iter().map(|change| change.old.to_string()).collect();
 
     let mut steps = hooks.before(Verb::Clone);
     steps.push(PlanStep::new(
@@ -191,28 +187,17 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
                 .undo(Undo::WithClone),
         );
     }
-    steps.push(PlanStep::new(
-        Stage::Define,
-        domain::Define { host: host.clone(), definition, replaces: None },
-        1.0,
-    ));
+    steps.push(PlanStep::new(Stage::Define, domain::Define { host: host.clone(), definition, replaces: None }, 1.0));
     steps.push(PlanStep::new(
         Stage::Start,
         domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60 },
         2.0,
     ));
-    steps.push(
-        PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing),
-    );
+    steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
     steps.push(
         PlanStep::new(
             Stage::Settle,
-            verify::TakeBaseline {
-                host: host.clone(),
-                link: record.original.clone(),
-                checks: crate::verify::with_standard(&facts.spec.checks),
-                file: BASELINE.into(),
-            },
+            verify::TakeBaseline::new(&host, &record.original, &record.hostname, &facts.spec.checks),
             5.0,
         )
         .undo(Undo::Nothing),

@@ -120,7 +120,7 @@ impl Facts {
             queues: guest::queues::found(&tree)?,
             network_mounts: guest::mounts::network_mounts(&tree)?
                 .into_iter()
-                .map(|entry| entry.mount_point.display().to_string())
+                .map(|entry| entry.file.display().to_string())
                 .collect(),
             neighbours: hypervisor.list().await?,
             spec: spec.clone(),
@@ -138,10 +138,8 @@ impl Facts {
                 .cause(why)
                 .help("upgradectl needs a root file system it can open on the host: a directory or a btrfs subvolume")
         };
-        let disk = disks
-            .iter()
-            .find(|disk| disk.disk.root)
-            .ok_or_else(|| refuse("its definition names none".to_owned()))?;
+        let disk =
+            disks.iter().find(|disk| disk.disk.root).ok_or_else(|| refuse("its definition names none".to_owned()))?;
         disk.volume.as_ref().map_err(|why| refuse(why.clone()))
     }
 

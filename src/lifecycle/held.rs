@@ -116,8 +116,7 @@ impl Held<'_> {
         let mut findings = Findings::default();
         let now = self.now(options).await?;
         let number = self.checks_number()?;
-        let (plan, page) =
-            promote::plan(&self.spec, &self.record, &self.hypervisor, &now, number, &mut findings)?;
+        let (plan, page) = promote::plan(&self.spec, &self.record, &self.hypervisor, &now, number, &mut findings)?;
         self.propose(plan, page, findings.0, options).await
     }
 
@@ -253,9 +252,7 @@ impl Held<'_> {
             Ended::Done { unproven: Some(error), untidy: None } => {
                 return Box::pin(self.unproven(plan, error, outage_s, options)).await;
             }
-            Ended::Done { untidy: Some(error), .. } => {
-                self.finish(exit::UNTIDY, outage_s, with(exit::UNTIDY, error))
-            }
+            Ended::Done { untidy: Some(error), .. } => self.finish(exit::UNTIDY, outage_s, with(exit::UNTIDY, error)),
             Ended::Done { .. } if plan.undoes.is_some() && plan.verb != "rollback" && plan.verb != "abort" => {
                 // A resumed undoing of a failed verb.
                 self.finish(exit::DONE, outage_s, None)
@@ -324,12 +321,8 @@ impl Held<'_> {
         {
             let promoted = checks.1 == Side::Promoted;
             let passed = checks.0.passed();
-            record.verification = Some(Verification {
-                time: jiff::Timestamp::now(),
-                passed,
-                summary: checks.0.summary(),
-                promoted,
-            });
+            record.verification =
+                Some(Verification { time: jiff::Timestamp::now(), passed, summary: checks.0.summary(), promoted });
             if promoted {
                 record.unproven = (!passed).then(|| checks.0.summary());
             }

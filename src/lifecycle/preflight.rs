@@ -140,7 +140,11 @@ fn disks(facts: &Facts, findings: &mut Findings) {
     };
     for name in facts.spec.disks.keys().filter(|name| !known(name)) {
         let names: Vec<&str> = facts.disks.iter().map(|disk| disk.disk.name.as_str()).collect();
-        findings.refuse("disks", format!("{name} is not a disk of the guest"), format!("its disks: {}", names.join(", ")));
+        findings.refuse(
+            "disks",
+            format!("{name} is not a disk of the guest"),
+            format!("its disks: {}", names.join(", ")),
+        );
     }
     for mount in facts.network_mounts.iter().filter(|mount| !facts.spec.disks.contains_key(*mount)) {
         findings.refuse(
@@ -163,7 +167,10 @@ fn disks(facts: &Facts, findings: &mut Findings) {
             (Ok(volume), None) => {
                 findings.refuse("disks", format!("{name}: {volume} does not exist"), "look at the host's storage");
             }
-            (Ok(_), Some(seen)) if seen.mark.is_some() && seen.mark.as_ref().is_some_and(|m| m.role != hypervisors::Role::Production) => {
+            (Ok(_), Some(seen))
+                if seen.mark.is_some()
+                    && seen.mark.as_ref().is_some_and(|m| m.role != hypervisors::Role::Production) =>
+            {
                 findings.refuse(
                     "disks",
                     format!("{name} bears the mark of another run"),
@@ -186,10 +193,7 @@ fn space(name: &str, seen: &hypervisors::storage::VolumeFacts, findings: &mut Fi
             "make room on the host",
         );
     } else if seen.free_bytes < wanted {
-        findings.warn(
-            "space",
-            format!("{name}: {} free; an upgrade may need {}", gib(seen.free_bytes), gib(wanted)),
-        );
+        findings.warn("space", format!("{name}: {} free; an upgrade may need {}", gib(seen.free_bytes), gib(wanted)));
     } else {
         findings.pass("space", format!("{name}: {} free", gib(seen.free_bytes)));
     }
@@ -325,11 +329,7 @@ async fn inside(facts: &Facts, link: &GuestLink, findings: &mut Findings) {
             Err(error) => findings.refuse("recipe", error.to_string(), "look at the guest's packages"),
         },
         Some(Recipe::Script { .. }) => {}
-        Some(_) => findings.refuse(
-            "recipe",
-            "that recipe does not fit this guest",
-            "recipes here: debian, script",
-        ),
+        Some(_) => findings.refuse("recipe", "that recipe does not fit this guest", "recipes here: debian, script"),
         None => findings.warn("recipe", "no upgrade is declared; upgrade will want one"),
     }
 }

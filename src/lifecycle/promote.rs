@@ -195,12 +195,8 @@ pub fn plan(
     steps.push(live(PlanStep::new(Stage::Prove, checks, boots)).outage_ends());
     let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
     steps.push(
-        PlanStep::new(
-            Stage::Prove,
-            domain::Autostart { host, guest: name.clone(), on: now.autostart },
-            0.1,
-        )
-        .on_failure(OnFailure::Unproven),
+        PlanStep::new(Stage::Prove, domain::Autostart { host, guest: name.clone(), on: now.autostart }, 0.1)
+            .on_failure(OnFailure::Unproven),
     );
     steps.extend(hooks.after(Verb::Promote));
 
@@ -232,10 +228,8 @@ fn page(record: &RunFacts, now: &Now, outage_s: f64) -> Page {
     let name = &record.original.name;
     let mut page = Page::new(format!("Promote {} to {name}", record.clone.name));
     if let Some(verification) = &record.verification {
-        page.rows.push(Row::new(
-            "verified",
-            format!("{}: {}", super::local_time(verification.time), verification.summary),
-        ));
+        page.rows
+            .push(Row::new("verified", format!("{}: {}", super::local_time(verification.time), verification.summary)));
     }
     page.rows.push(Row::new("outage", format!("about {outage_s:.0} s")));
     let mut carried: Vec<String> = now
@@ -264,7 +258,10 @@ fn page(record: &RunFacts, now: &Now, outage_s: f64) -> Page {
             format!("{} kept, undecided (upgradectl conffiles list {name})", now.conffiles),
         ));
     }
-    page.rows.push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone itself got since is lost")));
+    page.rows.push(Row::new(
+        "way back",
+        format!("rollback, about {outage_s:.0} s; what the clone itself got since is lost"),
+    ));
     page.rows.push(Row::new("commit", "no second outage; then the old system is gone".to_owned()));
     page.confirm = Some(name.clone());
     page

@@ -103,9 +103,7 @@ impl State {
             Self::Promoted => &[Commit, Rollback, Verify, Abort],
             Self::Upgrading => &[Resume, Upgrade, Abort],
             Self::Promoting => &[Resume, Rollback, Abort],
-            Self::Cloning | Self::Verifying | Self::RollingBack | Self::Aborting | Self::Committing => {
-                &[Resume, Abort]
-            }
+            Self::Cloning | Self::Verifying | Self::RollingBack | Self::Aborting | Self::Committing => &[Resume, Abort],
             Self::Committed | Self::Aborted => &[],
         }
     }

@@ -41,12 +41,8 @@ impl StepLog {
             return;
         }
         let status = command.status.map_or_else(|| "did not end".to_owned(), |status| status.to_string());
-        let mut text = format!(
-            "{} {}$ {}\n",
-            jiff::Timestamp::now().strftime("%FT%TZ"),
-            command.host,
-            shell_quote(&command.argv)
-        );
+        let mut text =
+            format!("{} {}$ {}\n", jiff::Timestamp::now().strftime("%FT%TZ"), command.host, shell_quote(&command.argv));
         for bytes in [&command.stdout_tail, &command.stderr_tail] {
             for line in String::from_utf8_lossy(bytes).lines() {
                 text.push_str("    ");

@@ -70,8 +70,13 @@ fn debian(
         job,
         patience_s,
     };
-    let sources =
-        upgrade::DebianSources { host: host.clone(), link: link.clone(), from: from.to_owned(), to: to.clone(), diff: None };
+    let sources = upgrade::DebianSources {
+        host: host.clone(),
+        link: link.clone(),
+        from: from.to_owned(),
+        to: to.clone(),
+        diff: None,
+    };
     let update = upgrade::DebianUpdate { host: host.clone(), link: link.clone(), job: job("update"), patience_s };
     let mut steps = vec![step(Stage::Prepare, sources, 1.0)];
     if continuing {
@@ -136,7 +141,11 @@ pub fn plan(
     steps.extend(hooks.after(Verb::Upgrade));
     let timeout_s = wanted.reboot_timeout_s.unwrap_or(600);
     steps.push(step(Stage::Reboot, upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s }, 15.0));
-    steps.push(step(Stage::Settle, upgrade::CollectConffiles { host: host.clone(), link: link.clone(), older: BTreeMap::new() }, 2.0));
+    steps.push(step(
+        Stage::Settle,
+        upgrade::CollectConffiles { host: host.clone(), link: link.clone(), older: BTreeMap::new() },
+        2.0,
+    ));
     page.rows.push(Row::new("production", "untouched; keeps serving"));
     Ok((
         Plan {

@@ -5,7 +5,7 @@ use super::page::Page;
 use super::record::RunFacts;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Verb};
-use crate::steps::{services, verify};
+use crate::steps::{Action, services, verify};
 use crate::verify::Side;
 
 /// How long checks are repeated before they count as failed, in seconds.
@@ -24,17 +24,16 @@ pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) ->
         }
         Side::Promoted => (&record.original, Vec::new()),
     };
-    verify::RunChecks {
-        host: record.host.clone(),
-        link: link.clone(),
-        name: link.name.clone(),
+    verify::RunChecks::new(
+        &record.host,
+        link,
+        &record.hostname,
         side,
-        checks: crate::verify::with_standard(&spec.checks),
+        &spec.checks,
         quarantined,
-        deadline_s: DEADLINE_S,
-        report: format!("checks-{number}"),
-        baseline: super::clone::BASELINE.into(),
-    }
+        DEADLINE_S,
+        &format!("checks-{number}"),
+    )
 }
 
 /// The plan. `number` counts the verifications of the run, for the report's file names.
@@ -43,7 +42,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
     let mut steps = hooks.before(Verb::Verify);
     let started = &spec.quarantine.while_verifying;
     if side == Side::Clone && !started.is_empty() {
-        let step = |action| PlanStep::new(Stage::Prepare, action, 2.0).temporary();
+        let step = |action: Action| PlanStep::new(Stage::Prepare, action, 2.0).temporary();
         steps.push(step(services::FenceOutgoing::new(&record.host, &record.clone).into()));
         steps.push(step(services::StartWhileVerifying::new(&record.host, &record.clone, started).into()));
     }

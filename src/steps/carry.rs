@@ -65,8 +65,7 @@ impl Carry {
             ));
         };
         let here = |fd: &std::os::fd::OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
-        let command =
-            Command::new(self.argv(&here(&from), &here(&to), more)).timeout(Duration::from_secs(24 * 3600));
+        let command = Command::new(self.argv(&here(&from), &here(&to), more)).timeout(Duration::from_secs(24 * 3600));
         let output = world.controller.run(&command).await?;
         // 24: files vanished while they were copied; natural while the original runs.
         if output.status == 24 && !self.last {

@@ -12,8 +12,8 @@ pub mod net;
 pub mod queues;
 pub mod services;
 pub mod storage;
-pub mod verify;
 pub mod upgrade;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt;
