@@ -33,6 +33,8 @@ pub struct Event {
 /// Which step an event is about.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepInfo {
+    /// Number of its plan in the journal.
+    pub plan: i64,
     /// Counted from 1.
     pub index: usize,
     /// Number of steps.
@@ -90,18 +92,60 @@ impl From<Change> for StepOutcome {
 #[serde(tag = "event", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "described by the interface page, field by field")]
 pub enum EventBody {
-    VerbStarted { plan: String, steps: usize, expected_s: f64 },
-    Preflight { id: String, verdict: String, detail: String, remedy: Option<String> },
-    ApprovalNeeded { plan: String },
-    StepStarted { step: StepInfo, estimate_s: f64 },
-    Command { step: Option<StepInfo>, host: String, argv: Vec<String>, status: Option<i32>, elapsed_s: f64 },
-    Progress { step: StepInfo, detail: String, percent: Option<f64> },
-    StepFinished { step: StepInfo, outcome: StepOutcome, elapsed_s: f64, error: Option<ErrorInfo> },
-    StepUndone { step: StepInfo, outcome: StepOutcome, elapsed_s: f64, error: Option<ErrorInfo> },
-    OutageStarted { expected_s: f64 },
-    OutageEnded { elapsed_s: f64 },
-    Check { check: crate::verify::CheckResult },
-    Warning { message: String },
+    VerbStarted {
+        plan: String,
+        steps: usize,
+        expected_s: f64,
+    },
+    Preflight {
+        id: String,
+        verdict: String,
+        detail: String,
+        remedy: Option<String>,
+    },
+    ApprovalNeeded {
+        plan: String,
+    },
+    StepStarted {
+        step: StepInfo,
+        estimate_s: f64,
+    },
+    Command {
+        step: Option<StepInfo>,
+        host: String,
+        argv: Vec<String>,
+        status: Option<i32>,
+        elapsed_s: f64,
+    },
+    Progress {
+        step: StepInfo,
+        detail: String,
+        percent: Option<f64>,
+    },
+    StepFinished {
+        step: StepInfo,
+        outcome: StepOutcome,
+        elapsed_s: f64,
+        error: Option<ErrorInfo>,
+    },
+    StepUndone {
+        step: StepInfo,
+        outcome: StepOutcome,
+        elapsed_s: f64,
+        error: Option<ErrorInfo>,
+    },
+    OutageStarted {
+        expected_s: f64,
+    },
+    OutageEnded {
+        elapsed_s: f64,
+    },
+    Check {
+        check: crate::verify::CheckResult,
+    },
+    Warning {
+        message: String,
+    },
     VerbFinished {
         state: Option<String>,
         exit_code: u8,

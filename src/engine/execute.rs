@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hypervisors::host::observed;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -72,12 +73,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the journal cannot be read.
-    pub fn new(
-        journal: Arc<dyn Journal>,
-        lease: Lease,
-        world: World,
-        emit: Arc<Emitter>,
-    ) -> Result<Self, EngineError> {
+    pub fn new(journal: Arc<dyn Journal>, lease: Lease, world: World, emit: Arc<Emitter>) -> Result<Self, EngineError> {
         let events = journal.events(&lease.run)?;
         let outage_since = history::open_outage(&events);
         Ok(Self { journal, lease, world, emit, outage_since, outage_s: 0.0 })
@@ -183,13 +179,7 @@ impl Engine {
     /// If the journal cannot be written.
     pub fn store(&self, plan: &Plan, state: &str) -> Result<i64, EngineError> {
         let holder = crate::journal::Holder::this_process();
-        let by = format!(
-            "{}@{} pid {} upgradectl {}",
-            holder.user,
-            holder.host,
-            holder.pid,
-            env!("CARGO_PKG_VERSION")
-        );
+        let by = format!("{}@{} pid {} upgradectl {}", holder.user, holder.host, holder.pid, env!("CARGO_PKG_VERSION"));
         let body = serde_json::to_value(plan)?;
         Ok(self.journal.store_plan(&self.lease, &plan.verb, &plan.digest(), &body, &by, state)?)
     }
@@ -204,7 +194,7 @@ impl Engine {
         action: &Action,
         past: &mut StepHistory,
     ) -> Result<Result<(), StepError>, EngineError> {
-        let info = self.info(plan, index, step);
+        let info = self.info(id, plan, index, step);
         let started = Instant::now();
         self.emit.step_started(&info, step.estimate_s);
         let result = self.apply_probed(id, index, action, past).await?;
@@ -275,8 +265,7 @@ impl Engine {
                 past.status = Status::Intended;
             }
             if probe == Probe::Present {
-                let change =
-                    if last.is_some() { hypervisors::Change::Changed } else { hypervisors::Change::Unchanged };
+                let change = if last.is_some() { hypervisors::Change::Changed } else { hypervisors::Change::Unchanged };
                 return Ok(Ok(Done::new(change)));
             }
             let found = past.found.clone().unwrap_or(Value::Null);
@@ -300,7 +289,7 @@ impl Engine {
         at: StepRef,
         action: &Action,
     ) -> Result<Result<(), StepError>, EngineError> {
-        let info = self.info(plan, index, step);
+        let info = self.info(id, plan, index, step);
         self.emit.step_started(&info, step.estimate_s);
         self.record(id, index, EventKind::Intent, &Value::Null)?;
         let result = self.take_back(at, action, info).await?;
@@ -378,7 +367,7 @@ impl Engine {
             if !step.temporary || !histories[index].to_be_undone() {
                 continue;
             }
-            let info = self.info(plan, index, step);
+            let info = self.info(id, plan, index, step);
             match self.take_back(StepRef { plan: id, index }, action, info).await? {
                 Ok(()) => histories[index].status = Status::Undone,
                 Err(error) => {
@@ -389,8 +378,9 @@ impl Engine {
         Ok(trouble)
     }
 
-    fn info(&self, plan: &Plan, index: usize, step: &PlanStep) -> StepInfo {
+    fn info(&self, id: i64, plan: &Plan, index: usize, step: &PlanStep) -> StepInfo {
         StepInfo {
+            plan: id,
             index: index + 1,
             of: plan.steps.len(),
             kind: step.op.action().kind(),
@@ -450,7 +440,7 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
         }
         match step.undo {
             Undo::None => return None,
-            Undo::WithClone => {}
+            Undo::WithClone | Undo::Nothing => {}
             Undo::Own => steps.push(PlanStep {
                 stage: Stage::Restore,
                 op: Op::Undo(StepRef { plan: id, index }, action.clone()),
@@ -494,7 +484,8 @@ enum Answer {
 /// Runs a step's code in a task of its own, so that a panic in it is an uncertain step and not the end of the program.
 async fn guarded(action: &Action, world: &World, work: Work) -> Result<Answer, StepError> {
     let (action, world) = (action.clone(), world.clone());
-    let task = tokio::spawn(async move {
+    let observer = world.observer.clone();
+    let work = async move {
         let step = action.step();
         match work {
             Work::Probe => step.probe(&world).await.map(Answer::Probe),
@@ -502,6 +493,8 @@ async fn guarded(action: &Action, world: &World, work: Work) -> Result<Answer, S
             Work::Apply(found) => step.apply(&world, &found).await.map(Answer::Done),
             Work::Undo(found) => step.undo(&world, &found).await.map(Answer::Done),
         }
-    });
-    task.await.unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))))
+    };
+    tokio::spawn(observed(observer, work))
+        .await
+        .unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))))
 }

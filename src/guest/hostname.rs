@@ -1,9 +1,127 @@
-//! hostname
+//! The guest's name in `/etc/hostname` (hostname(5)) and `/etc/mailname`, if the clone gets another one. Where else a
+//! name stands is another module's concern (`hosts`) or the operator's.
 
-use super::tree::Overlay;
+use std::path::Path;
+
+use super::splice::{Splices, lines, words};
+use super::tree::{Overlay, unfit};
 use super::{CloneSpec, GuestError};
 
+const HOSTNAME: &str = "etc/hostname";
+const MAILNAME: &str = "etc/mailname";
+
+/// The guest's name as `/etc/hostname` has it.
+pub(super) fn current(files: &Overlay<'_>) -> Result<Option<String>, GuestError> {
+    let Some(text) = files.text(Path::new(HOSTNAME))? else { return Ok(None) };
+    let first = lines(&text, &['#']).first().and_then(|line| words(&text, line.range.clone()).first().copied());
+    Ok(first.map(|word| word.text.to_owned()))
+}
+
+/// A name's part before the first dot.
+pub(super) fn label(name: &str) -> &str {
+    name.split('.').next().unwrap_or(name)
+}
+
+/// What becomes of a word that may be the old name, its first label, or that label in another domain.
+pub(super) fn renamed(word: &str, old: &str, new: &str) -> Option<String> {
+    if word.eq_ignore_ascii_case(old) {
+        return Some(new.to_owned());
+    }
+    let rest = word.get(label(old).len()..).filter(|rest| rest.is_empty() || rest.starts_with('.'))?;
+    let same = word[..label(old).len()].eq_ignore_ascii_case(label(old));
+    same.then(|| format!("{}{rest}", label(new)))
+}
+
+/// Refuses what is no host name (RFC 1123, and hostname(7): 64 characters at most).
+pub(super) fn check(name: &str) -> Result<(), GuestError> {
+    let good = |label: &str| {
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        (1..=63).contains(&label.len())
+            && label.starts_with(edge)
+            && label.ends_with(edge)
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    if name.len() <= 64 && name.split('.').all(good) {
+        return Ok(());
+    }
+    let help = "letters, digits and hyphens, 63 in a label, 64 in all (RFC 1123)";
+    Err(unfit(Path::new(HOSTNAME), format!("{name:?} is not a host name"), help))
+}
+
 /// Plans the edits of this concern.
-pub fn rewrite(_edits: &mut Overlay<'_>, _spec: &CloneSpec) -> Result<(), GuestError> {
+pub fn rewrite(edits: &mut Overlay<'_>, spec: &CloneSpec) -> Result<(), GuestError> {
+    let Some(new) = &spec.hostname else { return Ok(()) };
+    check(new)?;
+    let old = current(edits)?;
+    if old.as_deref() == Some(new) {
+        return Ok(());
+    }
+    let why = format!("hostname {} becomes {new}", old.as_deref().unwrap_or("(none)"));
+    for file in [HOSTNAME, MAILNAME] {
+        let path = Path::new(file);
+        let text = edits.text(path)?.unwrap_or_default();
+        let mut splices = Splices::new(&text);
+        let name = lines(&text, &['#']).first().and_then(|line| words(&text, line.range.clone()).first().copied());
+        match (name, &old) {
+            (Some(name), _) if file == HOSTNAME => splices.replace(name.range(), new.as_str(), &why),
+            (None, _) if file == HOSTNAME => splices.replace(text.len()..text.len(), format!("{new}\n"), &why),
+            (Some(name), Some(old)) => {
+                if let Some(with) = renamed(name.text, old, new) {
+                    splices.replace(name.range(), with, &why);
+                }
+            }
+            _ => {}
+        }
+        if let Some((text, why)) = splices.finish() {
+            edits.set_text(path, text, why)?;
+        }
+    }
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::guest::Tree;
+
+    fn rename(files: &[(&str, &str)], new: &str) -> Result<Vec<(String, String)>, GuestError> {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        for (name, text) in files {
+            std::fs::write(root.path().join("etc").join(name), text).unwrap();
+        }
+        let tree = Tree::open(root.path()).unwrap();
+        let mut edits = Overlay::new(&tree);
+        rewrite(&mut edits, &CloneSpec { hostname: Some(new.into()), ..CloneSpec::default() })?;
+        let edits = edits.into_edits();
+        crate::guest::apply(&tree, &edits).unwrap();
+        let read = |path: &Path| std::fs::read_to_string(root.path().join(path)).unwrap();
+        Ok(edits.iter().map(|edit| (edit.path.display().to_string(), read(&edit.path))).collect())
+    }
+
+    #[test]
+    fn hostname_and_mailname_follow() {
+        let files = [("hostname", "# ours\nmercure\n"), ("mailname", "mercure.example.org\n")];
+        let expected = [("etc/hostname", "# ours\nmercure2\n"), ("etc/mailname", "mercure2.example.org\n")];
+        assert_eq!(rename(&files, "mercure2").unwrap(), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
+
+    #[test]
+    fn a_mail_domain_stays() {
+        let files = [("hostname", "mercure\n"), ("mailname", "example.org\n")];
+        assert_eq!(rename(&files, "mercure2").unwrap().len(), 1);
+        assert!(rename(&[("hostname", "mercure2\n")], "mercure2").unwrap().is_empty());
+    }
+
+    #[test]
+    fn bad_names_are_refused() {
+        let long = "a".repeat(64);
+        for bad in ["", "-a", "a-", "a_b", "a..b", "a b", "a\nb", "é", long.as_str()] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        for good in ["a", "mercure2", "3com", "a-b.example.org"] {
+            check(good).unwrap();
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! [`apply`] writes. A mounted guest is hostile: no path leaves the root, no link is followed at its last
 //! component, nothing of the guest is executed.
 
+mod beneath;
 pub mod hostname;
 pub mod hosts;
 pub mod keys;
@@ -13,6 +14,7 @@ pub mod network;
 pub mod quarantine;
 pub mod queues;
 pub mod restore;
+mod splice;
 pub mod sshd;
 pub mod system;
 pub mod tree;
@@ -26,6 +28,9 @@ use hypervisors::MacAddr;
 use serde::{Deserialize, Serialize};
 
 pub use tree::{FileImage, Tree};
+
+/// What stands before a line that the clone shall not read. The line is the rest, byte for byte.
+pub const COMMENT: &str = "# upgradectl: ";
 
 /// One change of one file: what is there, what shall be there. `None` is absence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,7 +190,6 @@ pub fn clone_edits(tree: &Tree, spec: &CloneSpec) -> Result<Vec<FileEdit>, Guest
     system::rewrite(&mut edits, spec)?;
     keys::rewrite(&mut edits, spec)?;
     quarantine::rewrite(&mut edits, spec)?;
-    queues::rewrite(&mut edits, spec)?;
     Ok(edits.into_edits())
 }
 

@@ -265,7 +265,7 @@ impl<'a> Section<'a> {
         for layer in &self.layers {
             for (name, value) in layer.table.iter() {
                 let key = name.get_ref().as_ref();
-                if known.iter().any(|known| *known == key) {
+                if known.contains(&key) {
                     continue;
                 }
                 let mut place = self.item(layer, key, name.span(), value).place;

@@ -181,8 +181,14 @@ pub enum JournalError {
 /// The record, as the engine and the lifecycle use it.
 pub trait Journal: Send + Sync {
     /// Opens a run under a lease of epoch 1, in this state; refuses a second open run of the guest.
-    fn open_run(&self, id: &str, guest: &str, state: &str, facts: &Value, holder: &Holder)
-    -> Result<Lease, JournalError>;
+    fn open_run(
+        &self,
+        id: &str,
+        guest: &str,
+        state: &str,
+        facts: &Value,
+        holder: &Holder,
+    ) -> Result<Lease, JournalError>;
     /// Runs, newest first; only open ones if asked.
     fn runs(&self, open_only: bool) -> Result<Vec<RunRecord>, JournalError>;
     /// One run by id.

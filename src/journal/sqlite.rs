@@ -120,11 +120,7 @@ impl SqliteJournal {
         let mut connection = self.lock();
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let current: Option<i64> = tx
-            .query_row(
-                "SELECT epoch FROM leases WHERE run = ?1 AND holder IS NOT NULL",
-                [&lease.run],
-                |row| row.get(0),
-            )
+            .query_row("SELECT epoch FROM leases WHERE run = ?1 AND holder IS NOT NULL", [&lease.run], |row| row.get(0))
             .optional()?;
         if current != Some(lease.epoch) {
             return Err(JournalError::Lost(lease.run.clone()));
@@ -145,9 +141,8 @@ fn word<T: Serialize>(value: T) -> Result<String, JournalError> {
 
 fn column<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
     let text: String = row.get(index)?;
-    serde_json::from_str(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(error))
-    })
+    serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(error)))
 }
 
 fn time(row: &Row<'_>, index: usize) -> rusqlite::Result<Timestamp> {
@@ -190,9 +185,8 @@ fn add(
     kind: EventKind,
     data: &Value,
 ) -> Result<i64, JournalError> {
-    let seq: i64 = tx.query_row("SELECT coalesce(max(seq), 0) + 1 FROM events WHERE run = ?1", [&lease.run], |row| {
-        row.get(0)
-    })?;
+    let seq: i64 =
+        tx.query_row("SELECT coalesce(max(seq), 0) + 1 FROM events WHERE run = ?1", [&lease.run], |row| row.get(0))?;
     tx.execute(
         "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![

@@ -4,6 +4,18 @@
 //! Commands are argument vectors everywhere; where ssh forces a shell, one quoting function stands between.
 //! Output is captured up to a bound and made printable before anyone shows it.
 
+pub mod job;
+mod local;
+mod record;
+mod ssh;
+
+pub use local::LocalHost;
+pub(crate) use local::{blocking, replace};
+pub use record::{
+    CommandObserver, CommandRecord, LEASE_VARIABLE, current_observer, end_marked, observed, set_lease_marker,
+};
+pub use ssh::{SshHost, SshTarget, shell_quote};
+
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,10 @@
 //! The network as a machine sees it: who answers for an address, announcing one, connecting to one.
 
+mod frame;
+mod real;
+
+pub use real::{OwnAddress, RealNet, own_addresses};
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;

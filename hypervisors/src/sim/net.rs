@@ -1,0 +1,87 @@
+//! The network of the simulated world: one bridge, its guests, its neighbours, the machine itself.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::services;
+use super::world::Sim;
+use crate::net::Stream;
+use crate::{Error, MacAddr, Net, Result};
+
+/// How long silence takes; the real thing waits about a second.
+const SILENCE: Duration = Duration::from_millis(20);
+
+/// The network as the simulated machine sees it.
+#[derive(Clone, Debug)]
+pub struct SimNet(pub(super) Sim);
+
+#[async_trait]
+impl Net for SimNet {
+    async fn owner(&self, address: IpAddr, via: &str) -> Result<Option<MacAddr>> {
+        let owners = self
+            .0
+            .observe("net.owner", &address.to_string(), |world| {
+                let config = world.sim.config()?;
+                let mut owners: Vec<MacAddr> = Vec::new();
+                if via == config.bridge && config.addresses.contains(&address) {
+                    owners.push(config.mac);
+                }
+                if via == config.bridge {
+                    owners.extend(config.neighbours.get(&address));
+                }
+                let guests = world.owners(address)?;
+                owners.extend(guests.iter().filter(|(_, nic)| nic.bridge == via).map(|(_, nic)| nic.mac));
+                Ok(owners)
+            })
+            .await?;
+        if owners.len() > 1 {
+            let conflict = format!("{address} has {} owners", owners.len());
+            self.0
+                .effect("net.conflict", &address.to_string(), |world| {
+                    world.conflicts.push(conflict);
+                    Ok(())
+                })
+                .await?;
+        }
+        if owners.is_empty() {
+            tokio::time::sleep(SILENCE).await;
+        }
+        Ok(owners.first().copied())
+    }
+
+    async fn announce(&self, address: IpAddr, mac: MacAddr, via: &str) -> Result<()> {
+        self.0.effect("net.announce", &format!("{address} at {mac} on {via}"), |_| Ok(())).await
+    }
+
+    async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Box<dyn Stream>> {
+        let doing = format!("connect to {to}");
+        let place = self
+            .0
+            .observe("net.connect", &to.to_string(), |world| {
+                let Some((guest, _)) = world.owners(to.ip())?.into_iter().next() else { return Ok(None) };
+                let runtime = world.runtime(&guest)?;
+                let Some(service) = services::behind(to.port(), &runtime.units) else {
+                    return Err(Error::refused(&doing, "connection refused"));
+                };
+                let root = runtime.parsed()?.root().map(|disk| disk.volume.clone()).unwrap_or_default();
+                world.usable(&doing, &root)?;
+                Ok(Some(services::Place { sim: world.sim.clone(), guest, root: world.tree(&root), service }))
+            })
+            .await?;
+        let Some(place) = place else {
+            tokio::time::sleep(timeout.min(SILENCE)).await;
+            return Err(Error::unknown(doing, "connection timed out"));
+        };
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        // The client's end notices when the service stops: the stream ends. There is nobody to tell about more.
+        drop(tokio::spawn(services::serve(place, theirs)));
+        Ok(Box::new(ours))
+    }
+
+    async fn ask(&self, to: SocketAddr, _payload: &[u8], timeout: Duration) -> Result<Vec<u8>> {
+        tokio::time::sleep(timeout.min(SILENCE)).await;
+        Err(Error::unknown(format!("ask {to}"), "no answer"))
+    }
+}

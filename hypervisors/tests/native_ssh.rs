@@ -1,0 +1,167 @@
+//! [`SshHost`] against a real sshd of its own on a loopback port, with keys of its own. Needs `/usr/sbin/sshd` and root
+//! (sshd then needs its privilege separation directory, `/run/sshd`).
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use hypervisors::host::{Command, GuestLink, Job, JobStatus, SshHost};
+use hypervisors::{Cause, Change, Host};
+
+/// A private sshd; ended and removed when dropped.
+struct Sshd {
+    directory: tempfile::TempDir,
+    port: u16,
+    daemon: Child,
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+fn keygen(path: &Path) {
+    let done = Process::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status().unwrap();
+    assert!(done.success());
+}
+
+impl Sshd {
+    /// `None`, said on stderr, where sshd cannot run.
+    fn start() -> Option<Self> {
+        if !Path::new("/usr/sbin/sshd").exists() || !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs /usr/sbin/sshd (package openssh-server) and root");
+            return None;
+        }
+        std::fs::create_dir_all("/run/sshd").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        keygen(&at("hostkey"));
+        keygen(&at("key"));
+        keygen(&at("otherkey"));
+        std::fs::copy(at("key.pub"), at("authorized")).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/hostkey\nAuthorizedKeysFile {0}/authorized\nPidFile none\n\
+             StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n",
+            directory.path().display()
+        );
+        std::fs::write(at("config"), config).unwrap();
+        let key = std::fs::read_to_string(at("hostkey.pub")).unwrap();
+        std::fs::write(at("known"), format!("mercure--k3f9 {key}")).unwrap();
+        let other = std::fs::read_to_string(at("otherkey.pub")).unwrap();
+        std::fs::write(at("known_wrong"), format!("mercure--k3f9 {other}")).unwrap();
+        let daemon = Process::new("/usr/sbin/sshd")
+            .args(["-D", "-e", "-f"])
+            .arg(at("config"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let sshd = Self { directory, port, daemon };
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "sshd does not come up");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(sshd)
+    }
+    fn link(&self) -> GuestLink {
+        let at = |name: &str| self.directory.path().join(name);
+        GuestLink {
+            name: "mercure--k3f9".into(),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: self.port,
+            user: "root".into(),
+            key: Some(at("key")),
+            sudo: false,
+            known_hosts: at("known"),
+            control_dir: at("control"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn commands_files_and_jobs_over_ssh() {
+    let Some(sshd) = Sshd::start() else { return };
+    let host = SshHost::for_guest(&sshd.link()).jobs_in(sshd.directory.path().join("jobs"));
+
+    let word = "it's \"$HOME\" `id`\n!x *";
+    let output = host.run(&Command::new(["printf", "%s|", word, ""]).env("A", "b c")).await.unwrap();
+    assert_eq!((output.status, output.text()), (0, format!("{word}||")));
+    let output =
+        host.run(&Command::new(["sh", "-c", "echo \"$A\"; cat; exit 3"]).env("A", "b c").stdin("in")).await.unwrap();
+    assert_eq!((output.status, output.text().as_str()), (3, "b c\nin"));
+    // A command's own 255 is a status, not a lost link.
+    let output = host.run(&Command::new(["sh", "-c", "echo mine >&2; exit 255"])).await.unwrap();
+    assert_eq!((output.status, output.stderr.as_slice()), (255, &b"mine\n"[..]));
+    let error = host.run(&Command::new(["no-such-program-here"])).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::NotFound(_)), "{error:?}");
+    let error = host.run(&Command::new(["sleep", "30"]).timeout(Duration::from_millis(500))).await.unwrap_err();
+    assert!(error.is_unknown(), "{error:?}");
+
+    let path = sshd.directory.path().join("a file 'x'");
+    assert_eq!(host.read_file(&path, 10).await.unwrap(), None);
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    assert_eq!(host.write_file(&path, &bytes, 0o640).await.unwrap(), Change::Created);
+    assert_eq!(host.write_file(&path, &bytes, 0o640).await.unwrap(), Change::Unchanged);
+    assert_eq!(host.read_file(&path, 100_000).await.unwrap().unwrap(), bytes);
+    assert!(matches!(host.read_file(&path, 99_999).await.unwrap_err().cause, Cause::Refused(_)));
+    assert_eq!(host.write_file(&path, b"", 0o600).await.unwrap(), Change::Changed);
+    assert_eq!(host.read_file(&path, 0).await.unwrap().unwrap(), b"");
+    assert!(host.write_file(sshd.directory.path(), b"x", 0o600).await.is_err());
+    assert!(matches!(host.read_file(sshd.directory.path(), 9).await.unwrap_err().cause, Cause::Refused(_)));
+    let left: Vec<_> = std::fs::read_dir(sshd.directory.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".upgradectl"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    let job =
+        Job { id: "j".into(), argv: ["sh", "-c", "sleep 1; echo out; exit 4"].map(str::to_owned).into(), env: vec![] };
+    assert_eq!(host.job_start(&job).await.unwrap(), Change::Created);
+    assert_eq!(host.job_start(&job).await.unwrap(), Change::Unchanged);
+    assert!(matches!(host.job_status("j").await.unwrap(), JobStatus::Running { .. }));
+    // The work goes on when the link is gone.
+    host.disconnect().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let ended = host.job_status("j").await.unwrap();
+    assert_eq!(ended, JobStatus::Ended { status: 4, tail: b"out\n".to_vec() });
+    assert_eq!(host.job_forget("j").await.unwrap(), Change::Removed);
+    host.disconnect().await.unwrap();
+}
+
+#[tokio::test]
+async fn refusals_and_lost_links_are_told_apart() {
+    let Some(mut sshd) = Sshd::start() else { return };
+    let id = Command::new(["id"]);
+    let mut link = sshd.link();
+    link.known_hosts = sshd.directory.path().join("known_wrong");
+    let error = SshHost::for_guest(&link).run(&id).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Refused(_)) && error.to_string().contains("host key"), "{error:?}");
+    let mut link = sshd.link();
+    link.name = "unknown--0000".into();
+    let error = SshHost::for_guest(&link).run(&id).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Refused(_)) && error.help.is_some(), "{error:?}");
+    let mut link = sshd.link();
+    link.key = Some(sshd.directory.path().join("otherkey"));
+    let error = SshHost::for_guest(&link).run(&id).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Refused(_)) && error.to_string().contains("login"), "{error:?}");
+
+    // The session's sshd dies under a running command, which had said something: Unknown, never a status.
+    let host = SshHost::for_guest(&sshd.link());
+    let kill = "echo before >&2; p=$PPID; while test \"$(cat /proc/$p/comm)\" != sshd; do \
+                p=$(sed 's/.*) //' /proc/$p/stat | cut -d' ' -f2); done; kill -9 $p; sleep 5";
+    let error = host.run(&Command::new(["sh", "-c", kill])).await.unwrap_err();
+    assert!(error.is_unknown(), "{error:?}");
+    host.disconnect().await.unwrap();
+
+    sshd.daemon.kill().unwrap();
+    sshd.daemon.wait().unwrap();
+    let error = host.run(&id).await.unwrap_err();
+    assert!(error.is_unknown() && error.to_string().contains("refused"), "{error:?}");
+    std::io::stderr().flush().unwrap();
+}

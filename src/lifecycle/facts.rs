@@ -1,0 +1,226 @@
+//! What is known about a guest before anything is planned: its platform's view, its own files, its neighbours.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hypervisors::storage::VolumeFacts;
+use hypervisors::{Definition, Disk, GuestFacts, Hypervisor, MacAddr, VolumeRef};
+
+use super::error::{Failure, exit};
+use crate::guest::quarantine::Quarantine;
+use crate::guest::queues::Queue;
+use crate::guest::{self, Interface, Tree};
+use crate::inventory::{DiskRule, GuestSpec};
+
+/// A disk with what becomes of it.
+#[derive(Clone, Debug)]
+pub struct DiskFacts {
+    /// As the definition names it.
+    pub disk: Disk,
+    /// What the inventory says.
+    pub rule: DiskRule,
+    /// The volume behind it, or why it cannot be told.
+    pub volume: Result<VolumeRef, String>,
+    /// What its driver sees.
+    pub facts: Option<VolumeFacts>,
+}
+
+/// An address of the guest with where it is on the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnAddress {
+    /// Interface in the guest.
+    pub interface: String,
+    /// The address.
+    pub ip: IpAddr,
+    /// Prefix length.
+    pub prefix: u8,
+    /// Position of the network card in the definition.
+    pub nic: Option<usize>,
+    /// Bridge of the host it is on.
+    pub via: String,
+    /// Hardware address of that card.
+    pub mac: Option<MacAddr>,
+}
+
+/// Everything a plan for a guest rests on.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What the inventory declares.
+    pub spec: GuestSpec,
+    /// Its platform.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The platform's view.
+    pub platform: GuestFacts,
+    /// Its definition.
+    pub definition: Definition,
+    /// Its disks.
+    pub disks: Vec<DiskFacts>,
+    /// Where its root file system is on this machine.
+    pub root: PathBuf,
+    /// Its interfaces, by its own files.
+    pub interfaces: Vec<Interface>,
+    /// Its static addresses.
+    pub addresses: Vec<OwnAddress>,
+    /// Operating system, as people say it.
+    pub release: String,
+    /// Its code name.
+    pub codename: String,
+    /// Public ssh host keys.
+    pub host_keys: Vec<String>,
+    /// What would be switched off in a clone.
+    pub quarantine: Quarantine,
+    /// Mail and job queues it has.
+    pub queues: Vec<Queue>,
+    /// Network mounts of its fstab.
+    pub network_mounts: Vec<String>,
+    /// All guests of the host.
+    pub neighbours: Vec<GuestFacts>,
+}
+
+impl Facts {
+    /// Reads everything; changes nothing.
+    ///
+    /// # Errors
+    /// Unknown guest on the platform, files that cannot be read, a platform that does not answer.
+    pub async fn gather(spec: &GuestSpec, hypervisor: &Arc<dyn Hypervisor>) -> Result<Self, Failure> {
+        let name = &spec.name;
+        let Some(platform) = hypervisor.facts(name).await? else {
+            return Err(Failure::new(exit::REFUSED, format!("find {name}"))
+                .cause(format!("{} has no guest of that name", spec.host))
+                .place(format!("guests.{name} in the inventory"))
+                .help(format!("the guests there: {}", list(hypervisor).await)));
+        };
+        let definition = hypervisor
+            .definition(name)
+            .await?
+            .ok_or_else(|| Failure::new(exit::REFUSED, format!("read the definition of {name}")))?;
+        let mut disks = Vec::new();
+        for disk in &platform.disks {
+            let rule = spec.disks.get(&disk.name).copied().unwrap_or_default();
+            let volume = hypervisor.volume(disk).await.map_err(|error| error.to_string());
+            let facts = match &volume {
+                Ok(volume) => hypervisor.storage(volume.kind)?.inspect(volume).await?,
+                Err(_) => None,
+            };
+            disks.push(DiskFacts { disk: disk.clone(), rule, volume, facts });
+        }
+        let root = Self::root_volume(name, &disks)?;
+        let root = hypervisor.storage(root.kind)?.open(root).await?;
+        let tree = Tree::open(&root)?;
+        let interfaces = guest::network::inspect(&tree)?;
+        let (release, codename) = release(&tree);
+        Ok(Self {
+            addresses: addresses(&interfaces, &platform),
+            interfaces,
+            release,
+            codename,
+            host_keys: guest::keys::public_keys(&tree)?,
+            quarantine: guest::quarantine::planned(&tree, &spec.quarantine.off)?,
+            queues: guest::queues::found(&tree)?,
+            network_mounts: guest::mounts::network_mounts(&tree)?
+                .into_iter()
+                .map(|entry| entry.file.display().to_string())
+                .collect(),
+            neighbours: hypervisor.list().await?,
+            spec: spec.clone(),
+            hypervisor: hypervisor.clone(),
+            platform,
+            definition,
+            disks,
+            root,
+        })
+    }
+
+    fn root_volume<'a>(name: &str, disks: &'a [DiskFacts]) -> Result<&'a VolumeRef, Failure> {
+        let refuse = |why: String| {
+            Failure::new(exit::REFUSED, format!("find the root file system of {name}"))
+                .cause(why)
+                .help("upgradectl needs a root file system it can open on the host: a directory or a btrfs subvolume")
+        };
+        let disk =
+            disks.iter().find(|disk| disk.disk.root).ok_or_else(|| refuse("its definition names none".to_owned()))?;
+        disk.volume.as_ref().map_err(|why| refuse(why.clone()))
+    }
+
+    /// The volumes that are copied: disk name and source.
+    pub fn cloned(&self) -> impl Iterator<Item = (&DiskFacts, &VolumeRef)> {
+        self.disks
+            .iter()
+            .filter(|disk| disk.rule == DiskRule::Clone)
+            .filter_map(|disk| Some((disk, disk.volume.as_ref().ok()?)))
+    }
+
+    /// Disks left with the original.
+    pub fn detached(&self) -> impl Iterator<Item = &DiskFacts> {
+        self.disks.iter().filter(|disk| disk.rule == DiskRule::Detach)
+    }
+
+    /// The address by which the guest is reached: the first static IPv4 address, else the first static one.
+    pub fn primary(&self) -> Option<&OwnAddress> {
+        self.addresses.iter().find(|own| own.ip.is_ipv4()).or_else(|| self.addresses.first())
+    }
+}
+
+async fn list(hypervisor: &Arc<dyn Hypervisor>) -> String {
+    match hypervisor.list().await {
+        Ok(all) if !all.is_empty() => all.into_iter().map(|guest| guest.name).collect::<Vec<_>>().join(", "),
+        _ => "none".to_owned(),
+    }
+}
+
+/// Which card an interface of the guest's files is: by pinned MAC, by name, else by order.
+fn addresses(interfaces: &[Interface], platform: &GuestFacts) -> Vec<OwnAddress> {
+    let real: Vec<&Interface> =
+        interfaces.iter().filter(|interface| interface.name != "lo" && !interface.name.contains(':')).collect();
+    let card = |interface: &Interface| {
+        let base = interface.name.split([':', '.']).next().unwrap_or_default();
+        let by_mac = interface.mac.and_then(|mac| platform.nics.iter().position(|nic| nic.mac == Some(mac)));
+        let by_name = || platform.nics.iter().position(|nic| nic.name.as_deref() == Some(base));
+        let by_order = || {
+            let position = real.iter().position(|other| other.name == base)?;
+            (position < platform.nics.len()).then_some(position)
+        };
+        by_mac.or_else(by_name).or_else(by_order)
+    };
+    let mut all = Vec::new();
+    for interface in interfaces.iter().filter(|interface| interface.name != "lo") {
+        let nic = card(interface);
+        for address in interface.addresses.iter().filter(|address| !link_local(address.ip)) {
+            all.push(OwnAddress {
+                interface: interface.name.clone(),
+                ip: address.ip,
+                prefix: address.prefix,
+                nic,
+                via: nic.map(|nic| platform.nics[nic].bridge.clone()).unwrap_or_default(),
+                mac: nic.and_then(|nic| platform.nics[nic].mac),
+            });
+        }
+    }
+    all
+}
+
+fn link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
+}
+
+/// The operating system as os-release(5) names it, and its code name.
+fn release(tree: &Tree) -> (String, String) {
+    let text = ["etc/os-release", "usr/lib/os-release"]
+        .into_iter()
+        .find_map(|path| tree.read_text(Path::new(path)).ok().flatten())
+        .unwrap_or_default();
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        hypervisors::host::printable(line.unwrap_or_default().trim_matches('"'))
+    };
+    let name = match (value("ID").as_str(), value("VERSION_ID")) {
+        ("debian", version) if !version.is_empty() => format!("Debian {version}"),
+        _ if !value("PRETTY_NAME").is_empty() => value("PRETTY_NAME"),
+        _ => "unknown system".to_owned(),
+    };
+    (name, value("VERSION_CODENAME"))
+}

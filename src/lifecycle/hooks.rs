@@ -1,0 +1,87 @@
+//! The inventory's hooks as steps of a verb.
+
+use super::facts::Facts;
+use super::record::RunFacts;
+use crate::engine::{OnFailure, PlanStep, Stage, Undo};
+use crate::inventory::{GuestSpec, Hook, HookPlace, HookPoint, HookTime, Verb};
+use crate::steps::hook::{Hook as Step, Place};
+
+/// Turns the hooks of a guest into steps.
+pub struct Hooks<'a> {
+    spec: &'a GuestSpec,
+    record: &'a RunFacts,
+}
+
+impl<'a> Hooks<'a> {
+    /// Hooks of the guest that is about to be cloned.
+    pub fn new(facts: &'a Facts, record: &'a RunFacts) -> Self {
+        Self { spec: &facts.spec, record }
+    }
+
+    /// Hooks of a guest with a run.
+    pub fn of(spec: &'a GuestSpec, record: &'a RunFacts) -> Self {
+        Self { spec, record }
+    }
+
+    /// Steps before a verb: the first halves of pairs around it (their second halves are guaranteed), then those at
+    /// this point.
+    pub fn before(&self, verb: Verb) -> Vec<PlanStep> {
+        let around = self.spec.hooks.iter().filter_map(|hook| match &hook.when {
+            HookTime::Around { verbs, before, after } if verbs.contains(&verb) => {
+                let argv = before.clone().unwrap_or_else(|| vec!["true".into()]);
+                let step = self.step(hook, &argv, after.as_ref());
+                Some(PlanStep::new(Stage::Announce, step, 1.0).temporary())
+            }
+            _ => None,
+        });
+        around.chain(self.at(HookPoint::Before, verb)).collect()
+    }
+
+    /// Steps after a verb.
+    pub fn after(&self, verb: Verb) -> Vec<PlanStep> {
+        self.at(HookPoint::After, verb).collect()
+    }
+
+    fn at(&self, wanted: HookPoint, verb: Verb) -> impl Iterator<Item = PlanStep> {
+        self.spec.hooks.iter().filter_map(move |hook| match &hook.when {
+            HookTime::At { point, verb: at, run, undo } if *point == wanted && *at == verb => {
+                let class = if undo.is_some() { Undo::Own } else { Undo::Nothing };
+                let step = self.step(hook, run, undo.as_ref());
+                let failure = match verb {
+                    Verb::Upgrade => OnFailure::Stop,
+                    Verb::Promote if wanted == HookPoint::After => OnFailure::Unproven,
+                    Verb::Rollback | Verb::Abort | Verb::Commit => OnFailure::Warn,
+                    _ => OnFailure::Undo,
+                };
+                Some(PlanStep::new(Stage::Announce, step, 1.0).undo(class).on_failure(failure))
+            }
+            _ => None,
+        })
+    }
+
+    fn step(&self, hook: &Hook, argv: &[String], undo: Option<&Vec<String>>) -> Step {
+        let guest = |link: &hypervisors::GuestLink| Place::Guest { host: self.record.host.clone(), link: link.clone() };
+        let place = match hook.on {
+            HookPlace::Controller => Place::Controller,
+            HookPlace::Host => Place::Host(self.record.host.clone()),
+            HookPlace::Clone => guest(&self.record.clone),
+            HookPlace::Original => guest(&self.record.original),
+        };
+        Step {
+            name: hook.name.clone(),
+            place,
+            argv: argv.iter().map(|word| self.fill(word)).collect(),
+            undo: undo.map(|argv| argv.iter().map(|word| self.fill(word)).collect()),
+            timeout_s: hook.timeout_s.unwrap_or(600),
+        }
+    }
+
+    /// Replaces the placeholders inside one argument; never a shell.
+    fn fill(&self, word: &str) -> String {
+        word.replace("{run}", &self.record.clone.name)
+            .replace("{clone}", &self.record.clone.name)
+            .replace("{original}", &self.record.original.name)
+            .replace("{clone_address}", &self.record.addressing.clone.to_string())
+            .replace("{original_address}", &self.record.addressing.original.to_string())
+    }
+}

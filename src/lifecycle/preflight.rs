@@ -1,0 +1,335 @@
+//! What is looked at before anything is touched, each refusal with its remedy. The findings for `clone`; the other
+//! verbs add their own.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use hypervisors::host::Command;
+use hypervisors::{GuestLink, Power};
+use serde::{Deserialize, Serialize};
+
+use super::address::Addressing;
+use super::error::Failure;
+use super::facts::Facts;
+use crate::inventory::{CarryRule, DiskRule, NetworkRule, Recipe, Strategy};
+
+/// How a check before the plan came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Passed,
+    /// The plan goes on; the operator should know.
+    Warning,
+    /// The plan is refused.
+    Refused,
+}
+
+/// One check before the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// A stable word.
+    pub id: String,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+/// Collects findings.
+#[derive(Debug, Default)]
+pub struct Findings(pub Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, id: &str, verdict: Verdict, detail: impl Into<String>, remedy: Option<String>) {
+        self.0.push(Finding { id: id.to_owned(), verdict, detail: detail.into(), remedy });
+    }
+    /// As it should be.
+    pub fn pass(&mut self, id: &str, detail: impl Into<String>) {
+        self.add(id, Verdict::Passed, detail, None);
+    }
+    /// The operator should know.
+    pub fn warn(&mut self, id: &str, detail: impl Into<String>) {
+        self.add(id, Verdict::Warning, detail, None);
+    }
+    /// Refused, with its remedy.
+    pub fn refuse(&mut self, id: &str, detail: impl Into<String>, remedy: impl Into<String>) {
+        self.add(id, Verdict::Refused, detail, Some(remedy.into()));
+    }
+    /// The first refusal.
+    pub fn refusal(&self) -> Option<&Finding> {
+        self.0.iter().find(|finding| finding.verdict == Verdict::Refused)
+    }
+}
+
+/// What `clone` looks at.
+///
+/// # Errors
+/// If the world cannot be looked at; what is found wrong is a finding.
+pub async fn for_clone(
+    facts: &Facts,
+    addressing: &Addressing,
+    strategy: Strategy,
+    link: &GuestLink,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    scope(facts, strategy, findings);
+    power(facts, findings);
+    disks(facts, findings);
+    definition(facts, addressing, findings);
+    addresses(facts, addressing, findings).await?;
+    memory(facts, findings).await;
+    checks(facts, findings);
+    tools(facts, findings).await;
+    if facts.platform.power == Power::On {
+        inside(facts, link, findings).await;
+    }
+    Ok(())
+}
+
+fn scope(facts: &Facts, strategy: Strategy, findings: &mut Findings) {
+    match strategy {
+        Strategy::Snapshot => findings.pass("strategy", "snapshot"),
+        other => findings.refuse(
+            "strategy",
+            format!("strategy {other:?} is not possible on this platform").to_lowercase(),
+            "use strategy = \"snapshot\"",
+        ),
+    }
+    if facts.spec.runs_on != facts.spec.host
+        || facts.spec.clone.runs_on.as_ref().is_some_and(|host| *host != facts.spec.host)
+    {
+        findings.refuse("runs_on", "the clone can only run on the original's host here", "take runs_on out");
+    }
+    if facts.spec.clone.network == NetworkRule::Fenced {
+        findings.refuse(
+            "network",
+            "a clone with a fenced network is not possible on this platform yet",
+            "use clone.network = \"open\"; its services are quarantined either way",
+        );
+    }
+}
+
+fn power(facts: &Facts, findings: &mut Findings) {
+    let name = &facts.spec.name;
+    match facts.platform.power {
+        Power::On => findings.pass("power", "running"),
+        Power::Off => findings.refuse(
+            "power",
+            format!("{name} is not running: there is nothing to compare the clone with"),
+            format!("start {name} first"),
+        ),
+        Power::Paused => {
+            findings.refuse("power", format!("{name} is paused"), format!("resume it first: virsh resume {name}"));
+        }
+    }
+    if facts.platform.managed_save {
+        findings.refuse(
+            "managed_save",
+            format!("{name} has a saved memory image that would be resumed instead of booted"),
+            format!("virsh managedsave-remove {name}"),
+        );
+    }
+}
+
+fn disks(facts: &Facts, findings: &mut Findings) {
+    let known = |name: &str| {
+        facts.disks.iter().any(|disk| disk.disk.name == name) || facts.network_mounts.iter().any(|mount| mount == name)
+    };
+    for name in facts.spec.disks.keys().filter(|name| !known(name)) {
+        let names: Vec<&str> = facts.disks.iter().map(|disk| disk.disk.name.as_str()).collect();
+        findings.refuse(
+            "disks",
+            format!("{name} is not a disk of the guest"),
+            format!("its disks: {}", names.join(", ")),
+        );
+    }
+    for mount in facts.network_mounts.iter().filter(|mount| !facts.spec.disks.contains_key(*mount)) {
+        findings.refuse(
+            "network_mounts",
+            format!("{mount} is mounted from the network: the clone would write there as the original does"),
+            format!("declare it: disks = {{ \"{mount}\" = \"detach\" }}"),
+        );
+    }
+    for disk in facts.disks.iter().filter(|disk| disk.rule != DiskRule::Detach) {
+        let name = &disk.disk.name;
+        let detach = format!("declare it: disks = {{ \"{name}\" = \"detach\" }}");
+        match (&disk.volume, &disk.facts) {
+            _ if disk.rule == DiskRule::Swap => {
+                findings.refuse("disks", format!("{name}: fresh swap is not possible on this platform"), detach);
+            }
+            _ if disk.disk.shareable => {
+                findings.refuse("disks", format!("{name} is shared with other guests"), detach);
+            }
+            (Err(why), _) => findings.refuse("disks", format!("{name} cannot be cloned: {why}"), detach),
+            (Ok(volume), None) => {
+                findings.refuse("disks", format!("{name}: {volume} does not exist"), "look at the host's storage");
+            }
+            (Ok(_), Some(seen))
+                if seen.mark.is_some()
+                    && seen.mark.as_ref().is_some_and(|m| m.role != hypervisors::Role::Production) =>
+            {
+                findings.refuse(
+                    "disks",
+                    format!("{name} bears the mark of another run"),
+                    "upgradectl status; gc removes what an earlier run left",
+                );
+            }
+            (Ok(_), Some(seen)) => space(name, seen, findings),
+        }
+    }
+}
+
+fn space(name: &str, seen: &hypervisors::storage::VolumeFacts, findings: &mut Findings) {
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+    // A release upgrade rewrites most of what is installed, and unpacks it first.
+    let wanted = seen.snapshot_bytes.saturating_add(seen.used_bytes.unwrap_or(1 << 30));
+    if seen.free_bytes < seen.snapshot_bytes {
+        findings.refuse(
+            "space",
+            format!("{name}: the copy needs {}, free are {}", gib(seen.snapshot_bytes), gib(seen.free_bytes)),
+            "make room on the host",
+        );
+    } else if seen.free_bytes < wanted {
+        findings.warn("space", format!("{name}: {} free; an upgrade may need {}", gib(seen.free_bytes), gib(wanted)));
+    } else {
+        findings.pass("space", format!("{name}: {} free", gib(seen.free_bytes)));
+    }
+}
+
+fn definition(facts: &Facts, addressing: &Addressing, findings: &mut Findings) {
+    for nic in &facts.platform.nics {
+        if let Some(filter) = &nic.filter {
+            findings.refuse(
+                "filters",
+                format!("its network card has the filter {filter}, which may name the address"),
+                "take the filter out of the definition for the time of the run",
+            );
+        }
+    }
+    for other in facts.neighbours.iter().filter(|other| other.name != facts.platform.name) {
+        for (place, nic) in other.nics.iter().flat_map(|nic| addressing.clone_places.iter().map(move |p| (p, nic))) {
+            if nic.addresses.contains(&place.address) {
+                findings.refuse(
+                    "address",
+                    format!("{} stands in the definition of {}", place.address, other.name),
+                    "choose a free address",
+                );
+            }
+        }
+        for mac in addressing.by_card.iter().flatten() {
+            if other.nics.iter().any(|nic| nic.mac == Some(*mac)) {
+                findings.refuse("mac", format!("{mac} belongs to {}", other.name), "give another one: --mac");
+            }
+        }
+    }
+    for mac in addressing.by_card.iter().flatten() {
+        if facts.platform.nics.iter().any(|nic| nic.mac == Some(*mac)) {
+            findings.refuse("mac", format!("{mac} is the original's own"), "give another one: --mac");
+        }
+    }
+    for change in addressing.changes.iter().filter(|change| change.new.is_none()) {
+        findings.warn("addresses", format!("{} ({}) is taken off the clone", change.old, change.interface));
+    }
+}
+
+async fn addresses(facts: &Facts, addressing: &Addressing, findings: &mut Findings) -> Result<(), Failure> {
+    let net = facts.hypervisor.net();
+    for place in &addressing.clone_places {
+        match net.owner(place.address, &place.via).await? {
+            Some(mac) => findings.refuse(
+                "address",
+                format!("{} answers {} from {mac}", place.address, asked(place.address)),
+                "choose a free address",
+            ),
+            None => findings.pass("address", format!("{} is free", place.address)),
+        }
+    }
+    Ok(())
+}
+
+fn asked(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ARP" } else { "neighbour solicitation" }
+}
+
+async fn memory(facts: &Facts, findings: &mut Findings) {
+    let wanted = facts.spec.clone.memory_bytes.unwrap_or(facts.platform.memory_bytes);
+    let Ok(Some(bytes)) = facts.hypervisor.host().read_file(Path::new("/proc/meminfo"), 1 << 16).await else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let free = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    let mib = |bytes: u64| bytes >> 20;
+    match free.map(|kib| kib << 10) {
+        Some(free) if free < wanted && facts.hypervisor.capabilities().shares_host_kernel => findings.warn(
+            "memory",
+            format!("the host has {} MiB left; the clone may use up to {} MiB", mib(free), mib(wanted)),
+        ),
+        Some(free) if free < wanted => findings.refuse(
+            "memory",
+            format!("the host has {} MiB left, the clone needs {} MiB", mib(free), mib(wanted)),
+            "give the clone less: clone.memory",
+        ),
+        _ => findings.pass("memory", format!("{} MiB for the clone", mib(wanted))),
+    }
+}
+
+fn checks(facts: &Facts, findings: &mut Findings) {
+    for name in &facts.quarantine.unknown {
+        findings.warn("quarantine", format!("{name} (quarantine.off) is not installed"));
+    }
+    let off: Vec<&str> = facts.quarantine.units.iter().map(|unit| unit.unit.as_str()).collect();
+    let mailer = off.iter().any(|unit| ["postfix", "exim4", "sendmail"].iter().any(|name| unit.starts_with(name)));
+    if mailer && facts.spec.checks.iter().any(|check| check.kind.word() == "smtp") {
+        findings.warn("checks", "smtp is checked after promotion only: the mailer is quarantined");
+    }
+}
+
+async fn tools(facts: &Facts, findings: &mut Findings) {
+    let mut wanted = vec![("ssh-keygen", "openssh-client")];
+    if facts.spec.carry.iter().any(|rule| matches!(rule, CarryRule::Rsync { .. })) {
+        wanted.push(("rsync", "rsync"));
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    for (tool, package) in wanted {
+        if path.split(':').any(|dir| Path::new(dir).join(tool).is_file()) {
+            findings.pass("tools", tool);
+        } else {
+            findings.refuse("tools", format!("{tool} is missing here"), format!("apt install {package}"));
+        }
+    }
+}
+
+/// What the running original says: reachable, packages in order.
+async fn inside(facts: &Facts, link: &GuestLink, findings: &mut Findings) {
+    let guest = match facts.hypervisor.guest(link) {
+        Ok(guest) => guest,
+        Err(error) => return findings.refuse("ssh", error.to_string(), "mend ssh in the inventory"),
+    };
+    let command = Command::new(["true"]);
+    let reached = match guest.run(&command).await {
+        Ok(output) => output.checked("run a command", &command).map(|_| ()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = reached {
+        let help = error.help.clone().unwrap_or_else(|| {
+            format!("make ssh {}@{} work for upgradectl (guests.{}.ssh)", link.user, link.address, facts.spec.name)
+        });
+        return findings.refuse("ssh", format!("{} cannot be reached by ssh: {error}", facts.spec.name), help);
+    }
+    findings.pass("ssh", format!("{} lets us in", link.address));
+    match facts.spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
+        Some(Recipe::Debian { to }) => match crate::recipe::debian::preflight(&*guest, to, false).await {
+            Ok(found) => findings.0.extend(found.into_iter().map(super::upgrade::finding)),
+            Err(error) => findings.refuse("recipe", error.to_string(), "look at the guest's packages"),
+        },
+        Some(Recipe::Script { .. }) => {}
+        Some(_) => findings.refuse("recipe", "that recipe does not fit this guest", "recipes here: debian, script"),
+        None => findings.warn("recipe", "no upgrade is declared; upgrade will want one"),
+    }
+}

@@ -1,0 +1,65 @@
+//! Every kind of step there is, as data: the `kind` word and the parameters of each.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Step, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
+
+macro_rules! actions {
+    ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
+        /// What a step does: a kind and its parameters.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        #[expect(missing_docs, reason = "each kind is described where its type is")]
+        pub enum Action {
+            $(#[serde(rename = $kind)] $variant($type)),+
+        }
+
+        impl Action {
+            /// The word for its kind.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $kind),+ }
+            }
+            /// How it is probed, applied and undone.
+            pub fn step(&self) -> &dyn Step {
+                match self { $(Self::$variant(step) => step),+ }
+            }
+        }
+
+        $(impl From<$type> for Action {
+            fn from(step: $type) -> Self { Self::$variant(step) }
+        })+
+    };
+}
+
+actions! {
+    "storage.snapshot" Snapshot(storage::Snapshot),
+    "storage.remove" RemoveVolumes(storage::RemoveVolumes),
+    "storage.mark" MarkVolume(storage::MarkVolume),
+    "guest.define" Define(domain::Define),
+    "guest.undefine" Undefine(domain::Undefine),
+    "guest.start" Start(domain::Start),
+    "guest.stop" Stop(domain::Stop),
+    "guest.autostart" Autostart(domain::Autostart),
+    "files.rewrite" Rewrite(files::Rewrite),
+    "files.restore" Restore(files::Restore),
+    "queues.set_aside" SetAside(queues::SetAside),
+    "queues.mirror" Mirror(queues::Mirror),
+    "queues.return" Return(queues::Return),
+    "carry.rsync" Carry(carry::Carry),
+    "net.prove_silent" ProveSilent(net::ProveSilent),
+    "net.announce" Announce(net::Announce),
+    "services.start" StartWhileVerifying(services::StartWhileVerifying),
+    "services.fence" FenceOutgoing(services::FenceOutgoing),
+    "verify.baseline" TakeBaseline(verify::TakeBaseline),
+    "verify.checks" RunChecks(verify::RunChecks),
+    "debian.sources" DebianSources(upgrade::DebianSources),
+    "debian.update" DebianUpdate(upgrade::DebianUpdate),
+    "debian.upgrade" DebianUpgrade(upgrade::DebianUpgrade),
+    "debian.configure" DebianConfigure(upgrade::DebianConfigure),
+    "debian.clean" DebianClean(upgrade::DebianClean),
+    "conffiles.collect" CollectConffiles(upgrade::CollectConffiles),
+    "script.run" Script(upgrade::Script),
+    "guest.reboot" Reboot(upgrade::Reboot),
+    "guest.settle" Settle(upgrade::Settle),
+    "hook" Hook(hook::Hook),
+}
