@@ -102,7 +102,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("etc/ssh")).unwrap();
         // Names: openssh-server 1:9.2p1-2+deb12u3, postinst.
-        for name in ["ssh_host_rsa_key", "ssh_host_rsa_key.pub", "ssh_host_ed25519_key", "ssh_host_ed25519_key-cert.pub"] {
+        for name in
+            ["ssh_host_rsa_key", "ssh_host_rsa_key.pub", "ssh_host_ed25519_key", "ssh_host_ed25519_key-cert.pub"]
+        {
             fs::write(root.path().join("etc/ssh").join(name), "old").unwrap();
         }
         fs::write(root.path().join("etc/ssh/ssh_config"), "").unwrap();
@@ -133,8 +135,13 @@ mod tests {
 
     #[test]
     fn a_public_key_cannot_smuggle_in_more() {
-        for text in ["", "ssh-ed25519", "ssh-rsa @cert-authority", "* ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIJtPvVRJQvEh3f0b", "ssh-rsa a\nb c"]
-        {
+        for text in [
+            "",
+            "ssh-ed25519",
+            "ssh-rsa @cert-authority",
+            "* ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIJtPvVRJQvEh3f0b",
+            "ssh-rsa a\nb c",
+        ] {
             assert_eq!(public_key(text), None, "{text}");
         }
     }

@@ -41,8 +41,23 @@ impl FstabEntry {
     pub fn is_network(&self) -> bool {
         let kind = self.kind.strip_prefix("fuse.").unwrap_or(&self.kind);
         let network = [
-            "nfs", "nfs4", "cifs", "smbfs", "smb3", "glusterfs", "ceph", "afs", "ncpfs", "sshfs", "davfs", "9p", "lustre",
-            "ocfs2", "gfs2", "beegfs", "s3fs",
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smbfs",
+            "smb3",
+            "glusterfs",
+            "ceph",
+            "afs",
+            "ncpfs",
+            "sshfs",
+            "davfs",
+            "9p",
+            "lustre",
+            "ocfs2",
+            "gfs2",
+            "beegfs",
+            "s3fs",
         ];
         network.contains(&kind) || self.options.iter().any(|option| option == "_netdev")
     }
@@ -203,7 +218,8 @@ pub fn skeleton(mounted: &Tree) -> Result<Vec<SkeletonDirectory>, GuestError> {
             continue;
         }
         beneath::walk(&beneath, &path, 1, &mut budget, &mut |entry| {
-            let wanted = beneath::is_directory(&entry.stat) && entry.name != "lost+found" && entry.name.to_str().is_some();
+            let wanted =
+                beneath::is_directory(&entry.stat) && entry.name != "lost+found" && entry.name.to_str().is_some();
             if wanted && found.len() + level.len() < SKELETON_DIRECTORIES {
                 level.push_back((entry.path.to_owned(), depth - 1));
             }
@@ -350,7 +366,8 @@ mod tests {
     #[test]
     fn what_hangs_on_detached_data_is_commented_out_and_masked() {
         let root = root();
-        fs::write(root.path().join("etc/systemd/system/srv-mail-deep.mount"), "[Mount]\nWhere=/srv/mail/deep\n").unwrap();
+        fs::write(root.path().join("etc/systemd/system/srv-mail-deep.mount"), "[Mount]\nWhere=/srv/mail/deep\n")
+            .unwrap();
         fs::write(root.path().join("lib/systemd/system/srv-mail.automount"), "").unwrap();
         fs::write(root.path().join("lib/systemd/system/srv-mail2.mount"), "").unwrap();
         let first = edits(root.path(), &["/srv/mail/"]);

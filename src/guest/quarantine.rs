@@ -86,9 +86,9 @@ pub struct Quarantine {
 impl Quarantine {
     /// The first unit of a service that is switched off; `service` with or without suffix or instance.
     pub fn holds(&self, service: &str) -> Option<&Held> {
-        let template = service.split_once('@').and_then(|(start, instance)| {
-            Some(format!("{start}@{}", &instance[instance.rfind('.')?..]))
-        });
+        let template = service
+            .split_once('@')
+            .and_then(|(start, instance)| Some(format!("{start}@{}", &instance[instance.rfind('.')?..])));
         self.units.iter().find(|held| match has_suffix(service) {
             true => held.unit == service || Some(&held.unit) == template.as_ref(),
             false => base(&held.unit) == base(service),
@@ -205,7 +205,9 @@ pub fn timers(tree: &Tree, quarantine: &Quarantine) -> Result<BTreeSet<String>, 
             if wants.to_str().is_some_and(|name| name.ends_with(".wants")) {
                 let names = tree.list(&Path::new(directory).join(wants))?;
                 timers.extend(names.into_iter().filter_map(|name| name.into_string().ok()).filter(|name| {
-                    name.ends_with(".timer") && is_unit_name(name) && !quarantine.units.iter().any(|held| held.unit == *name)
+                    name.ends_with(".timer")
+                        && is_unit_name(name)
+                        && !quarantine.units.iter().any(|held| held.unit == *name)
                 }));
             }
         }
@@ -264,9 +266,14 @@ mod tests {
         symlink("../init.d/exim4", root.path().join("etc/rc2.d/S20exim4")).unwrap();
         symlink("../init.d/ssh", root.path().join("etc/rc2.d/S16ssh")).unwrap();
         if systemd {
-            for unit in
-                ["postfix.service", "postfix@.service", "postfix-resolvconf.path", "cron.service", "ssh.service", "mine.timer"]
-            {
+            for unit in [
+                "postfix.service",
+                "postfix@.service",
+                "postfix-resolvconf.path",
+                "cron.service",
+                "ssh.service",
+                "mine.timer",
+            ] {
                 put(&format!("usr/lib/systemd/system/{unit}"));
             }
             put("usr/lib/systemd/systemd");
@@ -312,14 +319,14 @@ mod tests {
         let masked: Vec<_> = first.iter().map(|edit| edit.path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(
             masked,
-            [
-                "cron.service", "exim4-base.timer", "exim4.service", "mine.timer", "postfix.service",
-                "postfix@.service"
-            ]
+            ["cron.service", "exim4-base.timer", "exim4.service", "mine.timer", "postfix.service", "postfix@.service"]
         );
         assert!(first[0].before.is_some(), "the administrator's cron.service");
         super::super::apply(&tree, &first).unwrap();
-        assert_eq!(fs::read_link(root.path().join("etc/systemd/system/postfix@.service")).unwrap(), Path::new("/dev/null"));
+        assert_eq!(
+            fs::read_link(root.path().join("etc/systemd/system/postfix@.service")).unwrap(),
+            Path::new("/dev/null")
+        );
         assert_eq!(plan(root.path(), &["mine", "nothing"]), []);
 
         let quarantine = planned(&tree, &["mine".into(), "nothing".into()]).unwrap();

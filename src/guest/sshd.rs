@@ -102,11 +102,7 @@ mod tests {
     use super::*;
 
     fn change(old: &str, new: Option<&str>) -> AddressChange {
-        AddressChange {
-            interface: "eth0".into(),
-            old: old.parse().unwrap(),
-            new: new.map(|ip| ip.parse().unwrap()),
-        }
+        AddressChange { interface: "eth0".into(), old: old.parse().unwrap(), new: new.map(|ip| ip.parse().unwrap()) }
     }
 
     /// Forms of sshd_config(5) of OpenSSH 9.2 (Debian 12) and of the stock file's comments.

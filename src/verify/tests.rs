@@ -168,7 +168,10 @@ async fn certificates_are_judged_flaw_by_flaw() {
     let port = tls_page("mercure.example", false).await;
     let (verdict_strict, detail) = verdict(CheckKind::Https(page(port))).await;
     assert_eq!(verdict_strict, Verdict::Failed);
-    assert!(detail.contains("certificate") && !detail.contains("is not for") && !detail.contains("expired"), "{detail}");
+    assert!(
+        detail.contains("certificate") && !detail.contains("is not for") && !detail.contains("expired"),
+        "{detail}"
+    );
     let any = |port| CheckKind::Https(HttpCheck { tls: TlsMode::Any, ..page(port) });
     assert_eq!(verdict(any(port)).await, (Verdict::Passed, "200, 2 bytes".into()));
 
@@ -358,7 +361,9 @@ async fn hostile_servers_cost_neither_memory_nor_time_nor_the_terminal() {
     assert!(detail.contains("go away") && !detail.contains(['\u{1b}', '\u{202e}']), "{detail}");
     let (_, detail) = verdict(smtp(says([0xff, 0xfe, 0, b'\n']).await)).await;
     assert!(detail.contains("sent no SMTP answer"), "{detail}");
-    let (_, detail) = verdict(CheckKind::Http(page(says("HTTP/1.1 200 OK\r\nx: y\r\n".to_owned() + &"a: b\r\n".repeat(500)).await))).await;
+    let (_, detail) =
+        verdict(CheckKind::Http(page(says("HTTP/1.1 200 OK\r\nx: y\r\n".to_owned() + &"a: b\r\n".repeat(500)).await)))
+            .await;
     assert!(detail.contains("more than 200 headers"), "{detail}");
     let huge = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n";
     assert!(verdict(CheckKind::Http(page(says(huge).await))).await.1.contains("chunk without a size"));

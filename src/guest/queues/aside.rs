@@ -233,7 +233,11 @@ fn base(tree: &Tree, path: &Path) -> Result<PathBuf, GuestError> {
         top = above;
     }
     if top == path {
-        return Err(unfit(path, "is a mount point of its own and cannot be set aside", "clone it as a detached volume"));
+        return Err(unfit(
+            path,
+            "is a mount point of its own and cannot be set aside",
+            "clone it as a detached volume",
+        ));
     }
     let ours = [OURS, "var/lib", "var", ""].into_iter().map(|ours| device(Path::new(ours)));
     let ours = ours.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().next();

@@ -41,9 +41,14 @@ fn snapshot(root: &Path, times: bool) -> BTreeMap<PathBuf, String> {
 fn guest() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let spool = root.path().join("var/spool/postfix");
-    for (name, mode) in
-        [("maildrop", 0o730), ("incoming", 0o700), ("active", 0o700), ("deferred", 0o700), ("defer", 0o700), ("public", 0o710)]
-    {
+    for (name, mode) in [
+        ("maildrop", 0o730),
+        ("incoming", 0o700),
+        ("active", 0o700),
+        ("deferred", 0o700),
+        ("defer", 0o700),
+        ("public", 0o710),
+    ] {
         fs::create_dir_all(spool.join(name)).unwrap();
         fs::set_permissions(spool.join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
