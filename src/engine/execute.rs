@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hypervisors::host::observed;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -450,7 +451,7 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
         }
         match step.undo {
             Undo::None => return None,
-            Undo::WithClone => {}
+            Undo::WithClone | Undo::Nothing => {}
             Undo::Own => steps.push(PlanStep {
                 stage: Stage::Restore,
                 op: Op::Undo(StepRef { plan: id, index }, action.clone()),
@@ -494,7 +495,8 @@ enum Answer {
 /// Runs a step's code in a task of its own, so that a panic in it is an uncertain step and not the end of the program.
 async fn guarded(action: &Action, world: &World, work: Work) -> Result<Answer, StepError> {
     let (action, world) = (action.clone(), world.clone());
-    let task = tokio::spawn(async move {
+    let observer = world.observer.clone();
+    let work = async move {
         let step = action.step();
         match work {
             Work::Probe => step.probe(&world).await.map(Answer::Probe),
@@ -502,6 +504,6 @@ async fn guarded(action: &Action, world: &World, work: Work) -> Result<Answer, S
             Work::Apply(found) => step.apply(&world, &found).await.map(Answer::Done),
             Work::Undo(found) => step.undo(&world, &found).await.map(Answer::Done),
         }
-    });
-    task.await.unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))))
+    };
+    tokio::spawn(observed(observer, work)).await.unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))))
 }

@@ -25,7 +25,7 @@ pub async fn take(
         let (epoch, holder) = journal.holder(run)?;
         match holder {
             Some(other) if other.is_this_process() => {}
-            Some(other) if other.is_gone() => end_children(&other),
+            Some(other) if other.is_gone() => end_children(&other).await,
             Some(other) if take_over => end(&other).await?,
             Some(other) if tokio::time::Instant::now() >= until => return Err(JournalError::Held(other)),
             Some(_) => {
@@ -58,13 +58,15 @@ async fn end(holder: &Holder) -> Result<(), JournalError> {
     if !holder.is_gone() {
         return Err(JournalError::Held(holder.clone()));
     }
-    end_children(holder);
+    end_children(holder).await;
     Ok(())
 }
 
-fn end_children(holder: &Holder) {
-    let ended = hypervisors::host::end_marked(&holder.marker);
-    if ended > 0 {
+/// Ends what the holder started on this machine and left running.
+async fn end_children(holder: &Holder) {
+    let (marker, pid) = (holder.marker.clone(), holder.pid);
+    let ended = tokio::task::spawn_blocking(move || hypervisors::host::end_marked(&marker, pid)).await;
+    if let Ok(Ok(ended @ 1..)) = ended {
         tracing::warn!(ended, "ended processes left by {holder}");
     }
 }

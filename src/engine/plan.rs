@@ -43,6 +43,8 @@ pub enum Undo {
     Own,
     /// It goes when what the clone plan duplicated is discarded; nothing to do.
     WithClone,
+    /// It leaves nothing to take back (a wait, a check, a proof).
+    Nothing,
     /// Never: irreversible.
     None,
 }

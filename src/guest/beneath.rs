@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::tree::{shown, unfit};
@@ -19,39 +19,20 @@ use super::{GuestError, Tree};
 pub const MAX_DEPTH: usize = 32;
 
 /// A guest's root, as the start of paths.
-#[derive(Debug)]
-pub struct Beneath {
-    root: OwnedFd,
+#[derive(Clone, Copy, Debug)]
+pub struct Beneath<'a> {
+    tree: &'a Tree,
 }
 
-impl Beneath {
-    /// The same root the tree has open.
-    pub fn of(tree: &Tree) -> Result<Self, GuestError> {
-        let at = Path::new("");
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(tree.path(), flags, Mode::empty()).map_err(|errno| io(at, errno))?;
-        let stat = rustix::fs::fstat(&root).map_err(|errno| io(at, errno))?;
-        match tree.metadata(at)? {
-            Some(known) if (known.st_dev, known.st_ino) == (stat.st_dev, stat.st_ino) => Ok(Self { root }),
-            _ => Err(unfit(at, "is another directory than before", "do not mount over a guest's root during a run")),
-        }
+impl<'a> Beneath<'a> {
+    /// The root the tree has open.
+    pub fn of(tree: &'a Tree) -> Self {
+        Self { tree }
     }
 
     /// A directory, for reading; links on the way and at the end are followed within the root. `None`: there is none.
     pub fn directory(&self, path: &Path) -> Result<Option<OwnedFd>, GuestError> {
-        let path = relative(path)?;
-        let clean = if path.as_os_str().is_empty() { Path::new(".") } else { &path };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        for _ in 0..64 {
-            return match rustix::fs::openat2(&self.root, clean, flags, Mode::empty(), resolve) {
-                Ok(directory) => Ok(Some(directory)),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-                Err(Errno::AGAIN) => continue,
-                Err(errno) => Err(io(&path, errno)),
-            };
-        }
-        Err(io(&path, Errno::AGAIN))
+        self.tree.directory(path)
     }
 
     /// The directory a path is in, and its name there; `None`: there is no such directory.
@@ -138,7 +119,7 @@ pub fn names(directory: &OwnedFd, limit: usize) -> rustix::io::Result<Vec<OsStri
 /// Removes a file, a link, or a directory with all that is in it; nothing there is fine.
 pub fn remove(directory: &OwnedFd, name: &OsStr, depth: usize) -> rustix::io::Result<()> {
     match stat(directory, name)? {
-        None => return Ok(()),
+        None => Ok(()),
         Some(found) if is_directory(&found) => {
             if depth == 0 {
                 return Err(Errno::NAMETOOLONG);
@@ -191,13 +172,13 @@ pub struct Entry<'a> {
 /// Visits what is below a directory, at most `depth` levels deep, in name order, as long as the budget lasts. `visit`
 /// says whether a directory is gone into. What cannot be opened is passed over: this is for searching.
 pub fn walk(
-    tree: &Beneath,
+    tree: Beneath<'_>,
     start: &Path,
     depth: usize,
     budget: &mut Budget,
     visit: &mut dyn FnMut(&Entry<'_>) -> Result<bool, GuestError>,
 ) -> Result<(), GuestError> {
-    match tree.directory(start)? {
+    match tree.directory(start).ok().flatten() {
         Some(directory) => descend(&directory, start, depth.min(MAX_DEPTH), budget, visit),
         None => Ok(()),
     }

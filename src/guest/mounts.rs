@@ -201,7 +201,7 @@ pub struct SkeletonDirectory {
 /// The directories of detached data that services may need to start, read from the original's data: its own root
 /// first, four levels, at most 2,000, shallow ones first. Names that are not UTF-8 are left out.
 pub fn skeleton(mounted: &Tree) -> Result<Vec<SkeletonDirectory>, GuestError> {
-    let beneath = Beneath::of(mounted)?;
+    let beneath = Beneath::of(mounted);
     let mut budget = Budget { entries: 200_000, until: None };
     let mut found = Vec::new();
     let mut level = VecDeque::from([(PathBuf::new(), SKELETON_DEPTH)]);
@@ -217,7 +217,7 @@ pub fn skeleton(mounted: &Tree) -> Result<Vec<SkeletonDirectory>, GuestError> {
         if depth == 0 {
             continue;
         }
-        beneath::walk(&beneath, &path, 1, &mut budget, &mut |entry| {
+        beneath::walk(beneath, &path, 1, &mut budget, &mut |entry| {
             let wanted =
                 beneath::is_directory(&entry.stat) && entry.name != "lost+found" && entry.name.to_str().is_some();
             if wanted && found.len() + level.len() < SKELETON_DIRECTORIES {
@@ -251,7 +251,7 @@ pub fn skeleton_edits(
 /// of the link relative to the root, target as written. Looked for below etc, var, srv, home, opt and usr/local, three
 /// levels deep; names that are not UTF-8 are left out.
 pub fn links_into(tree: &Tree, detached: &[PathBuf]) -> Result<Vec<(PathBuf, PathBuf)>, GuestError> {
-    let beneath = Beneath::of(tree)?;
+    let beneath = Beneath::of(tree);
     let mut budget = Budget { entries: 100_000, until: None };
     let mut links = Vec::new();
     let inside = |path: &Path| detached.iter().any(|point| clean(path).starts_with(clean(point)));
@@ -270,7 +270,7 @@ pub fn links_into(tree: &Tree, detached: &[PathBuf]) -> Result<Vec<(PathBuf, Pat
     };
     for (start, depth) in [("", 1), ("etc", 3), ("var", 3), ("srv", 3), ("home", 2), ("opt", 3), ("usr/local", 3)] {
         if !inside(Path::new(start)) {
-            beneath::walk(&beneath, Path::new(start), depth, &mut budget, &mut look)?;
+            beneath::walk(beneath, Path::new(start), depth, &mut budget, &mut look)?;
         }
     }
     links.sort();

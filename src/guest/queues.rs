@@ -42,7 +42,7 @@ pub struct Queue {
 
 /// The known queues of this guest: those of which a directory exists. A directory that is a link is not one.
 pub fn found(tree: &Tree) -> Result<Vec<Queue>, GuestError> {
-    let beneath = Beneath::of(tree)?;
+    let beneath = Beneath::of(tree);
     let mut queues = Vec::new();
     for rule in &tables()?.queue {
         let mut queue =
@@ -54,7 +54,7 @@ pub fn found(tree: &Tree) -> Result<Vec<Queue>, GuestError> {
                     continue;
                 }
                 if rule.count.is_empty() || rule.count.contains(name) {
-                    queue.messages += count(&beneath, &path, &rule.messages)?;
+                    queue.messages += count(beneath, &path, &rule.messages)?;
                 }
                 queue.directories.push(path);
             }
@@ -104,7 +104,7 @@ fn is_directory(tree: &Tree, path: &Path) -> Result<bool, GuestError> {
 }
 
 /// Counts regular files whose names fit, hidden ones excepted.
-fn count(tree: &Beneath, path: &Path, pattern: &str) -> Result<u64, GuestError> {
+fn count(tree: Beneath<'_>, path: &Path, pattern: &str) -> Result<u64, GuestError> {
     let mut messages = 0;
     let mut budget = Budget { entries: COUNTED, until: None };
     beneath::walk(tree, path, beneath::MAX_DEPTH, &mut budget, &mut |entry| {

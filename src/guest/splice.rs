@@ -28,9 +28,14 @@ impl<'t> Splices<'t> {
         Self { text, parts: BTreeMap::new(), off: BTreeSet::new(), why: Vec::new() }
     }
 
-    /// Replaces a range (an empty one: inserts). The later of two changes of the same range wins.
+    /// Replaces a range; the later of two changes of the same range wins. An empty range inserts, one after the other.
     pub fn replace(&mut self, range: Range<usize>, with: impl Into<String>, why: impl Into<String>) {
-        self.parts.insert((range.start, range.end), with.into());
+        let part = self.parts.entry((range.start, range.end)).or_default();
+        if range.is_empty() {
+            part.push_str(&with.into());
+        } else {
+            *part = with.into();
+        }
         self.because(why);
     }
 
@@ -140,7 +145,7 @@ pub fn words(text: &str, range: Range<usize>) -> Vec<Word<'_>> {
     let mut start = None;
     let slice = &text[range.clone()];
     for (at, c) in slice.char_indices() {
-        let rest = slice[at..].as_bytes();
+        let rest = &slice.as_bytes()[at..];
         let gap = c.is_whitespace() || rest == b"\\" || rest.starts_with(b"\\\n") || rest.starts_with(b"\\\r\n");
         match (gap, start) {
             (false, None) => start = Some(at),

@@ -163,8 +163,7 @@ impl Tree {
 
     /// Names in a directory (links to it are followed within the root), sorted; none if it does not exist.
     pub fn list(&self, path: &Path) -> Result<Vec<OsString>, GuestError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let Some(directory) = self.directory(&relative(path)?, path, flags)? else { return Ok(Vec::new()) };
+        let Some(directory) = self.directory(path)? else { return Ok(Vec::new()) };
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::new(directory).map_err(|errno| io(path, errno))? {
             let entry = entry.map_err(|errno| io(path, errno))?;
@@ -191,6 +190,12 @@ impl Tree {
         Ok(self.look(path)?.map(|(_, stat)| stat))
     }
 
+    /// A directory opened for reading (links are followed within the root), to be handed over by its descriptor;
+    /// `None` if there is none.
+    pub fn directory(&self, path: &Path) -> Result<Option<OwnedFd>, GuestError> {
+        self.open_directory(&relative(path)?, path, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
     /// The file as an `O_PATH` descriptor, and what it is.
     fn look(&self, path: &Path) -> Result<Option<(OwnedFd, Stat)>, GuestError> {
         let Some((parent, name)) = self.parent(path)? else { return Ok(None) };
@@ -210,10 +215,10 @@ impl Tree {
         // The root itself is its own entry.
         let name = clean.file_name().unwrap_or(OsStr::new(".")).to_owned();
         let parent = clean.parent().unwrap_or(Path::new(""));
-        Ok(self.directory(parent, path, OFlags::PATH | OFlags::DIRECTORY)?.map(|parent| (parent, name)))
+        Ok(self.open_directory(parent, path, OFlags::PATH | OFlags::DIRECTORY)?.map(|parent| (parent, name)))
     }
 
-    fn directory(&self, clean: &Path, path: &Path, flags: OFlags) -> Result<Option<OwnedFd>, GuestError> {
+    fn open_directory(&self, clean: &Path, path: &Path, flags: OFlags) -> Result<Option<OwnedFd>, GuestError> {
         let clean = if clean.as_os_str().is_empty() { Path::new(".") } else { clean };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         // EAGAIN: the kernel could not rule out an escape because something was renamed meanwhile (openat2(2)).

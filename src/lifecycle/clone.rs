@@ -17,6 +17,9 @@ use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::{DiskRule, Strategy, Verb};
 use crate::steps::{domain, files, queues, sha256, storage, upgrade, verify};
 
+/// File of the baseline in the run's directory.
+pub const BASELINE: &str = "baseline.json";
+
 /// What the command line asks for beside the guest.
 #[derive(Clone, Debug, Default)]
 pub struct CloneWishes {
@@ -34,6 +37,11 @@ fn target(source: &VolumeRef, run: &str, disk: &str) -> VolumeRef {
     let word = if word.is_empty() { "root" } else { &word };
     let directory = source.path.parent().unwrap_or(Path::new("/"));
     VolumeRef { kind: source.kind, path: directory.join(format!("{run}-{word}")) }
+}
+
+/// Waits until a guest that was started lets us in and has finished booting.
+pub fn settle(host: &str, link: &GuestLink) -> upgrade::Settle {
+    upgrade::Settle { host: host.to_owned(), link: link.clone(), timeout_s: 300 }
 }
 
 /// A UUID that belongs to the run: RFC 9562 version 8, from the SHA-256 of the run id.
@@ -89,6 +97,7 @@ pub fn record(
         clone: link(&run, addressing.clone, run_dir.join("known_hosts")),
         quarantined: facts.quarantine.units.iter().map(|unit| unit.unit.clone()).collect(),
         hostname,
+        codename: facts.codename.clone(),
         run_dir,
         verification: None,
         unproven: None,
@@ -193,12 +202,17 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         2.0,
     ));
     steps.push(
-        PlanStep::new(Stage::Settle, upgrade::Settle::new(&host, &record.clone), boots).undo(Undo::Nothing),
+        PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing),
     );
     steps.push(
         PlanStep::new(
             Stage::Settle,
-            verify::TakeBaseline::new(&host, &record.original, &record.hostname, &facts.spec.checks),
+            verify::TakeBaseline {
+                host: host.clone(),
+                link: record.original.clone(),
+                checks: crate::verify::with_standard(&facts.spec.checks),
+                file: BASELINE.into(),
+            },
             5.0,
         )
         .undo(Undo::Nothing),
@@ -235,7 +249,7 @@ fn page(facts: &Facts, record: &RunFacts) -> Page {
         super::strategy_word(record.strategy),
         record.host,
         facts.hypervisor.platform(),
-        facts.release.pretty(),
+        facts.release,
     ));
     page.sides.push(vec![
         "original".into(),

@@ -12,7 +12,6 @@ use crate::guest::quarantine::Quarantine;
 use crate::guest::queues::Queue;
 use crate::guest::{self, Interface, Tree};
 use crate::inventory::{DiskRule, GuestSpec};
-use crate::recipe::Release;
 
 /// A disk with what becomes of it.
 #[derive(Clone, Debug)]
@@ -63,8 +62,10 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Its static addresses.
     pub addresses: Vec<OwnAddress>,
-    /// Operating system.
-    pub release: Release,
+    /// Operating system, as people say it.
+    pub release: String,
+    /// Its code name.
+    pub codename: String,
     /// Public ssh host keys.
     pub host_keys: Vec<String>,
     /// What would be switched off in a clone.
@@ -108,10 +109,12 @@ impl Facts {
         let root = hypervisor.storage(root.kind)?.open(root).await?;
         let tree = Tree::open(&root)?;
         let interfaces = guest::network::inspect(&tree)?;
+        let (release, codename) = release(&tree);
         Ok(Self {
             addresses: addresses(&interfaces, &platform),
             interfaces,
-            release: release(&tree)?,
+            release,
+            codename,
             host_keys: guest::keys::public_keys(&tree)?,
             quarantine: guest::quarantine::planned(&tree, &spec.quarantine.off)?,
             queues: guest::queues::found(&tree)?,
@@ -206,11 +209,20 @@ fn link_local(ip: IpAddr) -> bool {
     }
 }
 
-fn release(tree: &Tree) -> Result<Release, Failure> {
-    for path in ["etc/os-release", "usr/lib/os-release"] {
-        if let Ok(Some(text)) = tree.read_text(Path::new(path)) {
-            return Ok(Release::parse(&text));
-        }
-    }
-    Ok(Release::default())
+/// The operating system as os-release(5) names it, and its code name.
+fn release(tree: &Tree) -> (String, String) {
+    let text = ["etc/os-release", "usr/lib/os-release"]
+        .into_iter()
+        .find_map(|path| tree.read_text(Path::new(path)).ok().flatten())
+        .unwrap_or_default();
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        hypervisors::host::printable(line.unwrap_or_default().trim_matches('"'))
+    };
+    let name = match (value("ID").as_str(), value("VERSION_ID")) {
+        ("debian", version) if !version.is_empty() => format!("Debian {version}"),
+        _ if !value("PRETTY_NAME").is_empty() => value("PRETTY_NAME"),
+        _ => "unknown system".to_owned(),
+    };
+    (name, value("VERSION_CODENAME"))
 }

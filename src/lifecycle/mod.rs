@@ -1,1 +1,52 @@
-//! lifecycle
+//! States, verbs, and how each verb comes to its plan: facts and declarations in, a [`crate::engine::Plan`] out.
+//!
+//! * [`state`]: which verb is allowed when.
+//! * [`facts`], [`address`], [`preflight`]: what a plan rests on, chosen and checked before anything is touched.
+//! * [`clone`], [`upgrade`], [`verify`], [`promote`], [`back`] (rollback, abort), [`commit`]: one plan each.
+//! * [`app`]: one invocation: the run, its lease, the approval, the engine, the exit code.
+//! * [`interrupted`], [`decide`]: what happens to runs whose owner is gone, or that are stuck.
+//! * [`query`], [`gc`], [`doctor`]: looking, and tidying up.
+//!
+//! May not: start processes, print, or know a platform's name. Plans are made by pure functions; only [`app`] acts.
+
+pub mod address;
+pub mod app;
+pub mod back;
+pub mod clone;
+pub mod commit;
+pub mod decide;
+pub mod error;
+pub mod facts;
+pub mod held;
+pub mod hooks;
+pub mod interrupted;
+pub mod memory;
+pub mod page;
+pub mod preflight;
+pub mod promote;
+pub mod query;
+pub mod record;
+pub mod state;
+pub mod upgrade;
+pub mod verify;
+pub mod world;
+
+use jiff::Timestamp;
+
+use crate::inventory::Strategy;
+
+/// A strategy as it is typed.
+pub fn strategy_word(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Snapshot => "snapshot",
+        Strategy::Origin => "origin",
+        Strategy::Transfer => "transfer",
+        Strategy::Linked => "linked",
+        Strategy::InPlace => "in-place",
+    }
+}
+
+/// A time as people write it here: `22 Nov 21:04`, in the system's time zone.
+pub fn local_time(time: Timestamp) -> String {
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%-d %b %H:%M").to_string()
+}

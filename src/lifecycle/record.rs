@@ -58,6 +58,8 @@ pub struct RunFacts {
     pub quarantined: Vec<String>,
     /// Hostname of the original.
     pub hostname: String,
+    /// Code name of the release the original runs (`bookworm`; empty if it has none).
+    pub codename: String,
     /// Run's directory.
     pub run_dir: PathBuf,
     /// The last verification.

@@ -22,6 +22,9 @@ pub struct Patience {
     pub total: Duration,
 }
 
+/// Gets the id of the attempt and the next bytes it printed.
+pub type Sink<'a> = &'a mut (dyn FnMut(&str, &[u8]) + Send);
+
 /// An attempt that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
@@ -79,7 +82,7 @@ pub async fn run(
     argv: &[String],
     env: &[(String, String)],
     patience: Patience,
-    sink: &mut (dyn FnMut(&[u8]) + Send),
+    sink: Sink<'_>,
 ) -> Result<End> {
     let deadline = Instant::now() + patience.total;
     let (attempt, status) = patiently(patience, deadline, || newest(guest, base)).await?;
@@ -97,20 +100,14 @@ pub async fn run(
     follow(guest, id, patience, deadline, sink).await
 }
 
-async fn follow(
-    guest: &dyn Host,
-    id: String,
-    patience: Patience,
-    deadline: Instant,
-    sink: &mut (dyn FnMut(&[u8]) + Send),
-) -> Result<End> {
+async fn follow(guest: &dyn Host, id: String, patience: Patience, deadline: Instant, sink: Sink<'_>) -> Result<End> {
     let mut seen = 0;
     loop {
         let status = patiently(patience, deadline, || guest.job_status(&id)).await?;
         loop {
             let piece = patiently(patience, deadline, || guest.job_output(&id, seen)).await?;
             seen += piece.len() as u64;
-            sink(&piece);
+            sink(&id, &piece);
             if piece.is_empty() {
                 break;
             }

@@ -13,6 +13,9 @@ pub mod debian;
 pub mod job;
 pub mod script;
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
 /// What a preflight check came to.
@@ -54,4 +57,10 @@ impl Finding {
     fn refuse(id: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(id, Verdict::Refuse, detail, remedy)
     }
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

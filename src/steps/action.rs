@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, carry, domain, files, hook, net, queues, storage, verify};
+use super::{Step, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
 
 macro_rules! actions {
     ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
@@ -48,7 +48,18 @@ actions! {
     "carry.rsync" Carry(carry::Carry),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
-    "hook" Hook(hook::Hook),
+    "services.start" StartWhileVerifying(services::StartWhileVerifying),
+    "services.fence" FenceOutgoing(services::FenceOutgoing),
     "verify.baseline" TakeBaseline(verify::TakeBaseline),
     "verify.checks" RunChecks(verify::RunChecks),
+    "debian.sources" DebianSources(upgrade::DebianSources),
+    "debian.update" DebianUpdate(upgrade::DebianUpdate),
+    "debian.upgrade" DebianUpgrade(upgrade::DebianUpgrade),
+    "debian.configure" DebianConfigure(upgrade::DebianConfigure),
+    "debian.clean" DebianClean(upgrade::DebianClean),
+    "conffiles.collect" CollectConffiles(upgrade::CollectConffiles),
+    "script.run" Script(upgrade::Script),
+    "guest.reboot" Reboot(upgrade::Reboot),
+    "guest.settle" Settle(upgrade::Settle),
+    "hook" Hook(hook::Hook),
 }

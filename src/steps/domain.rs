@@ -213,6 +213,9 @@ pub struct Stop {
 
 async fn stop(world: &World, host: &str, guest: &str, patience_s: u64, force: bool) -> Result<Done, StepError> {
     let hypervisor = world.hypervisor(host)?;
+    if hypervisor.power(guest).await? == Power::Off {
+        return Ok(Change::Unchanged.into());
+    }
     match hypervisor.shutdown(guest, Duration::from_secs(patience_s)).await {
         Ok(change) => Ok(change.into()),
         Err(error) if error.is_unknown() && hypervisor.power(guest).await? == Power::Off => Ok(Change::Changed.into()),

@@ -10,8 +10,10 @@ pub mod files;
 pub mod hook;
 pub mod net;
 pub mod queues;
+pub mod services;
 pub mod storage;
 pub mod verify;
+pub mod upgrade;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hypervisors::host::CommandObserver;
 use hypervisors::{Change, Host, Hypervisor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -178,6 +181,8 @@ pub struct World {
     pub memory: Arc<dyn Memory>,
     /// Progress of the step in hand: what is happening, and how far (0..=1) if known.
     pub progress: Arc<dyn Fn(String, Option<f64>) + Send + Sync>,
+    /// Gets the record of every command that a step runs.
+    pub observer: CommandObserver,
     /// What the step in hand returned when it was last applied (`{change, data, …}`), for its undo.
     pub last: Value,
     /// What the operator decided about an object that someone else changed.

@@ -31,25 +31,18 @@ pub(super) struct Configured {
 /// Reads all that a tree configures.
 pub(super) fn read(root: &Path) -> Vec<Configured> {
     let mut text = read_text(root, "etc/network/interfaces");
-    for name in names(root, "etc/network/interfaces.d") {
+    for name in tree::names(root, "etc/network/interfaces.d") {
         text.push('\n');
         text.push_str(&read_text(root, &format!("etc/network/interfaces.d/{name}")));
     }
     let mut all = interfaces(&text);
-    let networks = names(root, "etc/systemd/network").into_iter().filter(|name| name.ends_with(".network"));
+    let networks = tree::names(root, "etc/systemd/network").into_iter().filter(|name| name.ends_with(".network"));
     all.extend(networks.map(|name| network(&read_text(root, &format!("etc/systemd/network/{name}")))));
     all
 }
 
 fn read_text(root: &Path, path: &str) -> String {
     tree::resolve(root, Path::new(path), true).and_then(fs::read_to_string).unwrap_or_default()
-}
-
-fn names(root: &Path, path: &str) -> Vec<String> {
-    let Ok(entries) = tree::resolve(root, Path::new(path), true).and_then(fs::read_dir) else { return Vec::new() };
-    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    names
 }
 
 fn address(text: &str, netmask: Option<&str>) -> Option<(IpAddr, u8)> {

@@ -1,6 +1,6 @@
 //! What happens when a simulated guest starts and stops: it takes its addresses and services from its own files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::{Cause, Error, MacAddr, Power, Result};
 
 impl Locked {
     /// Starts a guest that is off by this definition. Refuses if a volume is missing or not whole. An address or
-    /// volume that another running guest has is not refused (no real platform does) but noted as a conflict.
+    /// volume that another running guest has is not refused (no real platform does); the trace shows it.
     pub fn boot(&mut self, guest: &str, text: &str) -> Result<()> {
         let doing = format!("start {guest}");
         let parsed = definition::parse(text)?;
@@ -36,7 +36,6 @@ impl Locked {
         runtime.live = Some(text.to_owned());
         runtime.nics = nics(&parsed, &addresses::read(&root), &config, &runtime.boot_id);
         (runtime.units, runtime.failed) = services(&root, &config);
-        self.note_conflicts(guest, &parsed, &runtime)?;
         self.set_runtime(guest, &runtime)
     }
 
@@ -66,34 +65,28 @@ impl Locked {
         Ok(meta)
     }
 
-    fn note_conflicts(&mut self, guest: &str, parsed: &Parsed, runtime: &Runtime) -> Result<()> {
+    /// What no real world would survive, among the guests that run now: two owners of an address, two writers of a volume.
+    /// A paused guest owns no address.
+    pub fn standing_conflicts(&self, running: &[(String, Runtime)]) -> Result<Vec<String>> {
         let neighbours = self.sim.config()?.neighbours;
-        for (other, theirs) in self.running()? {
-            if other == guest {
-                continue;
-            }
-            for nic in &runtime.nics {
-                for twin in theirs.nics.iter().filter(|twin| twin.bridge == nic.bridge) {
-                    if twin.mac == nic.mac {
-                        self.conflicts.push(format!("{} is the hardware address of {guest} and {other}", nic.mac));
-                    }
-                    for (ip, _) in nic.addresses.iter().filter(|(ip, _)| twin.addresses.iter().any(|(a, _)| a == ip)) {
-                        self.conflicts.push(format!("{ip} is the address of {guest} and {other}"));
+        let mut claims: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        let mut claim = |what: String, guest| claims.entry(what).or_default().push(guest);
+        for (guest, runtime) in running {
+            for nic in runtime.nics.iter().filter(|_| runtime.power == Power::On) {
+                claim(format!("{} on {}", nic.mac, nic.bridge), guest.as_str());
+                for (ip, _) in &nic.addresses {
+                    claim(format!("{ip} on {}", nic.bridge), guest);
+                    if neighbours.contains_key(ip) {
+                        claim(format!("{ip} on {}", nic.bridge), "a neighbour");
                     }
                 }
             }
-            for disk in theirs.parsed()?.disks.iter().filter(|disk| !disk.readonly && !disk.shareable) {
-                if parsed.disks.iter().any(|mine| mine.volume == disk.volume && !mine.readonly) {
-                    self.conflicts.push(format!("volume {} is written by {guest} and {other}", disk.volume));
-                }
+            for disk in runtime.parsed()?.disks.iter().filter(|disk| !disk.readonly && !disk.shareable) {
+                claim(format!("volume {}", disk.volume), guest);
             }
         }
-        for (ip, _) in runtime.nics.iter().flat_map(|nic| &nic.addresses) {
-            if neighbours.contains_key(ip) {
-                self.conflicts.push(format!("{ip} is the address of {guest} and of a neighbour"));
-            }
-        }
-        Ok(())
+        let shared = claims.into_iter().filter(|(_, guests)| guests.len() > 1);
+        Ok(shared.map(|(what, guests)| format!("{what} is claimed by {}", guests.join(" and "))).collect())
     }
 }
 
@@ -126,17 +119,15 @@ pub(super) fn fails(config: &HostConfig, unit: &str) -> bool {
 
 /// Units with a link in `etc/systemd/system/*.wants`.
 fn enabled(root: &Path) -> BTreeSet<String> {
-    let system = root.join("etc/systemd/system");
-    let wants = fs::read_dir(system).into_iter().flatten().flatten();
-    let wants = wants.filter(|entry| entry.file_name().to_string_lossy().ends_with(".wants"));
-    let units = wants.flat_map(|entry| fs::read_dir(entry.path()).into_iter().flatten().flatten());
-    units.filter_map(|unit| unit.file_name().into_string().ok()).filter(|unit| unit.ends_with(".service")).collect()
+    let system = Path::new("etc/systemd/system");
+    let wants = tree::names(root, system).into_iter().filter(|name| name.ends_with(".wants"));
+    wants.flat_map(|wants| tree::names(root, system.join(wants))).filter(|unit| unit.ends_with(".service")).collect()
 }
 
 /// `masked`, `enabled`, `disabled` or `not-found`, as `systemctl is-enabled` says.
 pub(super) fn unit_state(root: &Path, unit: &str) -> &'static str {
-    let own = root.join("etc/systemd/system").join(unit);
-    if fs::read_link(&own).is_ok_and(|target| target == Path::new("/dev/null")) {
+    let own = tree::resolve(root, &Path::new("etc/systemd/system").join(unit), false);
+    if own.and_then(fs::read_link).is_ok_and(|target| target == Path::new("/dev/null")) {
         return "masked";
     }
     let exists = |dir: &str| tree::resolve(root, &Path::new(dir).join(unit), true).is_ok_and(|path| path.is_file());

@@ -71,7 +71,8 @@ pub struct TraceEntry {
     /// The fault that struck it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<How>,
-    /// What a real world would not survive: two owners of an address, two guests on a volume.
+    /// What a real world would not survive, as it is afterwards: two owners of an address, two guests on a volume; and a
+    /// guest that did not come up again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<String>,
     /// The guests that are on or paused afterwards.
@@ -220,7 +221,10 @@ impl Locked {
     }
 
     fn trace(&mut self, op: &str, object: &str, outcome: String, fault: Option<How>) -> Result<()> {
-        let running = self.running()?.into_iter().map(|(guest, runtime)| Running {
+        let running = self.running()?;
+        let mut conflicts = std::mem::take(&mut self.conflicts);
+        conflicts.extend(self.standing_conflicts(&running)?);
+        let running = running.into_iter().map(|(guest, runtime)| Running {
             guest,
             power: runtime.power,
             addresses: runtime.nics.iter().flat_map(|nic| nic.addresses.iter().map(|(ip, _)| *ip)).collect(),
@@ -233,7 +237,7 @@ impl Locked {
             object: object.to_owned(),
             outcome,
             fault,
-            conflicts: std::mem::take(&mut self.conflicts),
+            conflicts,
             running: running.collect(),
         };
         self.append(&mut entry).map_err(|error| Error::io("write the trace", error))

@@ -1,13 +1,13 @@
 //! The inside of a simulated guest, reached as by ssh: by an address somebody has to answer for, behind a host key
 //! that has to be expected.
 
-use std::fs;
 use std::path::Path;
 
 use async_trait::async_trait;
 
 use super::commands::{Inside, only_looks};
 use super::host;
+use super::tree;
 use super::world::{Locked, Sim, read_bounded};
 use crate::host::{Command, Job, JobStatus, Output, Stdout};
 use crate::{Change, Error, GuestLink, Host, Result};
@@ -50,11 +50,11 @@ impl SimGuest {
         let named = |hosts: &str| hosts.split(',').any(|host| host == self.link.name);
         let lines = known.lines().filter_map(|line| line.split_once(' ')).filter(|(hosts, _)| named(hosts));
         let expected: Vec<String> = lines.map(|(_, key)| key_of(key)).collect();
-        let keys = fs::read_dir(root.join("etc/ssh")).into_iter().flatten().flatten().filter(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            name.starts_with("ssh_host_") && name.ends_with("_key.pub")
-        });
-        let texts = keys.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        let keys = tree::names(root, "etc/ssh").into_iter();
+        let keys = keys.filter(|name| name.starts_with("ssh_host_") && name.ends_with("_key.pub"));
+        let place = |name: String| tree::resolve(root, &Path::new("etc/ssh").join(name), true);
+        let texts = keys.filter_map(|name| place(name).and_then(|path| read_bounded(&path, 1 << 16)).ok().flatten());
+        let texts = texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         texts.map(|text| key_of(&text)).any(|key| !key.is_empty() && expected.contains(&key))
     }
 
@@ -110,6 +110,9 @@ impl Host for SimGuest {
         self.sim
             .observe("guest.read_file", &self.object(&path.display().to_string()), |world| {
                 let inside = self.enter(world)?;
+                if let Some(text) = inside.made_up(path) {
+                    return Ok(Some(text.into_bytes()));
+                }
                 inside
                     .place(path, true)
                     .and_then(|place| read_bounded(&place, limit))

@@ -55,7 +55,9 @@ impl Tree<'_> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::write(path, text)
+        fs::write(&path, text)?;
+        // Whatever the umask is: worlds are alike.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644))
     }
     fn secret(&self, path: &str, text: &str) -> io::Result<()> {
         self.file(path, text)?;
@@ -117,14 +119,30 @@ const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbml
 
 fn root_tree(root: &Path) -> io::Result<()> {
     let tree = Tree(root);
-    tree.dirs(&["bin", "dev", "proc", "run", "sys", "tmp", "root", "srv/mail", "var/cache/apt/archives", "var/log"])?;
+    tree.dirs(&[
+        "boot",
+        "dev",
+        "proc",
+        "run",
+        "sys",
+        "tmp",
+        "root",
+        "usr/bin",
+        "usr/lib",
+        "usr/sbin",
+        "usr/share/doc",
+    ])?;
+    tree.dirs(&["srv/mail", "var/cache/apt/archives", "var/log", "var/tmp", "etc/apt/sources.list.d"])?;
+    for merged in ["bin", "lib", "sbin"] {
+        symlink(format!("usr/{merged}"), root.join(merged))?;
+    }
     identity(&tree)?;
     services(&tree)?;
     mail(&tree)?;
     let stanza = |line: &str| {
         let (name, version) = line.split_once(' ').unwrap_or((line, "1"));
         format!(
-            "Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}+deb12\nMaintainer: Debian <debian@example.org>\n\n"
+            "Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}+deb12\nInstalled-Size: 4096\nMaintainer: Debian <debian@example.org>\n\n"
         )
     };
     tree.file("var/lib/dpkg/status", &PACKAGES.lines().map(stanza).collect::<String>())?;

@@ -37,9 +37,9 @@ const PORTS: [(u16, &str, Service); 5] = [
     (143, "dovecot.service", Service::Imap),
 ];
 
-/// Ports on which these units listen.
-pub(super) fn listening(units: &BTreeSet<String>) -> impl Iterator<Item = u16> {
-    PORTS.into_iter().filter(|(_, unit, _)| units.contains(*unit)).map(|(port, _, _)| port)
+/// Ports on which these units listen, with the unit.
+pub(super) fn listening(units: &BTreeSet<String>) -> impl Iterator<Item = (u16, &'static str)> {
+    PORTS.into_iter().filter(|(_, unit, _)| units.contains(*unit)).map(|(port, unit, _)| (port, unit))
 }
 
 /// What answers on a port, if its unit runs.
@@ -168,7 +168,11 @@ impl Place {
         while client.hear().await?.is_some_and(|line| !line.is_empty()) {}
         let path = request.split(' ').nth(1).unwrap_or("/").split('?').next().unwrap_or("/");
         let file = if path.ends_with('/') { format!("{path}index.html") } else { path.to_owned() };
+<<<<<<< HEAD
         let body = tree::resolve(&self.root.join("var/www/html"), Path::new(&file), true);
+=======
+        let body = self.path("var/www/html").and_then(|pages| tree::resolve(&pages, Path::new(&file), true));
+>>>>>>> main
         let body = body.and_then(|path| read_bounded(&path, 1 << 20));
         let (status, body) = match body {
             Ok(Some(body)) => ("200 OK", body),

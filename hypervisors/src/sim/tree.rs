@@ -110,6 +110,14 @@ fn finish(meta: &fs::Metadata, to: &Path, root: bool) -> io::Result<()> {
     fs::set_permissions(to, meta.permissions())
 }
 
+/// Names in a directory of the guest, sorted; none if it cannot be read.
+pub(super) fn names(root: &Path, path: impl AsRef<Path>) -> Vec<String> {
+    let Ok(entries) = resolve(root, path.as_ref(), true).and_then(fs::read_dir) else { return Vec::new() };
+    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
 /// Bytes of all files of a tree; what cannot be read counts as nothing.
 pub(super) fn size(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };

@@ -1,5 +1,13 @@
 //! Volumes: what a disk's bytes stand on, and what can be done with them (snapshot, open, remove, mark).
 
+mod btrfs;
+mod directory;
+mod marked;
+
+pub use btrfs::BtrfsStorage;
+pub use directory::DirectoryStorage;
+pub use marked::detect;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 

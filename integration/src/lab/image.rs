@@ -70,16 +70,27 @@ fn cache() -> PathBuf {
 }
 
 fn build(source: &Path, tar: &Path) -> Result<()> {
-    let packages = packages(&fs::read_to_string(source.join("packages"))?);
-    let mut command = run("mmdebstrap")
+    run("mmdebstrap")
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["--quiet", "--variant=minbase", "--format=tar", "--skip=cleanup/reproducible"])
-        .arg(format!("--include={packages}"));
+        .args(options(source)?)
+        .arg(SUITE)
+        .arg(tar)
+        .output()
+        .map(drop)
+}
+
+/// How mmdebstrap makes the image of a directory.
+fn options(source: &Path) -> Result<Vec<String>> {
+    let packages = packages(&fs::read_to_string(source.join("packages"))?);
+    let mut options: Vec<String> =
+        ["--quiet", "--variant=minbase", "--format=tar", "--skip=cleanup/reproducible"].map(str::to_owned).into();
+    options.push(format!("--include={packages}"));
     if source.join("files").exists() {
-        command = command.arg(format!("--customize-hook=sync-in {} /", source.join("files").display()));
+        options.push(format!("--customize-hook=sync-in {} /", source.join("files").display()));
     }
     // An executable's path: mmdebstrap runs it with the root as its argument (mmdebstrap(1), HOOKS).
-    command.arg(format!("--customize-hook={}", source.join("setup").display())).arg(SUITE).arg(tar).output().map(drop)
+    options.push(format!("--customize-hook={}", source.join("setup").display()));
+    Ok(options)
 }
 
 /// The names in a `packages` file, for `--include`.
@@ -88,11 +99,14 @@ fn packages(list: &str) -> String {
     lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(",")
 }
 
-/// What the image depends on: names, modes and contents below its directory, and how [`build`] calls mmdebstrap.
+/// What the image depends on: names, modes and contents below its directory, the suite, and mmdebstrap's options.
 fn hash(source: &Path) -> Result<String> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut digest = Sha256::new();
-    digest.update(include_bytes!("image.rs"));
+    digest.update(SUITE);
+    for option in options(source)? {
+        digest.update(option);
+    }
     let mut todo = vec![source.to_owned()];
     while let Some(path) = todo.pop() {
         digest.update(path.strip_prefix(source)?.as_os_str().as_encoded_bytes());
@@ -124,6 +138,7 @@ mod tests {
     fn any_change_makes_another_image() {
         let place = tempfile::tempdir().unwrap();
         fs::create_dir(place.path().join("files")).unwrap();
+        fs::write(place.path().join("packages"), "udev").unwrap();
         fs::write(place.path().join("files/motd"), "a").unwrap();
         let first = hash(place.path()).unwrap();
         assert_eq!(hash(place.path()).unwrap(), first);

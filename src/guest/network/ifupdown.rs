@@ -181,12 +181,12 @@ fn rewrite_stanza(
 ) -> Result<bool, GuestError> {
     let name = stanza.name();
     let found = stanza.address(&file.path)?;
+    job.seen.extend(found.map(|(ip, ..)| ip));
     rewrite_hooks(stanza, splices, job);
     if stanza.is("inet", "dhcp") && job.turns_to_dhcp([name]) {
         turned.insert(name.to_owned());
     }
     if stanza.is("inet", "static") && job.turns_to_dhcp([name]) {
-        job.seen.extend(found.map(|(ip, ..)| ip));
         let why = format!("interface {name} is turned to DHCP");
         if !turned.insert(name.to_owned()) {
             // One stanza asks for the lease; the further addresses of this family go.
@@ -198,7 +198,6 @@ fn rewrite_stanza(
     }
     let Some((old, prefix, _)) = found else { return Ok(true) };
     let Some(new) = job.changes.address(old) else { return Ok(true) };
-    job.seen.insert(old);
     let why = becomes(old, new);
     let Some(new) = new else { return Ok(take_off(stanza, splices, &why)) };
     for (words, _, _) in &stanza.options {
@@ -225,8 +224,8 @@ fn rewrite_hooks(stanza: &Stanza<'_>, splices: &mut Splices<'_>, job: &mut Job) 
     for (words, range, _) in stanza.options.iter().filter(|(words, ..)| HOOKS.contains(&words[0].text)) {
         for word in &words[1..] {
             let Some((old, _, length)) = address(word.text) else { continue };
-            let Some(new) = job.changes.address(old) else { continue };
             job.seen.insert(old);
+            let Some(new) = job.changes.address(old) else { continue };
             match new {
                 Some(new) => splices.replace(word.start..word.start + length, new.to_string(), becomes(old, Some(new))),
                 None => splices.comment_out(range.clone(), becomes(old, None)),

@@ -19,6 +19,9 @@ use super::splice::{self, Changes, OFF};
 use super::tree::{Overlay, Tree, unfit};
 use super::{CloneSpec, GuestError, Interface, Method};
 
+/// Where addresses are looked for, for messages.
+const CONFIGURED: &str = "etc/network/interfaces, /etc/systemd/network, /etc/netplan";
+
 /// The interfaces as the guest's files configure them, those of ifupdown first, then networkd's and netplan's.
 pub fn inspect(tree: &Tree) -> Result<Vec<Interface>, GuestError> {
     interfaces(&Overlay::new(tree))
@@ -43,20 +46,24 @@ pub fn rewrite(edits: &mut Overlay<'_>, spec: &CloneSpec) -> Result<(), GuestErr
     ifupdown::rewrite(edits, &mut job)?;
     networkd::rewrite(edits, &mut job)?;
     netplan::rewrite(edits, &mut job)?;
-    let now = interfaces(edits)?;
     for (old, new) in job.changes.addresses() {
-        let there = new.is_some_and(|new| now.iter().any(|i| i.addresses.iter().any(|a| a.ip == new)));
-        if !there && !job.seen.contains(&old) {
-            let configured = Path::new("etc/network/interfaces, /etc/systemd/network, /etc/netplan");
+        if !job.seen.contains(&old) && !new.is_some_and(|new| job.seen.contains(&new)) {
             let help = "see how the guest gets the address; if not by ifupdown, networkd or netplan, change that \
                         first; a DHCP guest takes `--ip dhcp`";
-            return Err(unfit(configured, format!("address {old} stands in none of these files"), help));
+            return Err(unfit(Path::new(CONFIGURED), format!("address {old} stands in none of these files"), help));
         }
     }
     if let Some(name) = job.to_dhcp.difference(&job.dhcp).next() {
         let why = format!("interface {name} is configured in none of these files, so it cannot be turned to DHCP");
-        let configured = Path::new("etc/network/interfaces, /etc/systemd/network, /etc/netplan");
-        return Err(unfit(configured, why, "name an interface that the guest configures by one of them"));
+        return Err(unfit(Path::new(CONFIGURED), why, "name an interface that the guest configures by one of them"));
+    }
+    // What was written is read again: it is understood, and no address that had to go is left.
+    for address in interfaces(edits)?.into_iter().flat_map(|interface| interface.addresses) {
+        let ip = address.ip;
+        if job.changes.address(ip).is_some() && !job.changes.addresses().any(|(_, new)| new == Some(ip)) {
+            let why = format!("address {ip} would still stand in line {}", address.line);
+            return Err(unfit(&address.file, why, "change it by hand in the guest first"));
+        }
     }
     Ok(())
 }
@@ -68,18 +75,22 @@ pub struct Job {
     changes: Changes,
     /// Interfaces turned to DHCP.
     to_dhcp: BTreeSet<String>,
-    /// Old addresses that were met, also in lines that an earlier rewriting commented out.
+    /// Addresses that were met where they can be changed, and in lines that an earlier rewriting commented out.
     seen: BTreeSet<IpAddr>,
     /// Interfaces of `to_dhcp` that were met.
     dhcp: BTreeSet<String>,
 }
 
 impl Job {
-    /// Whether an interface of one of these names shall be turned to DHCP.
-    fn turns_to_dhcp<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) -> bool {
-        let met: Vec<&str> = names.into_iter().filter(|name| self.to_dhcp.contains(*name)).collect();
-        self.dhcp.extend(met.iter().map(|name| (*name).to_owned()));
-        !met.is_empty()
+    /// Whether an interface that one of these names or patterns means shall be turned to DHCP.
+    fn turns_to_dhcp<'n>(&mut self, patterns: impl IntoIterator<Item = &'n str>) -> bool {
+        let mut met = false;
+        for pattern in patterns {
+            let named: Vec<&String> = self.to_dhcp.iter().filter(|name| matches(pattern, name)).collect();
+            met |= !named.is_empty();
+            self.dhcp.extend(named.into_iter().cloned());
+        }
+        met
     }
 
     /// Notes the addresses in lines that an earlier rewriting commented out.

@@ -161,29 +161,40 @@ fn rewrite_addresses(
     let Some((key, list)) = node.entry("addresses") else { return Ok(()) };
     let mut going = Vec::new();
     for (at, (old, _, scalar, _)) in addresses(file, node)?.into_iter().enumerate() {
+        job.seen.insert(old);
         let new = match job.changes.address(old) {
             _ if to_dhcp && old.is_ipv4() => None,
             Some(new) => new,
             None => continue,
         };
-        job.seen.insert(old);
         match new {
             Some(new) => replace_ip(file, scalar, old, new, splices)?,
             None => going.push((at, becomes(old, None))),
         }
     }
+    if !going.is_empty() && going.len() == list.items().len() && node.pairs().len() == 1 && !list.is_flow() && !to_dhcp
+    {
+        // A definition may not be empty.
+        line_before(file, key, "dhcp4: false", splices, &going[0].1)?;
+    }
     items_off(file, (key, list), &going, splices)
 }
 
-/// `from:` of routes that is a changed address.
-fn rewrite_sources(file: &File, node: &Node, splices: &mut Splices<'_>, job: &Job) -> Result<(), GuestError> {
-    for from in node.get("routes").map_or(&[][..], Node::items).iter().filter_map(|route| route.get("from")) {
-        let old = from.text().and_then(|text| text.parse::<IpAddr>().ok());
-        if let Some((old, Some(new))) = old.and_then(|old| Some((old, job.changes.address(old)?))) {
-            replace_ip(file, from, old, new, splices)?;
+/// `from:` of routes that is a changed address; with a taken-off one the route goes.
+fn rewrite_sources(file: &File, node: &Node, splices: &mut Splices<'_>, job: &mut Job) -> Result<(), GuestError> {
+    let Some((key, routes)) = node.entry("routes") else { return Ok(()) };
+    let mut going = Vec::new();
+    for (at, route) in routes.items().iter().enumerate() {
+        let Some(from) = route.get("from") else { continue };
+        let Some(old) = from.text().and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+        job.seen.insert(old);
+        match job.changes.address(old) {
+            Some(Some(new)) => replace_ip(file, from, old, new, splices)?,
+            Some(None) => going.push((at, becomes(old, None))),
+            None => {}
         }
     }
-    Ok(())
+    items_off(file, (key, routes), &going, splices)
 }
 
 fn replace_ip(file: &File, node: &Node, old: IpAddr, new: IpAddr, splices: &mut Splices<'_>) -> Result<(), GuestError> {
@@ -208,18 +219,11 @@ fn turn_to_dhcp(file: &File, node: &Node, splices: &mut Splices<'_>) -> Result<(
         }
         None => {
             let Some((key, _)) = node.pairs().first() else { return Ok(()) };
-            let at = key.range.start;
-            let text = &file.text;
-            let between = if node.is_flow() {
-                ", ".to_owned()
+            if node.is_flow() {
+                splices.replace(key.range.start..key.range.start, "dhcp4: true, ", why);
             } else {
-                let indent = &text[text[..at].rfind('\n').map_or(0, |newline| newline + 1)..at];
-                if !indent.trim().is_empty() {
-                    return Err(file.syntax(key.line, "the definition does not begin a line"));
-                }
-                format!("{}{indent}", if text.contains("\r\n") { "\r\n" } else { "\n" })
-            };
-            splices.replace(at..at, format!("dhcp4: true{between}"), why);
+                line_before(file, key, "dhcp4: true", splices, why)?;
+            }
         }
     }
     if let Some((key, value)) = node.entry("gateway4") {
@@ -238,6 +242,19 @@ fn turn_to_dhcp(file: &File, node: &Node, splices: &mut Splices<'_>) -> Result<(
         let going: Vec<_> = going.map(|(at, _)| (at, why.to_owned())).collect();
         items_off(file, (key, routes), &going, splices)?;
     }
+    Ok(())
+}
+
+/// Puts a line before the one a key begins, indented like it.
+fn line_before(file: &File, key: &Node, line: &str, splices: &mut Splices<'_>, why: &str) -> Result<(), GuestError> {
+    let (at, text) = (key.range.start, &file.text);
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let indent = &text[start..at];
+    if !indent.trim().is_empty() {
+        return Err(file.syntax(key.line, "the definition does not begin a line"));
+    }
+    let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    splices.replace(start..start, format!("{indent}{line}{end}"), why);
     Ok(())
 }
 

@@ -4,14 +4,14 @@
 //! A file below `/etc` hides the one of the same name below `/usr/lib`; a link to `/dev/null` masks it. The address
 //! `0.0.0.0/p` (any free network) and files that match nothing by name or hardware address are nobody's address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::super::splice::{Splices, address, becomes, lines, words};
 use super::super::tree::{FileImage, Overlay, shown};
 use super::super::{Address, GuestError, Interface};
-use super::{Job, method, subnet};
+use super::{Job, matches, method, subnet};
 
 /// Where files are looked for, the strongest first.
 const DIRECTORIES: [&str; 3] = ["etc/systemd/network", "usr/lib/systemd/network", "lib/systemd/network"];
@@ -88,18 +88,26 @@ pub fn inspect(files: &Overlay<'_>) -> Result<Vec<Interface>, GuestError> {
 
 /// Plans the edits in networkd's files.
 pub(super) fn rewrite(edits: &mut Overlay<'_>, job: &mut Job) -> Result<(), GuestError> {
+    let mut taken = BTreeSet::new();
     for unit in units(edits)? {
         let network = unit.name.ends_with(".network");
-        let mut named = None;
+        let mut named = Vec::new();
         for file in &unit.files {
             for setting in settings(file)? {
                 if (setting.section, setting.key) == ("Match", "Name") {
-                    named = name_of(&file.text[setting.value]);
+                    named = file.text[setting.value].split_whitespace().collect();
                 }
             }
         }
-        let stem = unit.name.trim_end_matches(".network").to_owned();
-        let to_dhcp = network && job.turns_to_dhcp([named.as_deref().unwrap_or(&stem)]);
+        // A file that matches by something else goes by its own name, as in `inspect`.
+        if name_of(&named.join(" ")).is_none() {
+            named.push(unit.name.trim_end_matches(".network"));
+        }
+        // Only the first file that matches an interface configures it.
+        let wanted = |name: &&String| !taken.contains(*name) && named.iter().any(|pattern| matches(pattern, name));
+        let names: Vec<String> = job.to_dhcp.iter().filter(|name| network && wanted(name)).cloned().collect();
+        let to_dhcp = job.turns_to_dhcp(names.iter().map(String::as_str));
+        taken.extend(names);
         let mut dhcp_set = false;
         let mut done = Vec::new();
         for file in &unit.files {
@@ -111,7 +119,7 @@ pub(super) fn rewrite(edits: &mut Overlay<'_>, job: &mut Job) -> Result<(), Gues
                 if network {
                     rewrite_address(file, setting, &settings, &mut splices, job)?;
                     if to_dhcp {
-                        dhcp_set |= turn_to_dhcp(file, setting, &settings, &mut splices, job);
+                        dhcp_set |= turn_to_dhcp(file, setting, &settings, &mut splices);
                     }
                 }
             }
@@ -141,8 +149,8 @@ fn rewrite_address(
         return Ok(());
     }
     let Some((old, prefix, length)) = read_address(file, setting)? else { return Ok(()) };
-    let Some(new) = job.changes.address(old) else { return Ok(()) };
     job.seen.insert(old);
+    let Some(new) = job.changes.address(old) else { return Ok(()) };
     let why = becomes(old, new);
     let Some(new) = new else {
         match setting.section {
@@ -165,13 +173,7 @@ fn rewrite_address(
 }
 
 /// Turns one setting of an interface to DHCP; tells whether it is the `DHCP=` that now says so.
-fn turn_to_dhcp(
-    file: &File,
-    setting: &Setting<'_>,
-    all: &[Setting<'_>],
-    splices: &mut Splices<'_>,
-    job: &mut Job,
-) -> bool {
+fn turn_to_dhcp(file: &File, setting: &Setting<'_>, all: &[Setting<'_>], splices: &mut Splices<'_>) -> bool {
     let why = "the interface is turned to DHCP";
     let value = &file.text[setting.value.clone()];
     let v4 = address(value).filter(|(ip, ..)| ip.is_ipv4());
@@ -195,9 +197,6 @@ fn turn_to_dhcp(
             }
         }
         _ => {}
-    }
-    if setting.key == "Address" {
-        job.seen.extend(v4.map(|(ip, ..)| ip));
     }
     false
 }

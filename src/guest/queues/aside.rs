@@ -65,7 +65,7 @@ pub fn set_aside(tree: &Tree, run: &str) -> Result<bool, GuestError> {
     if is_set_aside(tree, run)? == Aside::Present {
         return Ok(false);
     }
-    let root = Beneath::of(tree)?;
+    let root = Beneath::of(tree);
     let moves = match listed(tree, run)? {
         Some(moves) => moves,
         None => {
@@ -81,7 +81,7 @@ pub fn set_aside(tree: &Tree, run: &str) -> Result<bool, GuestError> {
         }
     };
     for one in &moves {
-        move_away(&root, one, tree.owner())?;
+        move_away(root, one, tree.owner())?;
     }
     record(tree, &done(run), b"")?;
     Ok(true)
@@ -90,25 +90,25 @@ pub fn set_aside(tree: &Tree, run: &str) -> Result<bool, GuestError> {
 /// Puts everything back as it was; what came into the empty queues meanwhile is dropped. Returns whether anything was changed.
 pub fn put_back(tree: &Tree, run: &str) -> Result<bool, GuestError> {
     let Some(moves) = listed(tree, run)? else { return Ok(false) };
-    let root = Beneath::of(tree)?;
+    let root = Beneath::of(tree);
     unrecord(tree, &done(run))?;
     for one in &moves {
-        move_back(&root, one)?;
+        move_back(root, one)?;
     }
-    tidy(tree, &root, run, &moves)?;
+    tidy(tree, root, run, &moves)?;
     Ok(true)
 }
 
 /// Removes what was set aside for good: at promotion, when the queues are the original's. Returns whether anything was there.
 pub fn discard(tree: &Tree, run: &str) -> Result<bool, GuestError> {
     let Some(moves) = listed(tree, run)? else { return Ok(false) };
-    let root = Beneath::of(tree)?;
+    let root = Beneath::of(tree);
     for one in &moves {
         for path in [one.aside.clone(), one.beside("~new"), one.beside("~old")] {
-            remove(&root, &path)?;
+            remove(root, &path)?;
         }
     }
-    tidy(tree, &root, run, &moves)?;
+    tidy(tree, root, run, &moves)?;
     Ok(true)
 }
 
@@ -121,7 +121,7 @@ pub fn is_set_aside(tree: &Tree, run: &str) -> Result<Aside, GuestError> {
     })
 }
 
-fn move_away(root: &Beneath, one: &Move, owner: (u32, u32)) -> Result<(), GuestError> {
+fn move_away(root: Beneath<'_>, one: &Move, owner: (u32, u32)) -> Result<(), GuestError> {
     let failed = |errno| io(&one.path, errno);
     let Some((parent, name)) = root.parent(&one.path)? else { return Ok(()) };
     let aside_parent = root.make(one.aside.parent().unwrap_or(Path::new("")), owner)?;
@@ -141,7 +141,7 @@ fn move_away(root: &Beneath, one: &Move, owner: (u32, u32)) -> Result<(), GuestE
     rename(&aside_parent, fresh, &parent, &name).map_err(failed)
 }
 
-fn move_back(root: &Beneath, one: &Move) -> Result<(), GuestError> {
+fn move_back(root: Beneath<'_>, one: &Move) -> Result<(), GuestError> {
     let failed = |errno| io(&one.path, errno);
     let Some((aside_parent, aside)) = root.parent(&one.aside)? else { return Ok(()) };
     if beneath::stat(&aside_parent, &aside).map_err(failed)?.is_some() {
@@ -277,7 +277,7 @@ fn unrecord(tree: &Tree, path: &Path) -> Result<(), GuestError> {
     crate::guest::apply(tree, &[edit]).map(|_| ())
 }
 
-fn remove(root: &Beneath, path: &Path) -> Result<(), GuestError> {
+fn remove(root: Beneath<'_>, path: &Path) -> Result<(), GuestError> {
     match root.parent(path)? {
         Some((parent, name)) => beneath::remove(&parent, &name, MAX_DEPTH).map_err(|errno| io(path, errno)),
         None => Ok(()),
@@ -285,7 +285,7 @@ fn remove(root: &Beneath, path: &Path) -> Result<(), GuestError> {
 }
 
 /// Removes the records and the directories that are empty now, the list last but one: while it is there, all can be repeated.
-fn tidy(tree: &Tree, root: &Beneath, run: &str, moves: &[Move]) -> Result<(), GuestError> {
+fn tidy(tree: &Tree, root: Beneath<'_>, run: &str, moves: &[Move]) -> Result<(), GuestError> {
     for one in moves {
         let ends = one.aside.ancestors().find(|above| above.ends_with(run)).and_then(Path::parent);
         for above in one.aside.ancestors().skip(1).take_while(|above| Some(*above) != ends) {
@@ -301,7 +301,7 @@ fn tidy(tree: &Tree, root: &Beneath, run: &str, moves: &[Move]) -> Result<(), Gu
     remove_empty(root, Path::new(OURS))
 }
 
-fn remove_empty(root: &Beneath, path: &Path) -> Result<(), GuestError> {
+fn remove_empty(root: Beneath<'_>, path: &Path) -> Result<(), GuestError> {
     let Some((parent, name)) = root.parent(path)? else { return Ok(()) };
     match rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR | Errno::BUSY) => Ok(()),

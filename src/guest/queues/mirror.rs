@@ -42,8 +42,8 @@ pub struct Mirrored {
 /// Makes the directories of a queue in `to` those of `from`. A queue directory that `from` lacks is emptied; one that
 /// `to` lacks is made, its parents included (0755, root's).
 pub fn mirror(from: &Tree, to: &Tree, queue: &Queue) -> Result<Mirrored, GuestError> {
-    let (source, target) = (Beneath::of(from)?, Beneath::of(to)?);
-    let mut run = Run { target: &target, links: HashMap::new(), done: Mirrored::default() };
+    let (source, target) = (Beneath::of(from), Beneath::of(to));
+    let mut run = Run { target, links: HashMap::new(), done: Mirrored::default() };
     for path in &queue.directories {
         let parent = target.make(path.parent().unwrap_or(Path::new("")), to.owner())?;
         let Some(name) = path.file_name() else { continue };
@@ -68,7 +68,7 @@ pub fn mirror(from: &Tree, to: &Tree, queue: &Queue) -> Result<Mirrored, GuestEr
 }
 
 struct Run<'a> {
-    target: &'a Beneath,
+    target: Beneath<'a>,
     /// First path, relative to the target's root, of a file with several names, by the source's device and inode.
     links: HashMap<(u64, u64), PathBuf>,
     done: Mirrored,

@@ -54,6 +54,14 @@ fn a_postinst_failure_is_told_in_one_line() {
 }
 
 #[test]
+fn the_failure_of_dovecot_is_told_in_one_line() {
+    let transcript = read(include_str!("../fixtures/apt-2.6/dovecot-failure.txt"));
+    let expected = "dovecot-core: Unknown setting: mail_location (/etc/dovecot/conf.d/10-mail.conf line 30)";
+    assert_eq!(transcript.cause().unwrap(), expected);
+    assert_eq!(transcript.broken(), ["dovecot-core"]);
+}
+
+#[test]
 fn hostile_output_is_bounded_and_printable() {
     let mut transcript = Transcript::default();
     transcript.feed(&vec![b'x'; 1 << 20]);

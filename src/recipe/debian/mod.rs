@@ -125,3 +125,29 @@ pub async fn audit(guest: &dyn Host) -> Result<Option<String>> {
     let said = if answer.stdout.is_empty() { &answer.stderr } else { &answer.stdout };
     Ok(Some(if packages.is_empty() { printable_tail(said, 2) } else { packages.join(" ") }))
 }
+
+/// The place (`FILE:LINE`) of the package source that names a repository, if it is found.
+pub async fn locate(guest: &dyn Host, uri: &str, suite: &str) -> Option<String> {
+    for Listed { path, .. } in listed(guest).await.ok()? {
+        let Some(format) = is_source(&path) else { continue };
+        let Ok(text) = text(guest, &path).await else { continue };
+        let same = |other: &String| sources::without_login(other).trim_end_matches('/') == uri.trim_end_matches('/');
+        let found = sources::entries(format, &text)
+            .into_iter()
+            .find(|entry| entry.uris.iter().any(same) && entry.suites.iter().any(|s| s == suite));
+        if let Some(entry) = found {
+            return Some(format!("{path}:{}", entry.line));
+        }
+    }
+    None
+}
+
+/// What happens to the package sources, as unified diffs for people.
+pub fn source_diff(files: &[SourceFile]) -> String {
+    let changed = files.iter().filter(|file| file.before != file.after.text);
+    let diff = changed.map(|file| {
+        let diff = similar::TextDiff::from_lines(&file.before, &file.after.text);
+        diff.unified_diff().context_radius(0).header(&file.path, &file.path).to_string()
+    });
+    diff.collect::<String>().lines().map(|line| hypervisors::host::printable(line) + "\n").collect()
+}

@@ -236,7 +236,8 @@ fn parse_df(text: &str) -> Vec<FileSystem> {
 }
 
 async fn space(guest: &dyn Host, packages: &[Package]) -> Result<Vec<Finding>> {
-    let kernel = packages.iter().any(|package| package.name.starts_with("linux-image-") && package.state.starts_with("ii"));
+    let kernel =
+        packages.iter().any(|package| package.name.starts_with("linux-image-") && package.state.starts_with("ii"));
     let mut argv = vec!["df", "-P", "-B1", "/usr", "/var"];
     if kernel {
         argv.push("/boot");

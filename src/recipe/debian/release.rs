@@ -44,7 +44,9 @@ impl Release {
     /// The release an `os-release(5)` file describes, or why it is none that can be upgraded.
     pub fn of_os_release(text: &str) -> Result<Self, String> {
         let value = |key: &str| {
-            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(|v| v.trim().trim_matches(['"', '\'']))
+            text.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+                .map(|v| v.trim().trim_matches(['"', '\'']))
         };
         let pretty = value("PRETTY_NAME").or_else(|| value("ID")).unwrap_or("an unknown system");
         if value("ID") != Some("debian") {

@@ -99,7 +99,11 @@ pub fn entries(format: Format, text: &str) -> Vec<Entry> {
             .enumerate()
             .filter_map(|(index, line)| {
                 let entry = OneLine::parse(line)?;
-                Some(Entry { line: index + 1, uris: vec![entry.uri.text.into()], suites: vec![entry.suite.text.into()] })
+                Some(Entry {
+                    line: index + 1,
+                    uris: vec![entry.uri.text.into()],
+                    suites: vec![entry.suite.text.into()],
+                })
             })
             .collect(),
         Format::Deb822 => {

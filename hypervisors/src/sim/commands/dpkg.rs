@@ -63,6 +63,29 @@ impl Package {
     }
 }
 
+/// A package in a format of dpkg-query(1): `${Field}` is a field of the stanza, nothing if it has none.
+fn shown(format: &str, package: &Package) -> String {
+    let mut parts = format.split("${");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (field, after) = part.split_once('}').unwrap_or((part, ""));
+        match field {
+            "Package" | "binary:Package" => text += &package.name,
+            "Version" => text += &package.version,
+            "Architecture" => text += &package.architecture,
+            "Status" => text += &package.status,
+            "db:Status-Status" => text += package.status.rsplit(' ').next().unwrap_or_default(),
+            "db:Status-Abbrev" => text += &package.abbreviation(),
+            other => {
+                let value = |line: &str| Some(line.strip_prefix(other)?.strip_prefix(": ")?.to_owned());
+                text += &package.rest.lines().find_map(value).unwrap_or_default();
+            }
+        }
+        text += after;
+    }
+    text
+}
+
 fn parse(text: &str) -> Vec<Package> {
     let stanza = |stanza: &str| {
         let mut package = Package::installed("", "");
@@ -103,14 +126,7 @@ impl Inside<'_> {
         let wanted = operands(args).into_iter().filter(|word| *word != format).collect::<Vec<_>>();
         let mut text = String::new();
         for package in packages.iter().filter(|package| wanted.is_empty() || wanted.contains(&package.name.as_str())) {
-            text += &format
-                .replace("${Package}", &package.name)
-                .replace("${binary:Package}", &package.name)
-                .replace("${Version}", &package.version)
-                .replace("${Architecture}", &package.architecture)
-                .replace("${db:Status-Abbrev}", &package.abbreviation())
-                .replace("${Status}", &package.status)
-                .replace("${db:Status-Status}", package.status.rsplit(' ').next().unwrap_or_default());
+            text += &shown(&format, package);
         }
         let missing = wanted.iter().find(|name| !packages.iter().any(|package| package.name == **name));
         match missing {

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::{Inside, fail, operands, out};
 use crate::Result;
 use crate::host::Output;
+use crate::sim::tree;
 
 impl Inside<'_> {
     pub(super) fn file_command(&mut self, program: &str, args: &[&str]) -> Result<Output> {
@@ -29,11 +31,7 @@ impl Inside<'_> {
     fn cat(&self, paths: &[&str]) -> Output {
         let mut all = Output::default();
         for path in paths {
-            let text = match *path {
-                "/proc/sys/kernel/random/boot_id" => Ok(format!("{}\n", self.runtime.boot_id)),
-                path => self.read(path),
-            };
-            match text {
+            match self.made_up(path.as_ref()).map_or_else(|| self.read(path), Ok) {
                 Ok(text) => all.stdout.extend(text.into_bytes()),
                 Err(error) => {
                     let failed = fail(1, format!("cat: {path}: {}", said(&error)));
@@ -43,6 +41,48 @@ impl Inside<'_> {
             }
         }
         all
+    }
+
+    /// `find DIR [-maxdepth N] [( -type f -o -type l )] [-printf FORMAT]`, FORMAT of `%y`, `%m`, `%p`, `\\0` and `\\n`.
+    pub(super) fn find(&self, args: &[&str]) -> Output {
+        let Some((&start, rest)) = args.split_first() else { return fail(1, "find: missing directory") };
+        let (mut depth, mut types, mut format) = (u32::MAX, Vec::new(), "%p\\n");
+        let mut words = rest.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().copied().unwrap_or_default();
+            match *word {
+                "-maxdepth" => depth = value().parse().unwrap_or(0),
+                "-type" => types.push(value()),
+                "-printf" => format = value(),
+                "(" | ")" | "-o" => {}
+                other => return fail(1, format!("find: {other}: not understood in the simulated world")),
+            }
+        }
+        let Ok(place) = self.place(start, true) else { return fail(1, format!("find: {start}: cannot be read")) };
+        let mut text = String::new();
+        let mut left = vec![(start.trim_end_matches('/').to_owned(), place, depth)];
+        while let Some((path, place, depth)) = left.pop() {
+            let Ok(meta) = fs::symlink_metadata(&place) else {
+                return fail(1, format!("find: \u{2018}{path}\u{2019}: No such file or directory"));
+            };
+            let kind = if meta.is_symlink() {
+                "l"
+            } else if meta.is_dir() {
+                "d"
+            } else {
+                "f"
+            };
+            if types.is_empty() || types.contains(&kind) {
+                let mode = format!("{:o}", meta.permissions().mode() & 0o7777);
+                let line = format.replace("%y", kind).replace("%m", &mode).replace("%p", &path);
+                text += &line.replace("\\0", "\0").replace("\\n", "\n");
+            }
+            if kind == "d" && depth > 0 {
+                let names = tree::names(&place, "").into_iter().rev();
+                left.extend(names.map(|name| (format!("{path}/{name}"), place.join(&name), depth - 1)));
+            }
+        }
+        out(text)
     }
 
     fn test(&self, args: &[&str]) -> Output {

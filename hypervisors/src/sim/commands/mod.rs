@@ -77,8 +77,11 @@ impl<'w> Inside<'w> {
             "uname" => out(match args.first() {
                 Some(&"-r") => "6.1.0-25-amd64\n",
                 Some(&"-m") => "x86_64\n",
+                Some(&"-n") => return self.dispatch(&["hostname".to_owned()]),
                 _ => "Linux\n",
             }),
+            "printenv" => self.printenv(args),
+            "ps" => self.ps(),
             "id" => out("0\n"),
             "nft" | "iptables" | "ip6tables" => out(""),
             "systemctl" => return self.systemctl(args),
@@ -88,6 +91,7 @@ impl<'w> Inside<'w> {
             "dpkg" => self.dpkg(args),
             "apt-mark" => self.apt_mark(args),
             "apt-get" => return self.apt_get(args),
+            "find" => self.find(args),
             "cat" | "df" | "test" | "touch" | "rm" | "cp" | "mkdir" => self.file_command(program, args)?,
             _ => fail(127, format!("{program}: command not found")),
         })
@@ -135,6 +139,15 @@ impl<'w> Inside<'w> {
         tree::resolve(&self.world.tree(&volume), below, follow)
     }
 
+    /// Text of a file that the kernel or systemd makes up.
+    pub fn made_up(&self, path: &Path) -> Option<String> {
+        match path.to_str()? {
+            "/proc/sys/kernel/random/boot_id" => Some(format!("{}\n", self.runtime.boot_id)),
+            "/run/systemd/container" if self.config.capabilities.shares_host_kernel => Some("sim\n".into()),
+            _ => None,
+        }
+    }
+
     /// A file's text.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<String> {
         let bytes = read_bounded(&self.place(path, true)?, FILE_LIMIT)?;
@@ -157,6 +170,7 @@ pub(super) fn only_looks(argv: &[String]) -> bool {
     let Some((program, args)) = words.split_first() else { return true };
     match program.rsplit('/').next().unwrap_or(program) {
         "systemctl" => args.iter().any(|word| word.starts_with("is-") || word.starts_with("list-") || *word == "show"),
+        "ip" => !["add", "replace", "del", "flush"].iter().any(|verb| args.contains(verb)),
         "dpkg" => args.contains(&"--audit") || args.contains(&"-C"),
         "apt-get" => args.contains(&"-s") || args.contains(&"--simulate"),
         "sh" | "env" | "touch" | "rm" | "cp" | "mkdir" | "nft" | "iptables" | "ip6tables" => false,

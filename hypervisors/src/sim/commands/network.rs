@@ -16,15 +16,44 @@ impl Inside<'_> {
         let netid = if has('u', "--udp") && has('t', "--tcp") { "tcp " } else { "" };
         let mut text = String::new();
         if has('t', "--tcp") || !has('u', "--udp") {
-            for port in services::listening(&self.runtime.units) {
-                text += &format!("{netid}LISTEN 0 128 0.0.0.0:{port} 0.0.0.0:* \n");
+            for (port, unit) in services::listening(&self.runtime.units) {
+                let name = unit.trim_end_matches(".service");
+                let users = format!("users:((\"{name}\",pid={},fd=3))", pid(unit));
+                let users = if has('p', "--processes") { users } else { String::new() };
+                text += &format!("{netid}LISTEN 0 128 0.0.0.0:{port} 0.0.0.0:* {users}\n");
             }
         }
         out(text)
     }
 
-    /// `ip -j addr show`, `ip -j route show`.
+    /// `ps -e -o pid=,unit=`.
+    pub(super) fn ps(&self) -> Output {
+        let line = |unit: &String| format!("{:>7} {unit}\n", pid(unit));
+        out(format!("      1 init.scope\n{}", self.runtime.units.iter().map(line).collect::<String>()))
+    }
+
+    /// `printenv SSH_CONNECTION`, as sshd(8) sets it.
+    pub(super) fn printenv(&self, args: &[&str]) -> Output {
+        let (["SSH_CONNECTION"], Some(from), Some((to, _))) =
+            (args, self.config.addresses.first(), self.runtime.nics.iter().find_map(|nic| nic.addresses.first()))
+        else {
+            return fail(1, "");
+        };
+        out(format!("{from} 40022 {to} 22\n"))
+    }
+
+    /// `ip -j addr show`, `ip -j route show`, `ip route get ADDRESS`; changes of routes are accepted and traced.
     pub(super) fn ip(&self, args: &[&str]) -> Output {
+        if ["add", "replace", "del", "flush"].iter().any(|verb| args.contains(verb)) {
+            return out("");
+        }
+        if let ["route", "get", address] = args {
+            let Some(nic) = self.runtime.nics.first() else {
+                return fail(2, "RTNETLINK answers: Network is unreachable");
+            };
+            let own = nic.addresses.first().map_or_else(String::new, |(ip, _)| format!(" src {ip}"));
+            return out(format!("{address} dev {}{own} uid 0 \n    cache \n", nic.name));
+        }
         if !args.contains(&"-j") {
             return fail(1, "ip: only -j is understood in the simulated world");
         }
@@ -60,4 +89,9 @@ impl Inside<'_> {
         }
         Value::from(links)
     }
+}
+
+/// A number for a service's main process, always the same.
+fn pid(unit: &str) -> u32 {
+    unit.bytes().fold(100, |sum, byte| (sum * 7 + u32::from(byte)) % 30_000 + 100)
 }

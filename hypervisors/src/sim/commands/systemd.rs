@@ -1,5 +1,6 @@
 //! `systemctl`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -8,6 +9,7 @@ use super::{Inside, fail, operands, out};
 use crate::Result;
 use crate::host::Output;
 use crate::sim::boot::{fails, unit_state};
+use crate::sim::tree;
 use crate::sim::world::now_ms;
 
 impl Inside<'_> {
@@ -28,7 +30,7 @@ impl Inside<'_> {
         Ok(match *verb {
             "is-system-running" => self.is_system_running(args.contains(&"--wait")),
             "list-units" => self.list_units(args),
-            "list-unit-files" => self.list_unit_files(),
+            "list-unit-files" => self.list_unit_files(args),
             "is-active" => self.is_active(&units),
             "is-enabled" => self.is_enabled(&units),
             "is-failed" => self.is_failed(&units),
@@ -102,20 +104,29 @@ impl Inside<'_> {
                 text += &format!("{unit} loaded failed failed {}\n", description(unit));
             }
         }
+        if state.is_none() && args.contains(&"--all") {
+            let root = self.root();
+            for unit in self.unit_files().iter().filter(|unit| self.active(unit) == "inactive") {
+                let load = if unit_state(&root, unit) == "masked" { "masked" } else { "loaded" };
+                text += &format!("{unit} {load} inactive dead {}\n", description(unit));
+            }
+        }
         out(text)
     }
 
-    fn list_unit_files(&self) -> Output {
+    fn unit_files(&self) -> BTreeSet<String> {
         let root = self.root();
-        let mut units: Vec<String> = ["etc/systemd/system", "lib/systemd/system", "usr/lib/systemd/system"]
-            .iter()
-            .flat_map(|dir| fs::read_dir(root.join(dir)).into_iter().flatten().flatten())
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| name.ends_with(".service"))
-            .collect();
-        units.sort();
-        units.dedup();
-        out(units.iter().map(|unit| format!("{unit} {} enabled\n", unit_state(&root, unit))).collect::<String>())
+        let dirs = ["etc/systemd/system", "lib/systemd/system", "usr/lib/systemd/system"];
+        let names = dirs.iter().flat_map(|dir| tree::names(&root, dir));
+        names.filter(|name| name.ends_with(".service")).collect()
+    }
+
+    fn list_unit_files(&self, args: &[&str]) -> Output {
+        let root = self.root();
+        let wanted = args.iter().find_map(|word| word.strip_prefix("--state="));
+        let units = self.unit_files().into_iter().map(|unit| (unit_state(&root, &unit), unit));
+        let shown = units.filter(|(state, _)| wanted.is_none_or(|wanted| wanted == *state));
+        out(shown.map(|(state, unit)| format!("{unit} {state} enabled\n")).collect::<String>())
     }
 
     fn active(&self, unit: &str) -> &'static str {
@@ -225,7 +236,10 @@ impl Inside<'_> {
     }
 
     fn link(&mut self, verb: &str, units: &[String], now: bool) -> Output {
-        let system = self.root().join("etc/systemd/system");
+        let system = match self.place("/etc/systemd/system", true) {
+            Ok(system) => system,
+            Err(error) => return fail(1, format!("Failed to {verb}: {error}")),
+        };
         for unit in units {
             let wants = system.join("multi-user.target.wants").join(unit);
             let done = match verb {

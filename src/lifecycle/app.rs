@@ -1,0 +1,379 @@
+//! One invocation of a changing verb: find the run, take its lease, look, plan, ask, store, execute, conclude.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use hypervisors::Hypervisor;
+use rand::Rng;
+
+use super::clone::{self, CloneWishes};
+use super::error::{Failure, exit};
+use super::facts::Facts;
+use super::held::Held;
+use super::page::Proposal;
+use super::preflight::{self, Finding, Findings, Verdict};
+use super::record::RunFacts;
+use super::state::{State, Verb};
+use super::{address, world};
+use crate::engine::{Emitter, EventBody, Sink, lease};
+use crate::inventory::values::AddressWish;
+use crate::inventory::{GuestSpec, Inventory, Strategy};
+use crate::journal::{Holder, Journal, JournalError, RunRecord, SqliteJournal};
+use crate::steps::Side as Decision;
+
+/// Asks the operator. Implemented by the command line.
+pub trait Front: Send + Sync {
+    /// Shows a plan. `asking`: an answer is about to be asked for.
+    fn show(&self, proposal: &Proposal, asking: bool);
+    /// Asks for the word; `None` if nobody can be asked.
+    fn confirm(&self, word: &str) -> Option<bool>;
+    /// Asks yes or no; `None` if nobody can be asked.
+    fn ask(&self, question: &str) -> Option<bool>;
+}
+
+/// What the command line says beside verb and guest.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Addresses for the clone.
+    pub ip: Vec<AddressWish>,
+    /// Hardware addresses for the clone, `[NIC=]MAC`.
+    pub mac: Vec<String>,
+    /// Strategy.
+    pub strategy: Option<Strategy>,
+    /// Hostname of the clone.
+    pub hostname: Option<String>,
+    /// Plan only.
+    pub dry_run: bool,
+    /// Approves the page just printed.
+    pub yes: bool,
+    /// Approves this plan only.
+    pub approve: Option<String>,
+    /// How long to wait for the lock.
+    pub wait: Duration,
+    /// End the old holder first.
+    pub take_over: bool,
+    /// Whose version of an object wins.
+    pub decision: Option<Decision>,
+}
+
+/// How an invocation ended.
+#[derive(Clone, Debug, Default)]
+pub struct Finish {
+    /// Run.
+    pub run: Option<String>,
+    /// State it is in.
+    pub state: Option<State>,
+    /// Exit code.
+    pub code: u8,
+    /// Seconds production was down.
+    pub outage_s: f64,
+    /// What went wrong.
+    pub error: Option<crate::engine::ErrorInfo>,
+    /// Verbs to go on with.
+    pub next: Vec<String>,
+    /// The run's facts, for the closing words.
+    pub record: Option<RunFacts>,
+    /// Nothing was carried out: this was a plan.
+    pub planned: bool,
+}
+
+/// The program, apart from its command line.
+pub struct App {
+    /// What the operator declared.
+    pub inventory: Inventory,
+    /// State directory.
+    pub state: PathBuf,
+    /// Scratch directory (ssh control sockets).
+    pub scratch: PathBuf,
+    /// Where events go.
+    pub sink: Sink,
+    /// Who is asked.
+    pub front: Arc<dyn Front>,
+    /// Set by Ctrl-C: stop after the step in hand.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl App {
+    /// Opens the journal for writing.
+    ///
+    /// # Errors
+    /// Exit code 11 with the place.
+    pub fn journal(&self) -> Result<Arc<dyn Journal>, Failure> {
+        Ok(Arc::new(SqliteJournal::open(&self.state)?))
+    }
+
+    /// The journal for reading; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// Exit code 11 with the place.
+    pub fn journal_read_only(&self) -> Result<Option<Arc<dyn Journal>>, Failure> {
+        Ok(SqliteJournal::open_read_only(&self.state)?.map(|journal| Arc::new(journal) as Arc<dyn Journal>))
+    }
+
+    /// The guest that a word on the command line means: its name, its run, or the end of the run's id.
+    ///
+    /// # Errors
+    /// An unknown guest, with suggestions.
+    pub fn guest(&self, word: &str, journal: Option<&dyn Journal>) -> Result<(String, Option<RunRecord>), Failure> {
+        let runs = match journal {
+            Some(journal) => journal.runs(true)?,
+            None => Vec::new(),
+        };
+        let run = runs
+            .into_iter()
+            .find(|run| run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word));
+        if let Some(run) = run {
+            return Ok((run.guest.clone(), Some(run)));
+        }
+        if self.inventory.guests.contains_key(word) {
+            return Ok((word.to_owned(), None));
+        }
+        let near = self
+            .inventory
+            .guests
+            .keys()
+            .map(|name| (strsim::damerau_levenshtein(name, word), name))
+            .filter(|(distance, _)| *distance <= 2)
+            .min();
+        let names: Vec<&str> = self.inventory.guests.keys().map(String::as_str).collect();
+        let help = match near {
+            Some((_, name)) => format!("did you mean {name}?"),
+            None if names.is_empty() => "the inventory declares no guests".to_owned(),
+            None => format!("the guests there: {}", names.join(", ")),
+        };
+        Err(Failure::new(exit::USAGE, format!("find {word}"))
+            .cause("no guest or open run of that name")
+            .place("the inventory")
+            .help(help))
+    }
+
+    pub(super) fn spec(&self, guest: &str) -> Result<&GuestSpec, Failure> {
+        self.inventory.guests.get(guest).ok_or_else(|| {
+            Failure::new(exit::USAGE, format!("find {guest}"))
+                .cause("it is not in the inventory any more")
+                .help("put it back: its open run needs it")
+        })
+    }
+
+    pub(super) fn hypervisor(&self, host: &str) -> Result<Arc<dyn Hypervisor>, Failure> {
+        let hosts = self.inventory.hosts.iter().filter(|(name, _)| *name == host);
+        let mut all = world::platforms(hosts, &self.state)?;
+        all.remove(host).ok_or_else(|| {
+            Failure::new(exit::USAGE, format!("use host {host}"))
+                .cause("it is not in the inventory")
+                .help("put it into [hosts]")
+        })
+    }
+
+    /// Carries a verb out, from the command line to its exit code. The last event is `verb_finished`.
+    pub async fn change(&self, verb: Verb, word: &str, options: &Options) -> Finish {
+        let started = Instant::now();
+        let emit = Arc::new(Emitter::new(self.sink.clone(), word, verb.word()));
+        let finish = match Box::pin(self.try_change(verb, word, options, &emit)).await {
+            Ok(finish) => finish,
+            Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
+        };
+        if !options.dry_run {
+            emit.send(EventBody::VerbFinished {
+                state: finish.state.map(|state| state.word().to_owned()),
+                exit_code: finish.code,
+                elapsed_s: started.elapsed().as_secs_f64(),
+                outage_s: finish.outage_s,
+                error: finish.error.clone(),
+                next: finish.next.clone(),
+            });
+        }
+        finish
+    }
+
+    async fn try_change(
+        &self,
+        verb: Verb,
+        word: &str,
+        options: &Options,
+        emit: &Arc<Emitter>,
+    ) -> Result<Finish, Failure> {
+        if verb == Verb::Clone {
+            return self.clone_guest(word, options, emit).await;
+        }
+        let journal = self.journal()?;
+        let (guest, run) = self.guest(word, Some(&*journal))?;
+        let Some(run) = run else {
+            return Err(Failure::new(exit::STATE, format!("{} {guest}", verb.word()))
+                .cause(format!("{guest} has no open run"))
+                .help(format!("begin one: upgradectl clone {guest} --ip .N")));
+        };
+        emit.set_run(&run.id);
+        let mut held = self.hold(journal, run, options, emit).await?;
+        let result = held.verb(verb, options).await;
+        // Losing the lease or the journal here is told by the verb's own result.
+        let _ = held.journal.release(&held.lease);
+        result
+    }
+
+    /// Takes the lease of a run and reads it again under it.
+    pub(super) async fn hold<'a>(
+        &'a self,
+        journal: Arc<dyn Journal>,
+        run: RunRecord,
+        options: &Options,
+        emit: &Arc<Emitter>,
+    ) -> Result<Held<'a>, Failure> {
+        let lease = lease::take(&*journal, &run.id, options.take_over, options.wait).await?;
+        hypervisors::host::set_lease_marker(Holder::this_process().marker);
+        let run = journal.run(&run.id)?.ok_or_else(|| JournalError::Missing(run.id.clone()))?;
+        let record: RunFacts = serde_json::from_value(run.facts.clone())?;
+        let spec = self.spec(&run.guest)?.clone();
+        let hypervisor = self.hypervisor(&record.host)?;
+        Ok(Held { app: self, journal, lease, record, spec, hypervisor, emit: emit.clone(), run })
+    }
+
+    async fn clone_guest(&self, word: &str, options: &Options, emit: &Arc<Emitter>) -> Result<Finish, Failure> {
+        let existing = if options.dry_run { self.journal_read_only()? } else { Some(self.journal()?) };
+        let (guest, run) = self.guest(word, existing.as_deref())?;
+        if let Some(run) = run {
+            let state = State::parse(&run.state);
+            let next: Vec<&str> = state.map_or(&[] as &[Verb], |s| s.verbs(false)).iter().map(|v| v.word()).collect();
+            if let (_, Some(holder)) = existing.as_ref().map_or(Ok((0, None)), |journal| journal.holder(&run.id))?
+                && !holder.is_gone()
+            {
+                return Err(JournalError::Held(holder).into());
+            }
+            return Err(Failure::new(exit::STATE, format!("clone {guest}"))
+                .cause(format!("{} is open: {}", run.id, run.state))
+                .help(format!("go on with it ({}), or: upgradectl abort {guest}", next.join(", "))));
+        }
+        let spec = self.spec(&guest)?;
+        let hypervisor = self.hypervisor(&spec.host)?;
+        let facts = Facts::gather(spec, &hypervisor).await?;
+        let declared: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
+        let wishes = if options.ip.is_empty() { declared } else { options.ip.clone() };
+        let addressing = address::choose(&facts, &wishes, &options.mac)?;
+        let strategy = options.strategy.or(spec.clone.strategy).unwrap_or(Strategy::Snapshot);
+        let record = clone::record(&facts, &addressing, strategy, &self.state, &self.scratch)?;
+        let wishes = CloneWishes { hostname: options.hostname.clone() };
+        let mut findings = Findings::default();
+        // Before there is a run, what is known of the original's keys lies in the scratch directory.
+        let mut link = record.original.clone();
+        link.known_hosts = self.scratch.join(format!("known_hosts.{guest}"));
+        write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&guest, &facts.host_keys))?;
+        preflight::for_clone(&facts, &addressing, strategy, &link, &mut findings).await?;
+        let planned = clone::plan(&facts, &record, &wishes);
+        // A refusal explains more than a plan that cannot be made.
+        if let (Err(_), Some(finding)) = (&planned, findings.refusal()) {
+            return Err(refused("clone", &guest, finding));
+        }
+        let (plan, page) = planned?;
+        let proposal = Proposal { plan, page, findings: findings.0 };
+        if let Some(finish) = self.approve(&proposal, options, emit)? {
+            return Ok(finish);
+        }
+        let journal = existing.ok_or_else(|| Failure::new(exit::BUG, "open the journal"))?;
+        let run = format!("{guest}--{}", random_id());
+        let plan = proposal.plan.bind(&run)?;
+        let text = serde_json::to_string(&record)?.replace(&record.clone.name, &run);
+        let record: RunFacts = serde_json::from_str(&text)?;
+        private_dir(&record.run_dir)?;
+        write_private(&record.original.known_hosts, &crate::guest::keys::known_hosts(&guest, &facts.host_keys))?;
+        let holder = Holder::this_process();
+        hypervisors::host::set_lease_marker(&holder.marker);
+        let lease = journal.open_run(&run, &guest, &plan.during, &serde_json::to_value(&record)?, &holder)?;
+        journal.put_blob(facts.definition.text.as_bytes())?;
+        emit.set_run(&run);
+        let run = journal.run(&run)?.ok_or_else(|| JournalError::Missing(run))?;
+        let mut held =
+            Held { app: self, journal, lease, run, record, spec: spec.clone(), hypervisor, emit: emit.clone() };
+        let result = held.execute_new(&plan, options).await;
+        let _ = held.journal.release(&held.lease);
+        result
+    }
+
+    /// Shows the plan and asks. `Some`: the invocation ends here.
+    pub(super) fn approve(
+        &self,
+        proposal: &Proposal,
+        options: &Options,
+        emit: &Emitter,
+    ) -> Result<Option<Finish>, Failure> {
+        let Proposal { plan, page, findings } = proposal;
+        for finding in findings.iter().filter(|finding| finding.verdict != Verdict::Passed) {
+            emit.send(EventBody::Preflight {
+                id: finding.id.clone(),
+                verdict: if finding.verdict == Verdict::Warning { "warning" } else { "refused" }.to_owned(),
+                detail: finding.detail.clone(),
+                remedy: finding.remedy.clone(),
+            });
+        }
+        let refusal = findings.iter().find(|finding| finding.verdict == Verdict::Refused);
+        if options.dry_run {
+            self.front.show(proposal, false);
+            let error = refusal.map(|finding| refused(&plan.verb, &plan.guest, finding).0);
+            let code = error.as_ref().map_or(exit::DONE, |error| error.code);
+            return Ok(Some(Finish { code, error, planned: true, ..Finish::default() }));
+        }
+        if let Some(finding) = refusal {
+            return Err(refused(&plan.verb, &plan.guest, finding));
+        }
+        let digest = plan.digest();
+        if let Some(wanted) = &options.approve {
+            if *wanted == digest {
+                return Ok(None);
+            }
+            self.front.show(proposal, false);
+            return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, plan.guest))
+                .cause(format!("plan {wanted} was approved, but the facts changed: the plan is {digest} now"))
+                .help(format!("read the page above, then --approve {digest}")));
+        }
+        let Some(word) = &page.confirm else { return Ok(None) };
+        self.front.show(proposal, !options.yes);
+        if options.yes {
+            return Ok(None);
+        }
+        emit.send(EventBody::ApprovalNeeded { plan: digest.clone() });
+        match self.front.confirm(word) {
+            Some(true) => Ok(None),
+            Some(false) => Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, plan.guest))
+                .cause("not approved")
+                .help("nothing was changed")),
+            None => Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, plan.guest))
+                .cause("it needs an approval, and nobody can be asked here")
+                .help(format!("read the page, then --approve {digest} (or --yes)"))),
+        }
+    }
+}
+
+pub(super) fn refused(verb: &str, guest: &str, finding: &Finding) -> Failure {
+    let remedy = finding.remedy.clone().unwrap_or_default();
+    Failure::new(exit::REFUSED, format!("{verb} {guest}"))
+        .cause(finding.detail.clone())
+        .place(finding.id.clone())
+        .help(format!("{remedy}; nothing was changed").trim_start_matches("; ").to_owned())
+}
+
+fn random_id() -> String {
+    const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let mut rng = rand::rng();
+    (0..4).map(|_| char::from(CROCKFORD[rng.random_range(0..32)])).collect()
+}
+
+fn private_dir(path: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        Failure::new(exit::JOURNAL, format!("make {}", path.display()))
+            .cause(error.to_string())
+            .help("look at the directory's permissions and space")
+    })
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    if let Some(parent) = path.parent() {
+        private_dir(parent)?;
+    }
+    std::fs::write(path, text).map_err(|error| {
+        Failure::new(exit::JOURNAL, format!("write {}", path.display()))
+            .cause(error.to_string())
+            .help("look at the directory's permissions and space")
+    })
+}

@@ -1,0 +1,109 @@
+//! A stuck run: `retry`, `skip`, `abandon`. An undo failed, and only a person can say what is true.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::app::{App, Finish, Options};
+use super::error::{Failure, exit};
+use super::query;
+use super::state::Verb;
+use crate::engine::{Emitter, EventBody, Op};
+use crate::journal::{EventKind, Holder};
+
+/// What the operator decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Try the step again.
+    Retry,
+    /// Take the step as done: the operator saw to it.
+    Skip,
+    /// Give the run up; what is left is listed.
+    Abandon,
+}
+
+impl App {
+    /// Carries out a decision about a stuck run. `step` is counted from 1 and must be the stuck one.
+    pub async fn decide(&self, choice: Choice, word: &str, step: usize, reason: &str, options: &Options) -> Finish {
+        let verb = match choice {
+            Choice::Retry => "retry",
+            Choice::Skip => "skip",
+            Choice::Abandon => "abandon",
+        };
+        let emit = Arc::new(Emitter::new(self.sink.clone(), word, verb));
+        let finish = match self.try_decide(choice, word, step, reason, options, &emit).await {
+            Ok(finish) => finish,
+            Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
+        };
+        emit.send(EventBody::VerbFinished {
+            state: finish.state.map(|state| state.word().to_owned()),
+            exit_code: finish.code,
+            elapsed_s: 0.0,
+            outage_s: finish.outage_s,
+            error: finish.error.clone(),
+            next: finish.next.clone(),
+        });
+        finish
+    }
+
+    async fn try_decide(
+        &self,
+        choice: Choice,
+        word: &str,
+        step: usize,
+        reason: &str,
+        options: &Options,
+        emit: &Arc<Emitter>,
+    ) -> Result<Finish, Failure> {
+        let journal = self.journal()?;
+        let (guest, run) = self.guest(word, Some(&*journal))?;
+        let nothing = |why: String, help: &str| {
+            Failure::new(exit::STATE, format!("decide about {guest}")).cause(why).help(help.to_owned())
+        };
+        let run = run.ok_or_else(|| nothing(format!("{guest} has no open run"), "upgradectl status"))?;
+        emit.set_run(&run.id);
+        let mut held = self.hold(journal, run, options, emit).await?;
+        let Some(stuck) = held.run.stuck.clone() else {
+            let _ = held.journal.release(&held.lease);
+            return Err(nothing(format!("{} is not stuck", held.run.id), "upgradectl status shows what is possible"));
+        };
+        if stuck.index + 1 != step {
+            let _ = held.journal.release(&held.lease);
+            let why = format!("{} is stuck at step {}, not {step}", held.run.id, stuck.index + 1);
+            return Err(nothing(why, "upgradectl status shows the step"));
+        }
+        let who = Holder::this_process();
+        let note = json!({ "decision": format!("{choice:?}").to_lowercase(), "reason": reason, "by": who.user });
+        let result = async {
+            held.journal.append(&held.lease, Some(stuck.plan), Some(stuck.index), EventKind::Note, &note)?;
+            match choice {
+                Choice::Retry => {}
+                Choice::Skip => {
+                    held.journal.append(&held.lease, Some(stuck.plan), Some(stuck.index), EventKind::Skipped, &note)?;
+                    // The step whose undo failed counts as taken back: the operator saw to it.
+                    if let Some(past) = query::active(&*held.journal, &held.run.id)?
+                        && let Some(Op::Undo(at, _)) = past.plan.steps.get(stuck.index).map(|step| &step.op)
+                    {
+                        let (plan, index) = (Some(at.plan), Some(at.index));
+                        held.journal.append(&held.lease, plan, index, EventKind::Undone, &note)?;
+                    }
+                }
+                Choice::Abandon => {
+                    held.journal.set_stuck(&held.lease, None)?;
+                    held.journal.finish_plan(&held.lease, stuck.plan, "abandoned", "aborted", true)?;
+                    emit.warning(format!(
+                        "{} is given up; what it left bears its mark: upgradectl gc --from-world",
+                        held.run.id
+                    ));
+                    return held.finish(exit::DONE, 0.0, None);
+                }
+            }
+            held.journal.set_stuck(&held.lease, None)?;
+            held.run.stuck = None;
+            held.verb(Verb::Resume, options).await
+        }
+        .await;
+        let _ = held.journal.release(&held.lease);
+        result
+    }
+}

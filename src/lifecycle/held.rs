@@ -1,0 +1,450 @@
+//! A run under its lease: each verb's look at the world, its plan, its execution and its conclusion.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hypervisors::Hypervisor;
+use serde_json::{Value, json};
+
+use super::app::{App, Finish, Options};
+use super::back::{self, Past};
+use super::error::{Failure, exit};
+use super::memory::RunMemory;
+use super::page::{Page, Proposal};
+use super::preflight::{Finding, Findings};
+use super::record::{RunFacts, Verification};
+use super::state::{State, Verb};
+use super::{commit, promote, upgrade, verify, world};
+use crate::engine::history::Status;
+use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
+use crate::inventory::{GuestSpec, IfCheckFails};
+use crate::journal::{EventKind, Journal, Lease, RunRecord};
+use crate::steps::{Action, Side as Decision, StepRef, World, files};
+use crate::verify::{Report as CheckReport, Side};
+
+/// A run under its lease, with all that its plans need.
+pub(super) struct Held<'a> {
+    pub(super) app: &'a App,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) lease: Lease,
+    pub(super) run: RunRecord,
+    pub(super) record: RunFacts,
+    pub(super) spec: GuestSpec,
+    pub(super) hypervisor: Arc<dyn Hypervisor>,
+    pub(super) emit: Arc<Emitter>,
+}
+
+impl Held<'_> {
+    pub(super) fn state(&self) -> Result<State, Failure> {
+        let run = self.journal.run(&self.run.id)?.map_or_else(|| self.run.state.clone(), |run| run.state);
+        State::parse(&run).ok_or_else(|| {
+            Failure::new(exit::JOURNAL, format!("read {}", self.run.id))
+                .cause(format!("unknown state {run}"))
+                .help("use the upgradectl that wrote it")
+        })
+    }
+
+    /// The run's plans with what became of them, oldest first.
+    pub(super) fn pasts(&self) -> Result<Vec<Past>, Failure> {
+        super::query::pasts(&*self.journal, &self.run.id)
+    }
+
+    /// The newest plan, if it is unfinished.
+    pub(super) fn active(&self) -> Result<Option<Past>, Failure> {
+        super::query::active(&*self.journal, &self.run.id)
+    }
+
+    /// Carries out a verb on this run.
+    pub(super) async fn verb(&mut self, verb: Verb, options: &Options) -> Result<Finish, Failure> {
+        let state = self.state()?;
+        let active = self.active()?;
+        if let Some(stuck) = &self.run.stuck
+            && verb != Verb::Resume
+        {
+            return Err(Failure::new(exit::STUCK, format!("{} {}", verb.word(), self.spec.name))
+                .cause(format!("the run is stuck at step {}: {}", stuck.index + 1, stuck.why))
+                .help("decide: upgradectl retry, skip or abandon"));
+        }
+        let irreversible = active.as_ref().is_some_and(Past::irreversible);
+        let untidy = active.is_some() && verb == Verb::Resume;
+        if !state.verbs(irreversible).contains(&verb) && !untidy {
+            let allowed: Vec<&str> = state.verbs(irreversible).iter().map(|verb| verb.word()).collect();
+            let cause = if irreversible {
+                "a step that cannot be taken back was begun".to_owned()
+            } else {
+                format!("{} is {}", self.run.id, state.word().replace('_', " "))
+            };
+            let failure = Failure::new(exit::STATE, format!("{} {}", verb.word(), self.spec.name)).cause(cause);
+            return Err(match (verb, state) {
+                (Verb::Promote, State::Cloned | State::Upgraded) => {
+                    failure.help("promotion wants a passing verification: upgradectl verify")
+                }
+                _ => failure.help(format!("possible now: {}", allowed.join(", "))),
+            });
+        }
+        match verb {
+            Verb::Resume => match active {
+                Some(past) => self.resume(past, options).await,
+                None => Ok(self.finish(exit::DONE, 0.0, None)?),
+            },
+            Verb::Upgrade => self.upgrade(state, options).await,
+            Verb::Verify => self.verify(state, options).await,
+            Verb::Promote => self.promote(options).await,
+            Verb::Rollback => self.rollback(options).await,
+            Verb::Commit => self.commit(options).await,
+            Verb::Abort => self.abort(options).await,
+            Verb::Clone => Err(Failure::new(exit::BUG, "clone an open run")),
+        }
+    }
+
+    async fn upgrade(&mut self, state: State, options: &Options) -> Result<Finish, Failure> {
+        let continuing = state == State::Upgrading || self.tried(Verb::Upgrade)?;
+        let findings = upgrade::preflight(&self.spec, &self.record, &self.hypervisor, continuing).await?;
+        let number = self.journal.plans(&self.run.id)?.len() + 1;
+        let (plan, page) = upgrade::plan(&self.spec, &self.record, &self.record.codename, continuing, number)?;
+        self.propose(plan, page, findings, options).await
+    }
+
+    async fn verify(&mut self, state: State, options: &Options) -> Result<Finish, Failure> {
+        let side = if state == State::Promoted { Side::Promoted } else { Side::Clone };
+        let (plan, page) = verify::plan(&self.spec, &self.record, side, self.checks_number()?);
+        self.propose(plan, page, Vec::new(), options).await
+    }
+
+    async fn promote(&mut self, options: &Options) -> Result<Finish, Failure> {
+        let mut findings = Findings::default();
+        let now = self.now(options).await?;
+        let number = self.checks_number()?;
+        let (plan, page) =
+            promote::plan(&self.spec, &self.record, &self.hypervisor, &now, number, &mut findings)?;
+        self.propose(plan, page, findings.0, options).await
+    }
+
+    async fn rollback(&mut self, options: &Options) -> Result<Finish, Failure> {
+        let promote = self.pasts()?.into_iter().rfind(|past| past.plan.verb == "promote" && past.plan.undoes.is_none());
+        let plan = promote.and_then(|past| back::rollback(&self.spec, &self.record, &past));
+        let (plan, page) = plan.ok_or_else(|| self.no_way_back("rollback"))?;
+        self.propose(plan, page, Vec::new(), options).await
+    }
+
+    async fn abort(&mut self, options: &Options) -> Result<Finish, Failure> {
+        let plan = back::abort(&self.spec, &self.record, &self.pasts()?);
+        let (plan, page) = plan.ok_or_else(|| self.no_way_back("abort"))?;
+        self.propose(plan, page, Vec::new(), options).await
+    }
+
+    async fn commit(&mut self, options: &Options) -> Result<Finish, Failure> {
+        if let Some(why) = &self.record.unproven {
+            self.emit.warning(format!("the promotion is unproven: {why}"));
+        }
+        let saved = self
+            .pasts()?
+            .iter()
+            .flat_map(|past| past.plan.steps.iter().zip(&past.histories))
+            .filter(|(_, past)| past.status == Status::Done)
+            .filter_map(|(step, _)| match &step.op {
+                Op::Do(Action::Snapshot(snapshot)) if snapshot.role == hypervisors::Role::Detached => {
+                    Some(snapshot.copies.iter().map(|pair| pair.target.clone()))
+                }
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved).await?;
+        self.propose(plan, page, Vec::new(), options).await
+    }
+
+    async fn resume(&mut self, past: Past, options: &Options) -> Result<Finish, Failure> {
+        if options.dry_run {
+            let page = Page::new(format!("Resume {} of {}", past.plan.verb, self.run.id));
+            self.app.front.show(&Proposal { plan: past.plan, page, findings: Vec::new() }, false);
+            return Ok(Finish { planned: true, ..Finish::default() });
+        }
+        self.run_plan(past.id, &past.plan, options).await
+    }
+
+    fn no_way_back(&self, verb: &str) -> Failure {
+        Failure::new(exit::STATE, format!("{verb} {}", self.spec.name))
+            .cause("a step that cannot be taken back was begun")
+            .help(format!("go on: upgradectl resume {}", self.spec.name))
+    }
+
+    async fn propose(
+        &mut self,
+        plan: Plan,
+        page: Page,
+        findings: Vec<Finding>,
+        options: &Options,
+    ) -> Result<Finish, Failure> {
+        let proposal = Proposal { plan, page, findings };
+        if let Some(finish) = self.app.approve(&proposal, options, &self.emit)? {
+            return Ok(finish);
+        }
+        self.execute_new(&proposal.plan, options).await
+    }
+
+    /// Stores a plan and executes it.
+    pub(super) async fn execute_new(&mut self, plan: &Plan, options: &Options) -> Result<Finish, Failure> {
+        let by = crate::journal::Holder::this_process();
+        let note = json!({ "verb": plan.verb, "user": by.user, "host": by.host, "pid": by.pid });
+        self.journal.append(&self.lease, None, None, EventKind::Note, &note)?;
+        let engine = self.engine(options)?;
+        let id = engine.store(plan, &plan.during)?;
+        drop(engine);
+        self.run_plan(id, plan, options).await
+    }
+
+    fn engine(&self, options: &Options) -> Result<Engine, Failure> {
+        Ok(Engine::new(self.journal.clone(), self.lease.clone(), self.world(options)?, self.emit.clone())?)
+    }
+
+    /// The world that this run's steps work on.
+    pub(super) fn world(&self, options: &Options) -> Result<World, Failure> {
+        let hosts = self.app.inventory.hosts.iter().filter(|(name, _)| **name == self.record.host);
+        let emit = self.emit.clone();
+        Ok(World {
+            hypervisors: world::platforms(hosts, &self.app.state)?,
+            controller: world::controller(),
+            run_dir: self.record.run_dir.clone(),
+            run: self.run.id.clone(),
+            memory: Arc::new(RunMemory::new(self.journal.clone(), &self.run.id)),
+            progress: Arc::new(move |detail, fraction| emit.progress(detail, fraction)),
+            last: Value::Null,
+            decision: options.decision,
+            stop: self.app.stop.clone(),
+        })
+    }
+
+    /// Executes a stored plan from where it got to, and concludes.
+    pub(super) async fn run_plan(&mut self, id: i64, plan: &Plan, options: &Options) -> Result<Finish, Failure> {
+        let left = plan.steps.len();
+        self.emit.send(EventBody::VerbStarted { plan: plan.digest(), steps: left, expected_s: plan.estimate_s() });
+        let mut engine = self.engine(options)?;
+        let report = engine.execute(id, plan).await?;
+        self.conclude(plan, report, options).await
+    }
+
+    async fn conclude(&mut self, plan: &Plan, report: Report, options: &Options) -> Result<Finish, Failure> {
+        let outage_s = report.outage_s;
+        let with = |code: u8, mut error: ErrorInfo| {
+            error.code = code;
+            Some(error)
+        };
+        self.remember(plan, &report)?;
+        match report.ended {
+            Ended::Done { unproven: Some(error), untidy: None } => {
+                return Box::pin(self.unproven(plan, error, outage_s, options)).await;
+            }
+            Ended::Done { untidy: Some(error), .. } => {
+                self.finish(exit::UNTIDY, outage_s, with(exit::UNTIDY, error))
+            }
+            Ended::Done { .. } if plan.undoes.is_some() && plan.verb != "rollback" && plan.verb != "abort" => {
+                // A resumed undoing of a failed verb.
+                self.finish(exit::DONE, outage_s, None)
+            }
+            Ended::Done { .. } => self.finish(exit::DONE, outage_s, None),
+            Ended::Undone(error) => self.finish(exit::UNDONE, outage_s, with(exit::UNDONE, error)),
+            Ended::Failed(error) => {
+                self.show_checks(plan);
+                self.finish(exit::UNPROVEN, outage_s, with(exit::UNPROVEN, error))
+            }
+            Ended::Stopped(None) => {
+                let error = ErrorInfo {
+                    message: format!("finish {}", plan.verb),
+                    causes: vec!["stopped on request".into()],
+                    ..ErrorInfo::default()
+                };
+                self.finish(exit::PARTWAY, outage_s, with(exit::PARTWAY, error))
+            }
+            Ended::Stopped(Some(error)) => self.finish(exit::PARTWAY, outage_s, with(exit::PARTWAY, error)),
+            Ended::Stuck(error) => self.finish(exit::STUCK, outage_s, with(exit::STUCK, error)),
+        }
+        .inspect(|finish| {
+            if finish.code == exit::DONE && (plan.verb == "verify" || plan.verb == "promote") {
+                self.show_checks(plan);
+            }
+        })
+    }
+
+    /// After going live with failing checks: ask, roll back or keep, as the inventory says.
+    async fn unproven(
+        &mut self,
+        plan: &Plan,
+        mut error: ErrorInfo,
+        outage_s: f64,
+        options: &Options,
+    ) -> Result<Finish, Failure> {
+        self.show_checks(plan);
+        error.code = exit::UNPROVEN;
+        let back = match self.spec.promote.if_check_fails {
+            IfCheckFails::Keep => false,
+            IfCheckFails::Rollback => true,
+            IfCheckFails::Ask => {
+                let question = format!("Checks failed after going live. Roll {} back now?", self.spec.name);
+                self.app.front.ask(&question).unwrap_or(false)
+            }
+        };
+        if !back || plan.verb != "promote" {
+            return self.finish(exit::UNPROVEN, outage_s, Some(error));
+        }
+        let approved = Options { yes: true, ..options.clone() };
+        let mut finish = self.rollback(&approved).await?;
+        if finish.code == exit::DONE {
+            finish.code = exit::UNPROVEN;
+            finish.error = Some(error);
+        }
+        finish.outage_s += outage_s;
+        Ok(finish)
+    }
+
+    /// Notes in the run's facts what later verbs need to know of this plan's end.
+    fn remember(&mut self, plan: &Plan, report: &Report) -> Result<(), Failure> {
+        let mut record = self.record.clone();
+        if let Some(checks) = self.last_checks(plan)
+            && matches!(plan.verb.as_str(), "verify" | "promote")
+            && plan.undoes.is_none()
+        {
+            let promoted = checks.1 == Side::Promoted;
+            let passed = checks.0.passed();
+            record.verification = Some(Verification {
+                time: jiff::Timestamp::now(),
+                passed,
+                summary: checks.0.summary(),
+                promoted,
+            });
+            if promoted {
+                record.unproven = (!passed).then(|| checks.0.summary());
+            }
+        }
+        match (&report.ended, plan.verb.as_str()) {
+            (Ended::Done { unproven: Some(error), .. }, "promote") => {
+                record.unproven = Some(error.causes.join(": "));
+            }
+            (Ended::Done { .. }, "rollback") => {
+                record.unproven = None;
+                record.verification = None;
+            }
+            (Ended::Done { .. }, "clone") => record.boot_s = self.measured_boot()?,
+            _ => {}
+        }
+        if record != self.record && self.journal.run(&self.run.id)?.is_some_and(|run| run.closed.is_none()) {
+            self.journal.set_facts(&self.lease, &serde_json::to_value(&record)?)?;
+        }
+        self.record = record;
+        Ok(())
+    }
+
+    /// Seconds from the clone's start to its being reachable.
+    fn measured_boot(&self) -> Result<Option<f64>, Failure> {
+        let Some(past) = self.pasts()?.into_iter().rfind(|past| past.plan.verb == "clone") else { return Ok(None) };
+        let of = |kind: &str| {
+            past.plan.steps.iter().zip(&past.histories).find_map(|(step, past)| {
+                (step.op.action().kind() == kind).then(|| past.done.as_ref()?["elapsed_s"].as_f64()).flatten()
+            })
+        };
+        Ok(of("guest.start").zip(of("guest.settle")).map(|(start, settle)| start + settle))
+    }
+
+    /// The report of the plan's checks, if it has any and they were made.
+    fn last_checks(&self, plan: &Plan) -> Option<(CheckReport, Side)> {
+        let checks = plan.steps.iter().find_map(|step| match &step.op {
+            Op::Do(Action::RunChecks(checks)) => Some(checks),
+            _ => None,
+        })?;
+        let bytes = std::fs::read(self.record.run_dir.join(format!("{}.json", checks.report))).ok()?;
+        Some((serde_json::from_slice(&bytes).ok()?, checks.side))
+    }
+
+    fn show_checks(&self, plan: &Plan) {
+        if let Some((report, _)) = self.last_checks(plan) {
+            for check in report.checks {
+                self.emit.send(EventBody::Check { check });
+            }
+        }
+    }
+
+    /// Number of the next report of checks.
+    fn checks_number(&self) -> Result<usize, Failure> {
+        let made = self.journal.plans(&self.run.id)?;
+        Ok(made.iter().filter(|plan| matches!(plan.verb.as_str(), "verify" | "promote")).count() + 1)
+    }
+
+    fn tried(&self, verb: Verb) -> Result<bool, Failure> {
+        Ok(self.journal.plans(&self.run.id)?.iter().any(|plan| plan.verb == verb.word()))
+    }
+
+    pub(super) fn finish(&self, code: u8, outage_s: f64, error: Option<ErrorInfo>) -> Result<Finish, Failure> {
+        let state = self.state()?;
+        let irreversible = self.active()?.as_ref().is_some_and(Past::irreversible);
+        Ok(Finish {
+            run: Some(self.run.id.clone()),
+            state: Some(state),
+            code,
+            outage_s,
+            error,
+            next: state.verbs(irreversible).iter().map(|verb| verb.word().to_owned()).collect(),
+            record: Some(self.record.clone()),
+            planned: false,
+        })
+    }
+
+    /// What promotion rests on.
+    async fn now(&self, options: &Options) -> Result<promote::Now, Failure> {
+        let name = &self.spec.name;
+        let world = self.world(options)?;
+        let found = String::from_utf8_lossy(&self.journal.blob(&self.record.definition)?).into_owned();
+        let mut definition = self.hypervisor.definition(name).await?.ok_or_else(|| {
+            Failure::new(exit::REFUSED, format!("promote {name}"))
+                .cause("the original is not defined any more")
+                .help("define it again; upgradectl log shows its definition's place in the journal")
+        })?;
+        if definition.text.trim_end() != found.trim_end() {
+            match options.decision {
+                Some(Decision::Theirs) => {}
+                Some(Decision::Ours) => definition.text = found,
+                None => {
+                    let diff = similar::TextDiff::from_lines(&found, &definition.text)
+                        .unified_diff()
+                        .header(&format!("{name} as clone found it"), &format!("{name} as it is now"))
+                        .to_string();
+                    return Err(Failure::new(exit::UNDECIDED, format!("promote {name}"))
+                        .cause("its definition was changed since it was cloned")
+                        .cause(diff)
+                        .help("--theirs promotes with the change, --ours without it"));
+                }
+            }
+        }
+        let pasts = self.pasts()?;
+        let rewrite = pasts
+            .iter()
+            .flat_map(|past| (0..past.plan.steps.len()).map(move |index| (past, index)))
+            .find(|(past, index)| matches!(&past.plan.steps[*index].op, Op::Do(Action::Rewrite(_))))
+            .map(|(past, index)| StepRef { plan: past.id, index })
+            .ok_or_else(|| Failure::new(exit::JOURNAL, "find what clone changed in the guest"))?;
+        let recorded = files::Restore::recorded(&world, rewrite)?;
+        let restored = promote::restoration(&self.root_path(false).await?, &recorded)?;
+        let mut pending = Vec::new();
+        for rule in promote::carry_rules(&self.spec, &self.record) {
+            let count = rule.pending(&world).await?;
+            pending.push((format!("/{}", rule.path), Some(count)));
+        }
+        let original = crate::guest::Tree::open(&self.root_path(true).await?)?;
+        let queues = crate::guest::queues::found(&original)?;
+        Ok(promote::Now {
+            autostart: self.hypervisor.autostart(name).await?,
+            definition,
+            restore: restored.edits,
+            notes: restored.notes,
+            rewrite,
+            pending,
+            queues: queues.into_iter().map(|queue| (queue.service, queue.messages)).collect(),
+            conffiles: super::query::conffiles(&pasts).len(),
+        })
+    }
+
+    async fn root_path(&self, original: bool) -> Result<PathBuf, Failure> {
+        let (old, new) = self.record.root().ok_or_else(|| Failure::new(exit::JOURNAL, "find the root volume"))?;
+        let volume = if original { old } else { new };
+        Ok(self.hypervisor.storage(volume.kind)?.open(volume).await?)
+    }
+}

@@ -1,0 +1,134 @@
+//! Runs whose owner is proven gone while production may be down: what `resume --interrupted` does, at boot and every
+//! minute. Declaring it in the inventory approves it.
+
+use std::sync::Arc;
+
+use hypervisors::Power;
+
+use super::app::{App, Finish, Options};
+use super::back::Past;
+use super::error::Failure;
+use super::held::Held;
+use super::query;
+use super::state::{State, Verb};
+use crate::engine::{Emitter, Op};
+use crate::inventory::IfInterrupted;
+use crate::journal::Journal;
+use crate::steps::Action;
+
+/// What is done about an interrupted run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The verb goes on.
+    Resume,
+    /// Back to the original.
+    Rollback,
+    /// A person decides.
+    Wait,
+}
+
+/// Decides. `live`: the promoted guest has started. Pure.
+pub fn decide(state: State, holds_production_down: bool, declared: Option<IfInterrupted>, live: bool) -> Decision {
+    match (state, declared) {
+        (State::Promoting, Some(IfInterrupted::Wait)) => Decision::Wait,
+        (State::Promoting, Some(IfInterrupted::Resume)) => Decision::Resume,
+        (State::Promoting, Some(IfInterrupted::Rollback)) => Decision::Rollback,
+        (State::Promoting, None) if live => Decision::Resume,
+        (State::Promoting, None) => Decision::Rollback,
+        _ if holds_production_down => Decision::Resume,
+        _ => Decision::Wait,
+    }
+}
+
+impl App {
+    /// Takes every run whose owner is proven gone and does with it as declared.
+    ///
+    /// # Errors
+    /// If the journal cannot be read; what happens to a run is in its own finish.
+    pub async fn resume_interrupted(&self, options: &Options) -> Result<Vec<Finish>, Failure> {
+        let Some(_) = self.journal_read_only()? else { return Ok(Vec::new()) };
+        let journal: Arc<dyn Journal> = self.journal()?;
+        let mut finishes = Vec::new();
+        for run in journal.runs(true)? {
+            let Some(state) = State::parse(&run.state).filter(|state| state.in_progress()) else { continue };
+            let (_, holder) = journal.holder(&run.id)?;
+            // Without a holder the verb ended by itself and told why: that is a person's to decide.
+            if run.stuck.is_some() || !holder.is_some_and(|holder| holder.is_gone()) {
+                continue;
+            }
+            let emit = Arc::new(Emitter::new(self.sink.clone(), &run.guest, Verb::Resume.word()));
+            emit.set_run(&run.id);
+            let mut held = self.hold(journal.clone(), run, options, &emit).await?;
+            let result = held.interrupted(state, options).await;
+            let _ = held.journal.release(&held.lease);
+            match result {
+                Ok(Some(finish)) => finishes.push(finish),
+                Ok(None) => {}
+                Err(Failure(error)) => {
+                    finishes.push(Finish { code: error.code, error: Some(error), ..Finish::default() });
+                }
+            }
+        }
+        Ok(finishes)
+    }
+}
+
+impl Held<'_> {
+    async fn interrupted(&mut self, state: State, options: &Options) -> Result<Option<Finish>, Failure> {
+        let Some(past) = query::active(&*self.journal, &self.run.id)? else { return Ok(None) };
+        let down = past.plan.steps.iter().any(|step| step.outage_begins);
+        let undoing = past.plan.undoes.is_some();
+        let live = self.live(&past).await?;
+        let declared = self.spec.promote.if_interrupted.filter(|_| !undoing);
+        let decision = if undoing { Decision::Resume } else { decide(state, down, declared, live) };
+        let options = Options { yes: true, ..options.clone() };
+        Ok(Some(match decision {
+            Decision::Wait => return Ok(None),
+            Decision::Resume => self.verb(Verb::Resume, &options).await?,
+            Decision::Rollback => self.verb(Verb::Rollback, &options).await?,
+        }))
+    }
+
+    /// Whether the promoted guest has started: by the journal, or, if only the intent is there, by looking.
+    async fn live(&self, past: &Past) -> Result<bool, Failure> {
+        for (step, history) in past.plan.steps.iter().zip(&past.histories).filter(|(step, _)| step.goes_live) {
+            if !history.to_be_undone() {
+                continue;
+            }
+            if history.status == crate::engine::history::Status::Done {
+                return Ok(true);
+            }
+            if let Op::Do(Action::Start(start)) = &step.op {
+                return Ok(self.hypervisor.power(&start.guest).await? == Power::On);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn undeclared_goes_back_until_it_is_live() {
+        assert_eq!(decide(State::Promoting, true, None, false), Decision::Rollback);
+        assert_eq!(decide(State::Promoting, true, None, true), Decision::Resume);
+    }
+
+    #[test]
+    fn what_is_declared_is_done() {
+        for live in [false, true] {
+            assert_eq!(decide(State::Promoting, true, Some(IfInterrupted::Wait), live), Decision::Wait);
+            assert_eq!(decide(State::Promoting, true, Some(IfInterrupted::Resume), live), Decision::Resume);
+            assert_eq!(decide(State::Promoting, true, Some(IfInterrupted::Rollback), live), Decision::Rollback);
+        }
+    }
+
+    #[test]
+    fn other_verbs_go_on_only_if_production_may_be_down() {
+        assert_eq!(decide(State::RollingBack, true, None, false), Decision::Resume);
+        assert_eq!(decide(State::Upgrading, false, None, false), Decision::Wait);
+        assert_eq!(decide(State::Cloning, false, None, false), Decision::Wait);
+    }
+}

@@ -1,0 +1,280 @@
+//! `promote`: the clone takes the original's place. Production is down from the stop of the original until the
+//! promoted guest's checks have passed, and only what must be inside that time is inside it.
+
+use std::sync::Arc;
+
+use hypervisors::{Definition, DefinitionEdit, DiskEdit, Hypervisor, Mark, Role, VolumeKind, VolumeRef};
+
+use super::error::{Failure, exit};
+use super::hooks::Hooks;
+use super::page::{Page, Row};
+use super::preflight::Findings;
+use super::record::RunFacts;
+use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
+use crate::guest::{self, FileEdit, Tree};
+use crate::inventory::{CarryRule, GuestSpec, Verb};
+use crate::steps::{StepRef, carry, domain, files, net, queues, sha256, storage};
+use crate::verify::Side;
+
+/// How long production may take to shut down, in seconds.
+const PATIENCE_S: u64 = 180;
+
+/// What promotion rests on, as it is now.
+pub struct Now {
+    /// The original's definition.
+    pub definition: Definition,
+    /// Whether the original starts with its host.
+    pub autostart: bool,
+    /// What giving the identity back changes in the clone's files.
+    pub restore: Vec<FileEdit>,
+    /// Notes of it.
+    pub notes: Vec<String>,
+    /// The step that put the clone's identity on.
+    pub rewrite: StepRef,
+    /// Files each carry rule would copy now.
+    pub pending: Vec<(String, Option<u64>)>,
+    /// Queues of the original, with their messages.
+    pub queues: Vec<(String, u64)>,
+    /// Quarantined services with a queue nobody has a rule for.
+    pub conffiles: usize,
+}
+
+fn carries(spec: &GuestSpec, record: &RunFacts, last: bool) -> Vec<carry::Carry> {
+    let Some((from, to)) = record.root() else { return Vec::new() };
+    spec.carry
+        .iter()
+        .map(|CarryRule::Rsync { path, exclude }| carry::Carry {
+            host: record.host.clone(),
+            from: from.clone(),
+            to: to.clone(),
+            path: path.to_string_lossy().trim_matches('/').to_owned(),
+            exclude: exclude.clone(),
+            last,
+        })
+        .collect()
+}
+
+/// The carry rules, for a look at what they would bring.
+pub fn carry_rules(spec: &GuestSpec, record: &RunFacts) -> Vec<carry::Carry> {
+    carries(spec, record, false)
+}
+
+/// Where a snapshot of detached data goes.
+fn saved(source: &VolumeRef, run: &str, disk: &str) -> VolumeRef {
+    let word = disk.trim_matches('/').replace('/', "-");
+    let directory = source.path.parent().unwrap_or(std::path::Path::new("/"));
+    VolumeRef { kind: source.kind, path: directory.join(format!("{run}-{word}")) }
+}
+
+/// The plan and its page.
+///
+/// # Errors
+/// If the definition cannot be edited.
+pub fn plan(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    hypervisor: &Arc<dyn Hypervisor>,
+    now: &Now,
+    number: usize,
+    findings: &mut Findings,
+) -> Result<(Plan, Page), Failure> {
+    let name = &spec.name;
+    let run = &record.clone.name;
+    let host = record.host.clone();
+    let (old_root, new_root) =
+        record.root().ok_or_else(|| Failure::new(exit::REFUSED, format!("promote {run}")).cause("no root volume"))?;
+    let carry_first = carries(spec, record, false);
+    let carry_last = carries(spec, record, true);
+    // Copying everything twice takes longer than the rest: detached data is snapshotted only where that is cheap.
+    let (kept, unsaved): (Vec<_>, Vec<_>) =
+        record.detached().partition(|(_, source)| matches!(source.kind, VolumeKind::Btrfs | VolumeKind::Sim));
+    let saves: Vec<storage::Pair> = kept
+        .iter()
+        .map(|(disk, source)| storage::Pair { source: (*source).clone(), target: saved(source, run, &disk.name) })
+        .collect();
+
+    let mut edit = DefinitionEdit {
+        mark: Some(Some(Mark { run: run.clone(), role: Role::Production })),
+        ..DefinitionEdit::default()
+    };
+    for (disk, _, target) in record.copies() {
+        edit.disks.insert(disk.name.clone(), DiskEdit::Source(target.clone()));
+    }
+    let promoted = hypervisor.derive(&now.definition, &edit)?;
+    let boots = record.boot_s.unwrap_or(if hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 });
+    let production: Vec<net::Place> = record.addressing.original_places.clone();
+    let expected = files::expected(&now.restore);
+    let diff = now.restore.iter().map(guest::diff).collect::<Vec<_>>().join("");
+
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Promote);
+    for rule in carry_first {
+        steps.push(PlanStep::new(Stage::Carry, rule, 3.0).undo(Undo::WithClone));
+    }
+    steps.push(
+        PlanStep::new(
+            Stage::Fence,
+            domain::Stop { host: host.clone(), guest: run.clone(), patience_s: 60, force: true },
+            4.0,
+        )
+        .clone_side(),
+    );
+    steps.push(
+        PlanStep::new(
+            Stage::Adopt,
+            files::Restore { host: host.clone(), volume: new_root.clone(), rewrite: now.rewrite, expected, diff },
+            1.0,
+        )
+        .clone_side(),
+    );
+    steps.push(
+        PlanStep::new(Stage::Define, domain::Undefine { host: host.clone(), guest: run.clone() }, 1.0).clone_side(),
+    );
+    for (_, source, target) in record.copies() {
+        let mark = |volume: &VolumeRef, role| storage::MarkVolume { host: host.clone(), volume: volume.clone(), role };
+        steps.push(PlanStep::new(Stage::Adopt, mark(target, Some(Role::Production)), 0.1));
+        steps.push(PlanStep::new(Stage::Adopt, mark(source, Some(Role::Original)), 0.1));
+    }
+    steps.push(PlanStep::new(
+        Stage::Fence,
+        domain::Autostart { host: host.clone(), guest: name.clone(), on: false },
+        0.1,
+    ));
+    let outage_from = steps.len();
+    steps.push(
+        PlanStep::new(
+            Stage::Fence,
+            domain::Stop { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false },
+            4.0,
+        )
+        .outage_begins(),
+    );
+    steps.push(
+        PlanStep::new(Stage::Fence, net::ProveSilent { host: host.clone(), places: production.clone() }, 0.5)
+            .undo(Undo::Nothing),
+    );
+    for rule in carry_last {
+        steps.push(PlanStep::new(Stage::FinalCarry, rule, 1.0).undo(Undo::WithClone));
+    }
+    if !now.queues.is_empty() {
+        let mirror = queues::Mirror { host: host.clone(), from: old_root.clone(), to: new_root.clone() };
+        steps.push(PlanStep::new(Stage::FinalCarry, mirror, 0.2).undo(Undo::WithClone));
+        let back = queues::Return { host: host.clone(), promoted: new_root.clone(), original: old_root.clone() };
+        steps.push(PlanStep::new(Stage::FinalCarry, back, 0.1));
+    }
+    if !saves.is_empty() {
+        let snapshot = storage::Snapshot {
+            host: host.clone(),
+            guest: name.clone(),
+            pause: false,
+            copies: saves,
+            role: Role::Detached,
+        };
+        steps.push(PlanStep::new(Stage::FinalCarry, snapshot, 0.2));
+    }
+    steps.push(PlanStep::new(
+        Stage::Define,
+        domain::Define {
+            host: host.clone(),
+            replaces: Some(sha256(now.definition.text.as_bytes())),
+            definition: promoted,
+        },
+        0.3,
+    ));
+    steps.push(
+        PlanStep::new(
+            Stage::Start,
+            domain::Start { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S },
+            1.0,
+        )
+        .goes_live(),
+    );
+    let live = |step: PlanStep| step.undo(Undo::Nothing).on_failure(OnFailure::Unproven);
+    steps.push(live(PlanStep::new(Stage::Start, net::Announce { host: host.clone(), places: production }, 0.1)));
+    let checks = super::verify::checks(spec, record, Side::Promoted, number);
+    steps.push(live(PlanStep::new(Stage::Prove, checks, boots)).outage_ends());
+    let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
+    steps.push(
+        PlanStep::new(
+            Stage::Prove,
+            domain::Autostart { host, guest: name.clone(), on: now.autostart },
+            0.1,
+        )
+        .on_failure(OnFailure::Unproven),
+    );
+    steps.extend(hooks.after(Verb::Promote));
+
+    let plan = Plan {
+        format: 1,
+        run: run.clone(),
+        guest: name.clone(),
+        verb: "promote".into(),
+        strategy: super::strategy_word(record.strategy).into(),
+        during: "promoting".into(),
+        done: "promoted".into(),
+        failed: "verified".into(),
+        closes: false,
+        failure_closes: false,
+        undoes: None,
+        outages: vec![Outage { guest: name.clone(), expected_s: outage_s }],
+        steps,
+    };
+    for note in &now.notes {
+        findings.warn("identity", note.clone());
+    }
+    for (disk, _) in &unsaved {
+        findings.warn("detached", format!("{} cannot be snapshotted: rollback keeps its new writes", disk.name));
+    }
+    Ok((plan, page(record, now, outage_s)))
+}
+
+fn page(record: &RunFacts, now: &Now, outage_s: f64) -> Page {
+    let name = &record.original.name;
+    let mut page = Page::new(format!("Promote {} to {name}", record.clone.name));
+    if let Some(verification) = &record.verification {
+        page.rows.push(Row::new(
+            "verified",
+            format!("{}: {}", super::local_time(verification.time), verification.summary),
+        ));
+    }
+    page.rows.push(Row::new("outage", format!("about {outage_s:.0} s")));
+    let mut carried: Vec<String> = now
+        .pending
+        .iter()
+        .map(|(path, files)| match files {
+            Some(files) => format!("{path} ({files} changes so far)"),
+            None => path.clone(),
+        })
+        .collect();
+    carried.extend(now.queues.iter().map(|(service, messages)| format!("{service}'s queue ({messages} so far)")));
+    if !carried.is_empty() {
+        page.rows.push(Row::new("carried", carried.join(", ")));
+    }
+    let since = record.disks.iter().find(|disk| disk.root).map(|_| "the clone was made").unwrap_or_default();
+    page.rows.push(Row::new("left behind", format!("all else that {name} wrote since {since}")));
+    for (disk, source) in record.detached() {
+        page.rows.push(Row::new(
+            "attached",
+            format!("{} ({source}), shared with the original: rollback keeps its new writes", disk.name),
+        ));
+    }
+    if now.conffiles > 0 {
+        page.rows.push(Row::new(
+            "conffiles",
+            format!("{} kept, undecided (upgradectl conffiles list {name})", now.conffiles),
+        ));
+    }
+    page.rows.push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone itself got since is lost")));
+    page.rows.push(Row::new("commit", "no second outage; then the old system is gone".to_owned()));
+    page.confirm = Some(name.clone());
+    page
+}
+
+/// Looks at the clone's files for what giving the identity back will change.
+///
+/// # Errors
+/// [`crate::guest::GuestError::Ambiguous`] where the upgrade and production disagree.
+pub fn restoration(root: &std::path::Path, recorded: &[FileEdit]) -> Result<guest::restore::Restored, Failure> {
+    let tree = Tree::open(root)?;
+    Ok(guest::restore::restore_edits(&tree, recorded)?)
+}

@@ -1,0 +1,160 @@
+//! Looking at runs: status, the record, conffiles. Reads the journal only.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::back::Past;
+use super::error::Failure;
+use super::record::RunFacts;
+use super::state::State;
+use crate::engine::Plan;
+use crate::journal::{Journal, RunRecord};
+
+/// The run's plans with what became of them, oldest first.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn pasts(journal: &dyn Journal, run: &str) -> Result<Vec<Past>, Failure> {
+    let events = journal.events(run)?;
+    let mut pasts = Vec::new();
+    for stored in journal.plans(run)? {
+        let plan: Plan = serde_json::from_value(stored.body)?;
+        pasts.push(Past::new(stored.id, plan, &events));
+    }
+    Ok(pasts)
+}
+
+/// The newest plan of a run, if it is unfinished.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn active(journal: &dyn Journal, run: &str) -> Result<Option<Past>, Failure> {
+    let unfinished = journal.plans(run)?.last().is_some_and(|plan| plan.outcome.is_none());
+    Ok(if unfinished { pasts(journal, run)?.pop() } else { None })
+}
+
+/// What the newest collection of conffiles found; each as the recipe wrote it.
+pub fn conffiles(pasts: &[Past]) -> Vec<Value> {
+    pasts
+        .iter()
+        .rev()
+        .flat_map(|past| past.plan.steps.iter().zip(&past.histories))
+        .filter(|(step, _)| step.op.action().kind() == "conffiles.collect")
+        .find_map(|(_, past)| past.done.as_ref()?["done"]["data"]["conffiles"].as_array().cloned())
+        .unwrap_or_default()
+}
+
+/// One line of `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatusLine {
+    /// Run id.
+    pub run: String,
+    /// Guest.
+    pub guest: String,
+    /// State.
+    pub state: String,
+    /// Since when.
+    pub since: jiff::Timestamp,
+    /// Strategy.
+    pub strategy: String,
+    /// A verb was under way and nobody is at it.
+    pub interrupted: bool,
+    /// Who is at it.
+    pub holder: Option<HolderInfo>,
+    /// The clone.
+    pub clone: CloneInfo,
+    /// Its volumes.
+    pub volumes: Vec<VolumeInfo>,
+    /// The last verification.
+    pub last_verification: Option<super::record::Verification>,
+    /// Promoted with failing checks.
+    pub unproven: Option<String>,
+    /// Step an operator must decide about, counted from 1.
+    pub stuck_step: Option<usize>,
+    /// What is being done now, or was done last.
+    pub now: Option<String>,
+    /// Verbs possible now.
+    pub next: Vec<String>,
+}
+
+/// Who is at a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct HolderInfo {
+    /// Machine.
+    pub host: String,
+    /// Process.
+    pub pid: i32,
+    /// Login name.
+    pub user: String,
+}
+
+/// Where the clone is.
+#[derive(Clone, Debug, Serialize)]
+pub struct CloneInfo {
+    /// Inventory host.
+    pub host: String,
+    /// Its address.
+    pub address: String,
+    /// Its hardware address.
+    pub mac: Option<String>,
+    /// What the platform says, with `--live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power: Option<hypervisors::Power>,
+}
+
+/// A volume of the clone.
+#[derive(Clone, Debug, Serialize)]
+pub struct VolumeInfo {
+    /// Where it is.
+    pub name: String,
+    /// How full the snapshot is, where that is a danger.
+    pub fill_percent: Option<f64>,
+    /// Seconds until it is full, if it fills on as it did.
+    pub full_in_s: Option<f64>,
+}
+
+/// What the journal says of one run.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Failure> {
+    let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
+    let (_, holder) = journal.holder(&run.id)?;
+    let holder = holder.filter(|holder| !holder.is_gone());
+    let state = State::parse(&run.state);
+    let busy = state.is_some_and(State::in_progress);
+    let past = if busy { active(journal, &run.id)? } else { None };
+    let irreversible = past.as_ref().is_some_and(Past::irreversible);
+    let now = past.as_ref().and_then(|past| {
+        let at = past.histories.iter().rposition(|step| step.status != crate::engine::history::Status::Pending)?;
+        Some(format!("{}/{} {}", at + 1, past.plan.steps.len(), past.plan.steps[at].title()))
+    });
+    let next = state.map_or(&[] as &[_], |state| state.verbs(irreversible));
+    let mac = facts.addressing.clone_places.first().and_then(|place| place.mac);
+    Ok(StatusLine {
+        run: run.id.clone(),
+        guest: run.guest.clone(),
+        state: run.state.clone(),
+        since: run.since,
+        strategy: super::strategy_word(facts.strategy).to_owned(),
+        interrupted: busy && holder.is_none(),
+        holder: holder.map(|holder| HolderInfo { host: holder.host, pid: holder.pid, user: holder.user }),
+        clone: CloneInfo {
+            host: facts.host.clone(),
+            address: facts.addressing.clone.to_string(),
+            mac: mac.map(|mac| mac.to_string()),
+            power: None,
+        },
+        volumes: facts
+            .disks
+            .iter()
+            .filter_map(|disk| disk.target.as_ref())
+            .map(|volume| VolumeInfo { name: volume.to_string(), fill_percent: None, full_in_s: None })
+            .collect(),
+        last_verification: facts.verification,
+        unproven: facts.unproven,
+        stuck_step: run.stuck.as_ref().map(|stuck| stuck.index + 1),
+        now,
+        next: next.iter().map(|verb| verb.word().to_owned()).collect(),
+    })
+}

@@ -1,0 +1,158 @@
+//! `upgrade`: the recipe inside the clone, detached there; then its reboot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hypervisors::{GuestLink, Hypervisor};
+
+use super::error::{Failure, exit};
+use super::hooks::Hooks;
+use super::page::{Page, Row};
+use super::preflight::{Finding, Verdict};
+use super::record::RunFacts;
+use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
+use crate::inventory::{GuestSpec, Recipe, Verb};
+use crate::recipe;
+use crate::steps::{Action, upgrade};
+
+/// A recipe's finding as one of ours.
+pub fn finding(found: recipe::Finding) -> Finding {
+    let verdict = match found.verdict {
+        recipe::Verdict::Pass => Verdict::Passed,
+        recipe::Verdict::Warn => Verdict::Warning,
+        recipe::Verdict::Refuse => Verdict::Refused,
+    };
+    let remedy = Some(found.remedy).filter(|remedy| !remedy.is_empty());
+    Finding { id: found.id, verdict, detail: found.detail, remedy }
+}
+
+/// What is looked at in the running clone before the upgrade.
+///
+/// # Errors
+/// If the clone cannot be reached.
+pub async fn preflight(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    hypervisor: &Arc<dyn Hypervisor>,
+    continuing: bool,
+) -> Result<Vec<Finding>, Failure> {
+    match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
+        Some(Recipe::Debian { to }) => {
+            let guest = hypervisor.guest(&record.clone)?;
+            let found = recipe::debian::preflight(&*guest, to, continuing).await?;
+            Ok(found.into_iter().map(finding).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn step(stage: Stage, action: impl Into<Action>, estimate_s: f64) -> PlanStep {
+    PlanStep::new(stage, action, estimate_s).undo(Undo::WithClone).on_failure(OnFailure::Stop)
+}
+
+/// The release notes' way: sources, minimal upgrade, full upgrade, tidying.
+fn debian(
+    host: &str,
+    link: &GuestLink,
+    from: &str,
+    to: &str,
+    continuing: bool,
+    job: &dyn Fn(&str) -> String,
+) -> Vec<PlanStep> {
+    let (host, link, to) = (host.to_owned(), link.clone(), to.to_owned());
+    let timeout_s = 2 * 3600;
+    let full = |phase, job| upgrade::DebianUpgrade {
+        host: host.clone(),
+        link: link.clone(),
+        phase,
+        to: to.clone(),
+        job,
+        timeout_s,
+    };
+    let sources =
+        upgrade::DebianSources { host: host.clone(), link: link.clone(), from: from.to_owned(), to: to.clone() };
+    let update = upgrade::DebianUpdate { host: host.clone(), link: link.clone(), job: job("update"), timeout_s };
+    let mut steps = vec![step(Stage::Prepare, sources, 1.0)];
+    if continuing {
+        let configure =
+            upgrade::DebianConfigure { host: host.clone(), link: link.clone(), job: job("configure"), timeout_s };
+        steps.push(step(Stage::Recipe, configure, 10.0));
+    }
+    steps.push(step(Stage::Prepare, update, 10.0));
+    steps.push(step(Stage::Recipe, full(upgrade::Phase::Minimal, job("minimal")), 60.0));
+    steps.push(step(Stage::Recipe, full(upgrade::Phase::Full, job("full")), 120.0));
+    let clean = upgrade::DebianClean { host: host.clone(), link: link.clone(), job: job("clean"), timeout_s };
+    steps.push(step(Stage::Recipe, clean, 5.0));
+    steps
+}
+
+/// The plan. `continuing`: an earlier attempt stopped part-way.
+///
+/// # Errors
+/// No recipe, or one that does not fit.
+pub fn plan(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    from: &str,
+    continuing: bool,
+    number: usize,
+) -> Result<(Plan, Page), Failure> {
+    let refuse = |why: &str, help: &str| {
+        Failure::new(exit::REFUSED, format!("plan the upgrade of {}", spec.name))
+            .cause(why)
+            .place(format!("guests.{}.upgrade in the inventory", spec.name))
+            .help(help)
+    };
+    let Some(wanted) = &spec.upgrade else {
+        return Err(refuse("no upgrade is declared", "upgrade = { recipe = \"debian\", to = \"trixie\" }"));
+    };
+    let host = &record.host;
+    let link = &record.clone;
+    let word: String =
+        link.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let job = |what: &str| format!("{word}-{number}-{what}");
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Upgrade);
+    let mut page = Page::new(format!("Upgrade {}.", link.name));
+    match &wanted.recipe {
+        Recipe::Debian { to } => {
+            page.rows.push(Row::new("recipe", format!("Debian release upgrade to {to}")));
+            steps.extend(debian(host, link, from, to, continuing, &job));
+        }
+        Recipe::Script { run } => {
+            page.rows.push(Row::new("recipe", run.join(" ")));
+            let script = upgrade::Script {
+                host: host.clone(),
+                link: link.clone(),
+                argv: run.clone(),
+                job: job("script"),
+                timeout_s: 24 * 3600,
+            };
+            steps.push(step(Stage::Recipe, script, 600.0));
+        }
+        _ => return Err(refuse("that recipe does not fit this guest", "recipes here: debian, script")),
+    }
+    steps.extend(hooks.after(Verb::Upgrade));
+    let timeout_s = wanted.reboot_timeout_s.unwrap_or(600);
+    steps.push(step(Stage::Reboot, upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s }, 15.0));
+    steps.push(step(Stage::Settle, upgrade::CollectConffiles { host: host.clone(), link: link.clone(), older: BTreeMap::new() }, 2.0));
+    page.rows.push(Row::new("production", "untouched; keeps serving"));
+    Ok((
+        Plan {
+            format: 1,
+            run: link.name.clone(),
+            guest: spec.name.clone(),
+            verb: "upgrade".into(),
+            strategy: super::strategy_word(record.strategy).into(),
+            during: "upgrading".into(),
+            done: "upgraded".into(),
+            failed: "upgrading".into(),
+            closes: false,
+            failure_closes: false,
+            undoes: None,
+            outages: Vec::new(),
+            steps,
+        },
+        page,
+    ))
+}

@@ -1,0 +1,76 @@
+//! `verify`: the clone (or the promoted guest) against the baseline of the original.
+
+use super::hooks::Hooks;
+use super::page::Page;
+use super::record::RunFacts;
+use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
+use crate::inventory::{GuestSpec, Verb};
+use crate::steps::{services, verify};
+use crate::verify::Side;
+
+/// How long checks are repeated before they count as failed, in seconds.
+pub const DEADLINE_S: u64 = 30;
+
+/// The step that runs all checks.
+pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> verify::RunChecks {
+    let (link, quarantined) = match side {
+        Side::Clone => {
+            let started = &spec.quarantine.while_verifying;
+            let off = record.quarantined.iter().filter(|unit| {
+                let name = unit.trim_end_matches(".service");
+                !started.iter().any(|wanted| wanted.trim_end_matches(".service") == name)
+            });
+            (&record.clone, off.cloned().collect())
+        }
+        Side::Promoted => (&record.original, Vec::new()),
+    };
+    verify::RunChecks {
+        host: record.host.clone(),
+        link: link.clone(),
+        name: link.name.clone(),
+        side,
+        checks: crate::verify::with_standard(&spec.checks),
+        quarantined,
+        deadline_s: DEADLINE_S,
+        report: format!("checks-{number}"),
+        baseline: super::clone::BASELINE.into(),
+    }
+}
+
+/// The plan. `number` counts the verifications of the run, for the report's file names.
+pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (Plan, Page) {
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Verify);
+    let started = &spec.quarantine.while_verifying;
+    if side == Side::Clone && !started.is_empty() {
+        let step = |action| PlanStep::new(Stage::Prepare, action, 2.0).temporary();
+        steps.push(step(services::FenceOutgoing::new(&record.host, &record.clone).into()));
+        steps.push(step(services::StartWhileVerifying::new(&record.host, &record.clone, started).into()));
+    }
+    steps.push(
+        PlanStep::new(Stage::Check, checks(spec, record, side, number), 10.0)
+            .undo(Undo::Nothing)
+            .on_failure(OnFailure::End),
+    );
+    steps.extend(hooks.after(Verb::Verify));
+    let (link, done, failed) = match side {
+        Side::Clone => (&record.clone, "verified", "upgraded"),
+        Side::Promoted => (&record.original, "promoted", "promoted"),
+    };
+    let plan = Plan {
+        format: 1,
+        run: record.clone.name.clone(),
+        guest: spec.name.clone(),
+        verb: "verify".into(),
+        strategy: super::strategy_word(record.strategy).into(),
+        during: if side == Side::Clone { "verifying" } else { "promoted" }.into(),
+        done: done.into(),
+        failed: failed.into(),
+        closes: false,
+        failure_closes: false,
+        undoes: None,
+        outages: Vec::new(),
+        steps,
+    };
+    (plan, Page::new(format!("Verify {} at {}.", record.clone.name, link.address)))
+}

@@ -1,0 +1,139 @@
+//! Steps on mail and job queues: the clone never works on them, nothing is sent twice, nothing accepted is lost.
+
+use async_trait::async_trait;
+use hypervisors::{Change, VolumeRef};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Done, Probe, Step, StepError, World, files};
+use crate::guest::queues::{self, Aside};
+use crate::guest::{GuestError, Tree};
+
+/// Sets the queues of the clone aside, before its first start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// Inventory host.
+    pub host: String,
+    /// Root volume of the clone.
+    pub volume: VolumeRef,
+}
+
+#[async_trait]
+impl Step for SetAside {
+    fn title(&self) -> String {
+        "set the clone's mail and job queues aside".into()
+    }
+    fn undo_title(&self) -> String {
+        "goes with the clone".into()
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let tree = files::open(world, &self.host, &self.volume).await?;
+        Ok(match queues::is_set_aside(&tree, &world.run)? {
+            Aside::Absent => Probe::Absent,
+            Aside::Partial => Probe::Partial,
+            Aside::Present => Probe::Present,
+        })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let tree = files::open(world, &self.host, &self.volume).await?;
+        let changed = queues::set_aside(&tree, &world.run)?;
+        Ok(Done::new(if changed { Change::Changed } else { Change::Unchanged }))
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let tree = files::open(world, &self.host, &self.volume).await?;
+        let changed = queues::put_back(&tree, &world.run)?;
+        Ok(Done::new(if changed { Change::Changed } else { Change::Unchanged }))
+    }
+}
+
+/// Makes the queues of `to` those of `from`; returns the number of messages.
+fn mirror_all(from: &Tree, to: &Tree) -> Result<u64, GuestError> {
+    let mut all = queues::found(from)?;
+    let messages = all.iter().map(|queue| queue.messages).sum();
+    // A queue only the target has is emptied: what is in it was never the source's.
+    for queue in queues::found(to)? {
+        match all.iter_mut().find(|known| known.service == queue.service) {
+            Some(known) => {
+                for directory in queue.directories {
+                    if !known.directories.contains(&directory) {
+                        known.directories.push(directory);
+                    }
+                }
+            }
+            None => all.push(queue),
+        }
+    }
+    for queue in &all {
+        queues::mirror(from, to, queue)?;
+    }
+    Ok(messages)
+}
+
+/// Brings the queues of the stopped original to the clone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirror {
+    /// Inventory host.
+    pub host: String,
+    /// Root volume of the stopped original.
+    pub from: VolumeRef,
+    /// Root volume of the stopped clone.
+    pub to: VolumeRef,
+}
+
+#[async_trait]
+impl Step for Mirror {
+    fn title(&self) -> String {
+        "carry the mail and job queues".into()
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
+        Ok(Probe::Absent)
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let from = files::open(world, &self.host, &self.from).await?;
+        let to = files::open(world, &self.host, &self.to).await?;
+        let messages = mirror_all(&from, &to)?;
+        Ok(Done::new(Change::Changed).with(json!({ "messages": messages })))
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+}
+
+/// From here on the promoted guest's queues are the ones that count: taking the promotion back brings them to the
+/// original (its own, as they were when it stopped, are set aside). Doing it changes nothing; it stands right before the
+/// promoted guest's start, when both queues are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Return {
+    /// Inventory host.
+    pub host: String,
+    /// Root volume of the promoted guest.
+    pub promoted: VolumeRef,
+    /// Root volume of the original.
+    pub original: VolumeRef,
+}
+
+#[async_trait]
+impl Step for Return {
+    fn title(&self) -> String {
+        "hand the queues over to the promoted guest".into()
+    }
+    fn undo_title(&self) -> String {
+        "bring the queues back to the original".into()
+    }
+    async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
+        Ok(Probe::Absent)
+    }
+    async fn apply(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let promoted = files::open(world, &self.host, &self.promoted).await?;
+        let original = files::open(world, &self.host, &self.original).await?;
+        queues::set_aside(&original, &world.run)?;
+        let messages = mirror_all(&promoted, &original)?;
+        Ok(Done::new(Change::Changed).with(json!({ "messages": messages })))
+    }
+}

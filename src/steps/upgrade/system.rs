@@ -1,0 +1,250 @@
+//! Steps on the running clone as a machine: reboot it, wait until it has settled, run a program of the operator's.
+//!
+//! *Settled* means that ssh answers and `systemctl is-system-running` says running or degraded; ssh alone answers
+//! while the boot jobs still run.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use hypervisors::host::{Command, printable_tail};
+use hypervisors::{Cause, Change, Error, GuestLink, Host};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{POLL, Work, guest, name, probe_job, two_hours, went_down, with_clone};
+use crate::recipe::script::LastLine;
+use crate::steps::{Done, Probe, Step, StepError, World};
+
+/// A login that is refused while the machine boots (`pam_nologin`) is tried again for so long.
+const LOGIN_GRACE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 45 });
+
+/// Runs a short command in the guest; its standard output, trimmed, whatever its status.
+async fn ask(guest: &dyn Host, argv: &[&str]) -> Result<String, Error> {
+    let command = Command::new(argv.iter().copied()).timeout(Duration::from_secs(20));
+    Ok(guest.run(&command).await?.text().trim().to_owned())
+}
+
+/// What tells one boot from the next: the kernel's boot id and, for containers (which share it with their host), when
+/// process 1 was started (field 22 of proc(5)'s `stat`, the 20th after the name in parentheses).
+async fn boot(guest: &dyn Host) -> Result<String, Error> {
+    let id = ask(guest, &["cat", "/proc/sys/kernel/random/boot_id"]).await?;
+    let stat = ask(guest, &["cat", "/proc/1/stat"]).await?;
+    let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19)).unwrap_or("");
+    if id.is_empty() {
+        return Err(Error::new("tell one boot of the clone from the next", Cause::Malformed("no boot id".into())));
+    }
+    Ok(format!("{id} {started}"))
+}
+
+/// Whether the guest has settled, and what it says.
+async fn settled(guest: &dyn Host) -> Result<(bool, String), StepError> {
+    let state = match ask(guest, &["systemctl", "is-system-running"]).await {
+        // No systemd: that ssh answers is all that can be told.
+        Err(Error { cause: Cause::NotFound(_), .. }) => return Ok((true, "running".into())),
+        answer => answer?,
+    };
+    match state.as_str() {
+        "running" | "degraded" | "offline" => Ok((true, state)),
+        "maintenance" => Err(StepError::failed(
+            "the clone booted into rescue or emergency mode",
+            "look at its console, or at journalctl -xb in it",
+        )),
+        _ => Ok((false, if state.is_empty() { "starting".into() } else { state })),
+    }
+}
+
+/// Waits until the guest has settled and, if `before` is given, until it was booted anew.
+async fn wait(world: &World, guest: &dyn Host, before: Option<&str>, timeout_s: u64) -> Result<String, StepError> {
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_secs(timeout_s);
+    let mut refused: Option<Instant> = None;
+    loop {
+        let look = async {
+            match before {
+                Some(before) if boot(guest).await? == before => Ok((false, "going down".to_owned())),
+                _ => settled(guest).await,
+            }
+        };
+        let said = match look.await {
+            Ok((true, state)) => return Ok(state),
+            Ok((false, state)) => state,
+            Err(error) if error.is_unknown() => error.to_string(),
+            Err(StepError::Platform(error)) if matches!(error.cause, Cause::Refused(_)) => {
+                let key = error.to_string().to_ascii_lowercase().contains("host key");
+                if key || refused.get_or_insert_with(Instant::now).elapsed() >= LOGIN_GRACE {
+                    return Err(error.into());
+                }
+                error.to_string()
+            }
+            Err(error) => return Err(error),
+        };
+        if Instant::now() >= deadline {
+            return Err(StepError::Unknown(format!("the clone has not settled after {timeout_s} s: {said}")));
+        }
+        let fraction = begun.elapsed().as_secs_f64() / Duration::from_secs(timeout_s.max(1)).as_secs_f64();
+        world.progress(format!("waiting for the clone: {said}"), Some(fraction.min(1.0)));
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Reboots the clone and waits until it has settled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reboot {
+    /// Inventory host.
+    pub host: String,
+    /// How to get into the clone.
+    pub link: GuestLink,
+    /// How long it may take, in seconds.
+    pub timeout_s: u64,
+}
+
+#[async_trait]
+impl Step for Reboot {
+    fn title(&self) -> String {
+        format!("reboot {}", self.link.name)
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        vec![vec!["systemctl".into(), "reboot".into()]]
+    }
+    /// Whether it happened is told by comparing with what was captured, so `apply` decides; unreachable counts as begun.
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        match boot(guest(world, &self.host, &self.link)?.as_ref()).await {
+            Ok(_) => Ok(Probe::Absent),
+            Err(error) if error.is_unknown() => Ok(Probe::Partial),
+            Err(error) => Err(error.into()),
+        }
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        Ok(json!({ "boot": boot(guest(world, &self.host, &self.link)?.as_ref()).await? }))
+    }
+    async fn apply(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let guest = guest(world, &self.host, &self.link)?;
+        let before = found["boot"].as_str().ok_or_else(|| StepError::Memory("no boot id was captured".into()))?;
+        let now = match boot(guest.as_ref()).await {
+            Ok(now) => Some(now),
+            Err(error) if error.is_unknown() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let done = now.as_deref().is_some_and(|now| now != before);
+        if now.is_some() && !done {
+            let command = Command::new(["systemctl", "reboot"]).timeout(Duration::from_secs(20));
+            match guest.run(&command).await {
+                // The link may go before the answer comes; what counts is the next boot.
+                Ok(answer) if answer.status == 0 || answer.status == 255 => {}
+                Ok(answer) => drop(answer.checked("reboot the clone", &command)?),
+                Err(error) if error.is_unknown() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let state = wait(world, guest.as_ref(), Some(before), self.timeout_s).await?;
+        let change = if done { Change::Unchanged } else { Change::Changed };
+        Ok(Done::new(change).with(json!({ "state": state })))
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        with_clone()
+    }
+}
+
+/// Waits until ssh answers with the expected host key and the guest has settled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settle {
+    /// Inventory host.
+    pub host: String,
+    /// How to get into the guest.
+    pub link: GuestLink,
+    /// How long it may take, in seconds.
+    pub timeout_s: u64,
+}
+
+#[async_trait]
+impl Step for Settle {
+    fn title(&self) -> String {
+        format!("wait until {} has settled", self.link.name)
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        vec![vec!["systemctl".into(), "is-system-running".into()]]
+    }
+    /// Not reachable yet is what it waits for: only a settled guest is Present.
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        match settled(guest(world, &self.host, &self.link)?.as_ref()).await {
+            Ok((true, _)) => Ok(Probe::Present),
+            _ => Ok(Probe::Absent),
+        }
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let guest = guest(world, &self.host, &self.link)?;
+        let state = wait(world, guest.as_ref(), None, self.timeout_s).await?;
+        let done = Done::new(Change::Unchanged).with(json!({ "state": state }));
+        Ok(if state == "degraded" { done.warn(failed_units(guest.as_ref()).await) } else { done })
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        with_clone()
+    }
+}
+
+/// Names the units that failed, in one line.
+async fn failed_units(guest: &dyn Host) -> String {
+    let text = ask(guest, &["systemctl", "list-units", "--failed", "--plain", "--no-legend"]).await.unwrap_or_default();
+    let units: Vec<&str> = text.lines().filter_map(|line| line.split_ascii_whitespace().next()).take(8).collect();
+    printable_tail(format!("settled with failed units: {}", units.join(" ")).as_bytes(), 1)
+}
+
+/// Runs a program of the operator's in the clone; its exit status decides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Script {
+    /// Inventory host.
+    pub host: String,
+    /// How to get into the clone.
+    pub link: GuestLink,
+    /// Program and arguments, placeholders replaced.
+    pub argv: Vec<String>,
+    /// Id of the job in the clone, `[a-z0-9-]+`, unique to this step of this plan.
+    pub job: String,
+    /// How long it may take, in seconds.
+    #[serde(default = "two_hours")]
+    pub patience_s: u64,
+}
+
+#[async_trait]
+impl Step for Script {
+    fn title(&self) -> String {
+        format!("run {} in {}", self.argv.first().map_or("nothing", String::as_str), self.link.name)
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        vec![self.argv.clone()]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        probe_job(guest(world, &self.host, &self.link)?.as_ref(), &self.job).await
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let guest = guest(world, &self.host, &self.link)?;
+        let mut last = LastLine::default();
+        let mut take = |bytes: &[u8]| {
+            last.feed(bytes);
+            world.progress(last.get(), None);
+        };
+        let work = Work { job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
+        let end = work.run(world, guest.as_ref(), &mut take).await?;
+        let program = self.argv.first().map_or("", String::as_str);
+        match end.status {
+            Some(0) => Ok(Change::Changed.into()),
+            None => Err(went_down(world, program)),
+            Some(status) => Err(StepError::failed(
+                format!("{program} ended with status {status}: {}", last.get()),
+                format!("look: upgradectl ssh {0}; then upgradectl resume {0} runs it again", name(world)),
+            )),
+        }
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        with_clone()
+    }
+}
