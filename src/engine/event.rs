@@ -33,6 +33,8 @@ pub struct Event {
 /// Which step an event is about.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepInfo {
+    /// Number of its plan in the journal.
+    pub plan: i64,
     /// Counted from 1.
     pub index: usize,
     /// Number of steps.

@@ -205,7 +205,7 @@ impl Engine {
         action: &Action,
         past: &mut StepHistory,
     ) -> Result<Result<(), StepError>, EngineError> {
-        let info = self.info(plan, index, step);
+        let info = self.info(id, plan, index, step);
         let started = Instant::now();
         self.emit.step_started(&info, step.estimate_s);
         let result = self.apply_probed(id, index, action, past).await?;
@@ -301,7 +301,7 @@ impl Engine {
         at: StepRef,
         action: &Action,
     ) -> Result<Result<(), StepError>, EngineError> {
-        let info = self.info(plan, index, step);
+        let info = self.info(id, plan, index, step);
         self.emit.step_started(&info, step.estimate_s);
         self.record(id, index, EventKind::Intent, &Value::Null)?;
         let result = self.take_back(at, action, info).await?;
@@ -379,7 +379,7 @@ impl Engine {
             if !step.temporary || !histories[index].to_be_undone() {
                 continue;
             }
-            let info = self.info(plan, index, step);
+            let info = self.info(id, plan, index, step);
             match self.take_back(StepRef { plan: id, index }, action, info).await? {
                 Ok(()) => histories[index].status = Status::Undone,
                 Err(error) => {
@@ -390,8 +390,9 @@ impl Engine {
         Ok(trouble)
     }
 
-    fn info(&self, plan: &Plan, index: usize, step: &PlanStep) -> StepInfo {
+    fn info(&self, id: i64, plan: &Plan, index: usize, step: &PlanStep) -> StepInfo {
         StepInfo {
+            plan: id,
             index: index + 1,
             of: plan.steps.len(),
             kind: step.op.action().kind(),

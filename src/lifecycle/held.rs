@@ -14,6 +14,7 @@ use super::page::{Page, Proposal};
 use super::preflight::{Finding, Findings};
 use super::record::{RunFacts, Verification};
 use super::state::{State, Verb};
+use super::step_log::StepLog;
 use super::{commit, promote, upgrade, verify, world};
 use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
@@ -209,9 +210,26 @@ impl Held<'_> {
             run: self.run.id.clone(),
             memory: Arc::new(RunMemory::new(self.journal.clone(), &self.run.id)),
             progress: Arc::new(move |detail, fraction| emit.progress(detail, fraction)),
+            observer: self.observer(),
             last: Value::Null,
             decision: options.decision,
             stop: self.app.stop.clone(),
+        })
+    }
+
+    /// Writes what every command printed to the log of its step (`output/PLAN-STEP.log`), and tells of it.
+    fn observer(&self) -> hypervisors::host::CommandObserver {
+        let (emit, log) = (self.emit.clone(), StepLog::new(&self.record.run_dir));
+        Arc::new(move |command| {
+            let step = emit.current();
+            log.write(step.as_ref(), command);
+            emit.send(EventBody::Command {
+                step,
+                host: command.host.clone(),
+                argv: command.argv.clone(),
+                status: command.status,
+                elapsed_s: command.elapsed.as_secs_f64(),
+            });
         })
     }
 

@@ -27,6 +27,7 @@ pub mod promote;
 pub mod query;
 pub mod record;
 pub mod state;
+mod step_log;
 pub mod upgrade;
 pub mod verify;
 pub mod world;

@@ -13,6 +13,7 @@ use super::record::RunFacts;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Recipe, Verb};
 use crate::recipe;
+use crate::recipe::debian::apt::Phase;
 use crate::steps::{Action, upgrade};
 
 /// A recipe's finding as one of ours.
@@ -60,28 +61,28 @@ fn debian(
     job: &dyn Fn(&str) -> String,
 ) -> Vec<PlanStep> {
     let (host, link, to) = (host.to_owned(), link.clone(), to.to_owned());
-    let timeout_s = 2 * 3600;
+    let patience_s = 2 * 3600;
     let full = |phase, job| upgrade::DebianUpgrade {
         host: host.clone(),
         link: link.clone(),
         phase,
         to: to.clone(),
         job,
-        timeout_s,
+        patience_s,
     };
     let sources =
-        upgrade::DebianSources { host: host.clone(), link: link.clone(), from: from.to_owned(), to: to.clone() };
-    let update = upgrade::DebianUpdate { host: host.clone(), link: link.clone(), job: job("update"), timeout_s };
+        upgrade::DebianSources { host: host.clone(), link: link.clone(), from: from.to_owned(), to: to.clone(), diff: None };
+    let update = upgrade::DebianUpdate { host: host.clone(), link: link.clone(), job: job("update"), patience_s };
     let mut steps = vec![step(Stage::Prepare, sources, 1.0)];
     if continuing {
         let configure =
-            upgrade::DebianConfigure { host: host.clone(), link: link.clone(), job: job("configure"), timeout_s };
+            upgrade::DebianConfigure { host: host.clone(), link: link.clone(), job: job("configure"), patience_s };
         steps.push(step(Stage::Recipe, configure, 10.0));
     }
     steps.push(step(Stage::Prepare, update, 10.0));
-    steps.push(step(Stage::Recipe, full(upgrade::Phase::Minimal, job("minimal")), 60.0));
-    steps.push(step(Stage::Recipe, full(upgrade::Phase::Full, job("full")), 120.0));
-    let clean = upgrade::DebianClean { host: host.clone(), link: link.clone(), job: job("clean"), timeout_s };
+    steps.push(step(Stage::Recipe, full(Phase::Minimal, job("minimal")), 60.0));
+    steps.push(step(Stage::Recipe, full(Phase::Full, job("full")), 120.0));
+    let clean = upgrade::DebianClean { host: host.clone(), link: link.clone(), job: job("clean"), patience_s };
     steps.push(step(Stage::Recipe, clean, 5.0));
     steps
 }
@@ -126,7 +127,7 @@ pub fn plan(
                 link: link.clone(),
                 argv: run.clone(),
                 job: job("script"),
-                timeout_s: 24 * 3600,
+                patience_s: 24 * 3600,
             };
             steps.push(step(Stage::Recipe, script, 600.0));
         }

@@ -168,11 +168,7 @@ impl Place {
         while client.hear().await?.is_some_and(|line| !line.is_empty()) {}
         let path = request.split(' ').nth(1).unwrap_or("/").split('?').next().unwrap_or("/");
         let file = if path.ends_with('/') { format!("{path}index.html") } else { path.to_owned() };
-<<<<<<< HEAD
-        let body = tree::resolve(&self.root.join("var/www/html"), Path::new(&file), true);
-=======
         let body = self.path("var/www/html").and_then(|pages| tree::resolve(&pages, Path::new(&file), true));
->>>>>>> main
         let body = body.and_then(|path| read_bounded(&path, 1 << 20));
         let (status, body) = match body {
             Ok(Some(body)) => ("200 OK", body),

@@ -86,11 +86,7 @@ async fn a_seeded_world_is_found_again() {
     let facts = again.facts("mercure").await.unwrap().unwrap();
     assert_eq!((facts.power, facts.autostart, facts.disks.len()), (Power::On, true, 2));
     assert!(facts.disks[0].root && !facts.disks[1].root);
-<<<<<<< HEAD
-    assert_eq!(again.list().await.unwrap(), [facts.clone()]);
-=======
     assert_eq!(again.list().await.unwrap(), std::slice::from_ref(&facts));
->>>>>>> main
     let volume = again.volume(&facts.disks[0]).await.unwrap();
     let storage = again.storage(volume.kind).unwrap();
     assert!(storage.open(&volume).await.unwrap().join("etc/hostname").is_file());
@@ -218,9 +214,6 @@ async fn two_owners_of_an_address_are_traced() {
     let owner = sim.net().owner(ip("10.0.5.12"), "br5").await.unwrap();
     assert_eq!(owner, Some("00:16:3e:00:05:10".parse().unwrap()));
     assert_eq!(sim.power("mercure").await.unwrap(), Power::Paused);
-<<<<<<< HEAD
-    assert_eq!(sim.start("mercure").await.unwrap(), Change::Changed);
-=======
     assert!(sim.trace().unwrap().last().unwrap().conflicts.is_empty());
     assert_eq!(sim.start("mercure").await.unwrap(), Change::Changed);
     assert_eq!(
@@ -236,7 +229,6 @@ async fn two_owners_of_an_address_are_traced() {
     sim.start("mercure--k3f9").await.unwrap();
     let conflicts = sim.trace().unwrap().last().unwrap().conflicts.join(", ");
     assert!(conflicts.contains("volume mercure is claimed by"), "{conflicts}");
->>>>>>> main
 }
 
 #[tokio::test]
@@ -283,10 +275,7 @@ async fn commands_answer() {
         ("hostname", 0, "mercure\n"),
         ("id -u", 0, "0\n"),
         ("uname -s", 0, "Linux\n"),
-<<<<<<< HEAD
-=======
         ("uname -n", 0, "mercure\n"),
->>>>>>> main
         ("systemctl is-system-running", 0, "running\n"),
         ("systemctl is-active postfix cron.service", 0, "active\nactive\n"),
         ("systemctl is-enabled postfix", 0, "enabled\n"),
@@ -320,8 +309,6 @@ async fn commands_answer() {
     let packages = Command::new(["dpkg-query", "-W", "-f=${Package}\\t${Version}\\t${db:Status-Abbrev}\\n"]);
     let packages = guest.run(&packages).await.unwrap().text();
     assert!(packages.contains("postfix\t3.7.11-0+deb12\tii \n"), "{packages}");
-<<<<<<< HEAD
-=======
     let with_processes = run(&guest, "ss -H -l -n -t -u -p").await.text();
     let postfix = with_processes.lines().find(|line| line.contains(":25 ")).unwrap().to_owned();
     let pid = postfix.split("pid=").nth(1).unwrap().split(',').next().unwrap().to_owned();
@@ -332,14 +319,11 @@ async fn commands_answer() {
     assert_eq!(run(&guest, "ip -4 route replace unreachable 10.0.5.0/25").await.status, 0);
     let boot_id = guest.read_file(Path::new("/proc/sys/kernel/random/boot_id"), 100).await.unwrap().unwrap();
     assert_eq!(run(&guest, "cat /proc/sys/kernel/random/boot_id").await.stdout, boot_id);
->>>>>>> main
     let addresses: serde_json::Value = serde_json::from_str(&run(&guest, "ip -j addr show").await.text()).unwrap();
     assert_eq!(addresses[1]["addr_info"][0]["local"], "10.0.5.12");
     let free: u64 = run(&guest, "df --output=avail -B1 /").await.text().lines().nth(1).unwrap().parse().unwrap();
     assert!(free > 1 << 30);
     assert!(run(&guest, "df -P -B1 /srv/mail").await.text().contains(" /srv/mail\n"));
-<<<<<<< HEAD
-=======
     let sizes = Command::new(["dpkg-query", "-W", "-f=${db:Status-Abbrev}\t${Package}\t${Installed-Size}\n"]);
     assert!(guest.run(&sizes).await.unwrap().text().contains("ii \tpostfix\t4096\n"));
     let list =
@@ -347,7 +331,6 @@ async fn commands_answer() {
     let listed = guest.run(&Command::new(list)).await.unwrap().text();
     assert_eq!(listed, "f 644 /etc/apt/sources.list\0");
     assert_eq!(run(&guest, "find /etc/nothing").await.status, 1);
->>>>>>> main
     let shell = Command::new(["sh", "-c", "true && hostname && false && echo never"]);
     let shell = guest.run(&shell).await.unwrap();
     assert_eq!((shell.status, shell.text().as_str()), (1, "mercure\n"));
@@ -371,8 +354,6 @@ async fn services_are_stopped_masked_and_fail() {
     let running = run(&guest, "systemctl is-system-running --wait").await;
     assert_eq!((running.status, running.text().as_str()), (1, "degraded\n"));
     assert!(run(&guest, "systemctl list-units --failed --plain --no-legend").await.text().starts_with("nginx.service"));
-<<<<<<< HEAD
-=======
     let all =
         run(&guest, "systemctl list-units --type=service --all --plain --no-legend --no-pager --full").await.text();
     for line in
@@ -383,7 +364,6 @@ async fn services_are_stopped_masked_and_fail() {
     let enabled =
         run(&guest, "systemctl list-unit-files --type=service --state=enabled --plain --no-legend").await.text();
     assert!(enabled.contains("nginx.service enabled") && !enabled.contains("postfix"), "{enabled}");
->>>>>>> main
     assert_eq!(run(&guest, "systemctl unmask postfix").await.status, 0);
     assert_eq!(run(&guest, "systemctl start postfix").await.status, 0);
     // Without sshd there is no way in.
@@ -454,11 +434,7 @@ async fn an_upgrade_goes_to_the_release_of_the_sources() {
         storage.inspect(&sim.volume_ref("mercure")).await.unwrap().unwrap().used_bytes.unwrap()
     };
     let before = used().await;
-<<<<<<< HEAD
-    assert_eq!(run(&guest, "apt-get -y -o APT::Status-Fd=3 upgrade").await.status, 0);
-=======
     assert_eq!(run(&guest, "apt-get -y -o Dpkg::Use-Pty=0 upgrade --without-new-pkgs").await.status, 0);
->>>>>>> main
     assert_eq!(run(&guest, "dpkg-query -W -f=${Version} libc6").await.text(), "2.36-9+deb12", "kept back");
     let full = run(&guest, "apt-get -y -o APT::Status-Fd=3 full-upgrade").await;
     assert!(full.text().contains("pmstatus:libc6:"), "{}", full.text());

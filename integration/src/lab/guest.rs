@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -21,7 +21,7 @@ pub struct Guest {
     pub host: u8,
     /// Memory, MiB.
     pub memory: u16,
-    /// Where its data volume (a subvolume of its own, `guests/NAME-data`) is mounted in it.
+    /// Where its data volume is mounted in it: a subvolume of its own, see [`Guest::data_volume`].
     pub data: Option<&'static str>,
 }
 
@@ -43,14 +43,23 @@ impl Guest {
         format!("00:16:3e:00:05:{:02x}", self.host)
     }
 
+    /// Its root.
+    pub fn root(&self, lab: &Lab) -> PathBuf {
+        lab.path("pool/guests").join(self.name)
+    }
+
+    /// Its data volume, named after where it is mounted: `mercure-mail` for /srv/mail.
+    pub fn data_volume(&self, lab: &Lab) -> Option<PathBuf> {
+        let last = Path::new(self.data?).file_name()?.to_str()?;
+        Some(lab.path("pool/guests").join(format!("{}-{last}", self.name)))
+    }
+
     /// Its domain's definition in this lab.
     pub fn definition(&self, lab: &Lab) -> String {
-        let guests = lab.path("pool/guests");
-        let data = self.data.map_or_else(String::new, |target| {
+        let data = self.data.zip(self.data_volume(lab)).map_or_else(String::new, |(target, volume)| {
             format!(
-                "\n    <filesystem type='mount'>\n      <source dir='{}/{}-data'/>\n      <target dir='{target}'/>\n    </filesystem>",
-                guests.display(),
-                self.name
+                "\n    <filesystem type='mount'>\n      <source dir='{}'/>\n      <target dir='{target}'/>\n    </filesystem>",
+                volume.display()
             )
         });
         format!(
@@ -67,7 +76,7 @@ impl Guest {
   <on_crash>destroy</on_crash>
   <devices>
     <filesystem type='mount'>
-      <source dir='{guests}/{name}'/>
+      <source dir='{root}'/>
       <target dir='/'/>
     </filesystem>{data}
     <interface type='bridge'>
@@ -80,7 +89,7 @@ impl Guest {
 ",
             name = self.name,
             memory = self.memory,
-            guests = guests.display(),
+            root = self.root(lab).display(),
             mac = self.mac(),
             bridge = lab.bridge(),
         )
@@ -114,12 +123,11 @@ pub fn place(lab: &Lab, guest: &Guest, tar: &Path) -> Result<()> {
             .arg(&image)
             .output()?;
     }
-    let root = lab.path("pool/guests").join(guest.name);
+    let root = guest.root(lab);
     storage::snapshot(&image, &root)?;
     // A nested subvolume, as people have them: a snapshot of the root alone would miss what is in it.
     storage::turn_into_subvolume(&root.join("var/cache"))?;
-    if guest.data.is_some() {
-        let data = lab.path("pool/guests").join(format!("{}-data", guest.name));
+    if let Some(data) = guest.data_volume(lab) {
         storage::subvolume(&data)?;
         for directory in ["archive", "archive/new", "archive/cur", "archive/tmp"] {
             fs::create_dir(data.join(directory))?;

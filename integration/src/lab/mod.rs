@@ -140,6 +140,18 @@ impl Lab {
         Ok(())
     }
 
+    /// Adds a guest to a lab that is up, and waits until it has settled. The inventory is not changed.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn add(&self, guest: &Guest) -> Result<()> {
+        guest::place(self, guest, &image::tar(guest.image)?)?;
+        guest::start(self, guest.name)?;
+        let address = self.address(guest.host);
+        guest::wait_for_ssh(self, &address, Duration::from_secs(90))?;
+        guest::wait_settled(self, &address, Duration::from_secs(90))
+    }
+
     /// As [`Lab::up`], for a test: the lab goes when the value does, unless `UPGRADECTL_LAB_KEEP` is set.
     ///
     /// # Errors

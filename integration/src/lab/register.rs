@@ -1,7 +1,7 @@
 //! What all labs of a machine share: who is up, and what the first one found.
 //!
-//! Two things of the machine are changed by labs: `ip_forward` is switched on, and libvirt makes control groups named
-//! `machine` that it never removes. The first lab up writes down how they were; the last one down puts them back. The
+//! Labs change three things of the machine: `ip_forward` is switched on, libvirt makes control groups named `machine`
+//! that it never removes, and `/run/libvirt` must be there for each lab to lay its own over it. The first lab up writes down how they were; the last one down puts them back. The
 //! register is a directory in /run (after a reboot nothing is left to put back), changed under a lock.
 
 use std::fs;
@@ -16,6 +16,7 @@ pub struct Register {
     directory: PathBuf,
     forwarding: PathBuf,
     cgroups: PathBuf,
+    run: PathBuf,
 }
 
 impl Register {
@@ -25,6 +26,7 @@ impl Register {
             directory: "/run/upgradectl-lab".into(),
             forwarding: "/proc/sys/net/ipv4/ip_forward".into(),
             cgroups: "/sys/fs/cgroup".into(),
+            run: "/run/libvirt".into(),
         }
     }
 
@@ -36,6 +38,10 @@ impl Register {
         let _lock = self.lock()?;
         let (forwarding, no_groups) = (self.directory.join("ip_forward"), self.directory.join("no-machine-cgroups"));
         if !forwarding.exists() {
+            if !self.run.exists() {
+                fs::create_dir(&self.run)?;
+                fs::write(self.directory.join("no-run"), "")?;
+            }
             if self.machine_groups()?.is_empty() {
                 fs::write(no_groups, "")?;
             }
@@ -69,6 +75,11 @@ impl Register {
                 let _ = fs::remove_dir(group);
             }
             fs::remove_file(no_groups)?;
+        }
+        if self.directory.join("no-run").exists() {
+            // Empty unless the machine's own libvirt has been started since.
+            let _ = fs::remove_dir(&self.run);
+            fs::remove_file(self.directory.join("no-run"))?;
         }
         Ok(fs::remove_file(forwarding)?)
     }
@@ -112,8 +123,12 @@ mod tests {
     fn the_last_lab_down_puts_back_what_the_first_found() {
         let place = tempfile::tempdir().unwrap();
         let (forwarding, cgroups) = (place.path().join("ip_forward"), place.path().join("cgroup"));
-        let register =
-            Register { directory: place.path().join("labs"), forwarding: forwarding.clone(), cgroups: cgroups.clone() };
+        let register = Register {
+            directory: place.path().join("labs"),
+            forwarding: forwarding.clone(),
+            cgroups: cgroups.clone(),
+            run: place.path().join("run"),
+        };
         let value = || fs::read_to_string(&forwarding).unwrap();
         fs::write(&forwarding, "0\n").unwrap();
         fs::create_dir_all(cgroups.join("cpu")).unwrap();
@@ -128,6 +143,7 @@ mod tests {
         register.leave(1).unwrap();
         assert_eq!(value(), "0\n");
         assert!(!cgroups.join("cpu/machine").exists(), "libvirt's empty group goes");
+        assert!(!register.run.exists(), "what was made for the labs goes");
 
         fs::create_dir(cgroups.join("cpu/machine")).unwrap();
         register.join(0).unwrap();

@@ -43,7 +43,7 @@ pub fn play(lab: Lab) -> Result<()> {
     let clone = lab.address(MERCURE.host + 4);
     production.serves(&mut stage, "bookworm")?;
     let sender = Sender::start(&production.address, "list@mercure.lab")?;
-    let archive = lab.path("pool/guests/mercure-data/archive");
+    let archive = lab.path("pool/guests/mercure-mail/archive");
     println!("    from now on, numbered mails go to list@mercure.lab at {}", production.address);
 
     let id = before_promotion(&mut stage, &production, &clone)?;
@@ -206,7 +206,7 @@ fn there_and_back_and_there(stage: &mut Stage, production: &Production, clone: &
         let (domains, trees) = (lab.domains()?, lab.trees()?);
         ensure!(domains.keys().eq(["mercure"]), "domains: {domains:?}");
         ensure!(!original_tree.exists() && trees.len() == 2, "trees: {trees:?}");
-        ensure!(lab.path("pool/guests/mercure-data/archive").is_dir());
+        ensure!(lab.path("pool/guests/mercure-mail/archive").is_dir());
         Ok(())
     })?;
     stage.type_("status", 0).map(drop)
@@ -250,7 +250,7 @@ impl Production<'_> {
 
     /// Mails that are accepted from now on arrive.
     fn takes_mail(&self, stage: &mut Stage) -> Result<()> {
-        let archive = self.lab.path("pool/guests/mercure-data/archive");
+        let archive = self.lab.path("pool/guests/mercure-mail/archive");
         let before = mail::delivered(&archive)?.len();
         stage.claim("mail goes on arriving", || {
             until(PATIENCE, || {
