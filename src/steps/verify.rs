@@ -305,6 +305,7 @@ mod tests {
             run: "mercure--k3f9".into(),
             memory: Arc::new(Nothing),
             progress: Arc::new(|_, _| ()),
+            observer: Arc::new(|_| ()),
             last: Value::Null,
             decision: None,
             stop: Arc::new(AtomicBool::new(false)),
