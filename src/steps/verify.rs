@@ -248,3 +248,127 @@ impl Step for RunChecks {
         Ok(remove(world, &self.json_name())?.into())
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicBool;
+
+    use hypervisors::Hypervisor;
+    use hypervisors::host::{Command, LocalHost};
+    use hypervisors::sim::{Sim, seed};
+
+    use super::*;
+    use crate::steps::{Memory, StepRef};
+    use crate::verify::{CheckKind, MailboxCheck, TlsMode, When};
+
+    /// These steps remember nothing.
+    struct Nothing;
+    impl Memory for Nothing {
+        fn keep(&self, _: &[u8]) -> Result<String, StepError> {
+            Err(StepError::Memory("nothing is kept".into()))
+        }
+        fn recall(&self, _: &str) -> Result<Vec<u8>, StepError> {
+            Err(StepError::Memory("nothing is kept".into()))
+        }
+        fn found(&self, _: StepRef) -> Result<Option<Value>, StepError> {
+            Ok(None)
+        }
+        fn done(&self, _: StepRef) -> Result<Option<Value>, StepError> {
+            Ok(None)
+        }
+    }
+
+    fn world(directory: &tempfile::TempDir) -> (Arc<Sim>, World, GuestLink) {
+        let sim = Arc::new(seed(&directory.path().join("sim")).unwrap());
+        let run_dir = directory.path().join("run");
+        std::fs::create_dir(&run_dir).unwrap();
+        let known_hosts = run_dir.join("known_hosts");
+        let key = directory.path().join("sim/volumes/mercure/etc/ssh/ssh_host_ed25519_key.pub");
+        std::fs::write(&known_hosts, format!("mercure {}", std::fs::read_to_string(key).unwrap())).unwrap();
+        let link = GuestLink {
+            name: "mercure".into(),
+            address: "10.0.5.12".parse().unwrap(),
+            port: 22,
+            user: "root".into(),
+            key: None,
+            sudo: false,
+            known_hosts,
+            control_dir: run_dir.clone(),
+        };
+        let platform: Arc<dyn Hypervisor> = sim.clone();
+        let world = World {
+            hypervisors: BTreeMap::from([("here".to_owned(), platform)]),
+            controller: Arc::new(LocalHost::new("controller")),
+            run_dir,
+            run: "mercure--k3f9".into(),
+            memory: Arc::new(Nothing),
+            progress: Arc::new(|_, _| ()),
+            observer: Arc::new(|_| ()),
+            last: Value::Null,
+            decision: None,
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        (sim, world, link)
+    }
+
+    fn imap() -> Check {
+        let mailbox = MailboxCheck {
+            port: None,
+            implicit_tls: false,
+            tls: TlsMode::Any,
+            login: None,
+            mailbox: "INBOX".into(),
+            messages_min: None,
+            messages_baseline: false,
+        };
+        Check { name: "imap".into(), kind: CheckKind::Imap(mailbox), when: When::Both, deadline_s: None }
+    }
+
+    #[tokio::test]
+    async fn checks_against_the_baseline_on_the_simulated_platform() {
+        let directory = tempfile::tempdir().unwrap();
+        let (sim, world, link) = world(&directory);
+        let baseline = TakeBaseline::new("here", &link, "mercure", &[imap()]);
+        assert_eq!(baseline.probe(&world).await.unwrap(), Probe::Absent);
+        let done = baseline.apply(&world, &Value::Null).await.unwrap();
+        assert_eq!(done.warnings, Vec::<String>::new());
+        assert!(done.data["packages"].as_u64().unwrap() > 0 && done.data["sockets"].as_u64().unwrap() > 0, "{done:?}");
+        assert!(done.data["running_units"].as_u64().unwrap() > 0, "{done:?}");
+        assert_eq!(baseline.probe(&world).await.unwrap(), Probe::Present);
+
+        let checks = |number: u32| {
+            let report = format!("checks-{number}");
+            RunChecks::new("here", &link, "mercure", Side::Promoted, &[imap()], Vec::new(), 1, &report)
+        };
+        let first = checks(1);
+        let done = first.apply(&world, &Value::Null).await.unwrap();
+        assert_eq!(done.data["summary"], "4 passed");
+        assert_eq!(first.probe(&world).await.unwrap(), Probe::Present);
+        assert!(world.run_dir.join("checks-1.xml").exists());
+
+        let guest = sim.guest(&link).unwrap();
+        guest.run(&Command::new(["systemctl", "stop", "dovecot"])).await.unwrap();
+        let second = checks(2);
+        let error = second.apply(&world, &Value::Null).await.unwrap_err();
+        assert!(matches!(&error, StepError::Unproven(why) if why == "3 failed, 1 passed"), "{error:?}");
+        assert_eq!(second.probe(&world).await.unwrap(), Probe::Absent);
+        let text = std::fs::read_to_string(world.run_dir.join("checks-2.json")).unwrap();
+        assert!(text.contains("not listening") && text.contains("not running: dovecot.service"), "{text}");
+
+        second.undo(&world, &Value::Null).await.unwrap();
+        assert_eq!(second.undo(&world, &Value::Null).await.unwrap().change, Change::Unchanged);
+        assert!(!world.run_dir.join("checks-2.xml").exists());
+        baseline.undo(&world, &Value::Null).await.unwrap();
+        assert_eq!(baseline.probe(&world).await.unwrap(), Probe::Absent);
+    }
+
+    #[tokio::test]
+    async fn names_of_files_stay_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, world, link) = world(&directory);
+        let baseline = TakeBaseline { file: "../x.json".into(), ..TakeBaseline::new("here", &link, "", &[]) };
+        assert!(baseline.probe(&world).await.is_err() && baseline.undo(&world, &Value::Null).await.is_err());
+    }
+}

@@ -91,13 +91,13 @@ pub async fn take_baseline(target: &Arc<Target>, checks: &[Check]) -> Result<Bas
             continue;
         }
         let (target, check) = (Arc::clone(target), check.clone());
-        tasks.spawn(async move {
+        tasks.spawn(super::reported(async move {
             let measure = match probe::attempt(&target, &check).await {
                 Ok(seen) => seen.measure,
                 Err(fault) => Measure { detail: fault.why, ..Measure::default() },
             };
             (check.name, measure)
-        });
+        }));
     }
     while let Some(joined) = tasks.join_next().await {
         // A panic in a check is a bug; its measurement is missing, the baseline is not.

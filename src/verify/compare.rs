@@ -107,21 +107,21 @@ struct ComparedUnits {
 /// Units started on demand come and go, and upgrades rename instances: only what is enabled is expected to run, and a
 /// unit that does not exist any more is told, not a failure (its ports and packages are looked at by `baseline`).
 fn compare_units(before: &Units, now: &Units, skip: impl Fn(&str) -> bool) -> ComparedUnits {
-    let enabled = |unit: &str| {
+    let among = |unit: &str, units: &BTreeSet<String>| {
         let template = unit.split_once('@').map(|(stem, _)| format!("{stem}@.service"));
-        before.enabled.contains(unit) || template.is_some_and(|template| before.enabled.contains(&template))
+        units.contains(unit) || template.is_some_and(|template| units.contains(&template))
     };
     let mut compared = ComparedUnits {
         failed: now.failed.iter().filter(|unit| !before.failed.contains(*unit) && !skip(unit)).cloned().collect(),
         ..ComparedUnits::default()
     };
     let login_prompt = |unit: &str| stem(unit).contains("getty");
-    for unit in before.running.iter().filter(|unit| enabled(unit) && !skip(unit) && !login_prompt(unit)) {
-        if now.stopped.contains(unit) {
-            compared.stopped.push(unit.clone());
-        } else if !now.running.contains(unit) && !now.failed.contains(unit) {
-            compared.gone.push(unit.clone());
-        }
+    for unit in before.running.iter().filter(|unit| {
+        let well = [&now.running, &now.ended, &now.failed].iter().any(|units| units.contains(*unit));
+        among(unit, &before.enabled) && !well && !skip(unit) && !login_prompt(unit)
+    }) {
+        let list = if among(unit, &now.installed) { &mut compared.stopped } else { &mut compared.gone };
+        list.push(unit.clone());
     }
     compared
 }
@@ -230,14 +230,14 @@ mod tests {
         let before = Units {
             running: set(&["cron.service", "dovecot.service", "postfix@-.service", "dbus.service", "old.service"]),
             failed: set(&["sick.service"]),
-            stopped: set(&[]),
             enabled: set(&["cron.service", "dovecot.service", "postfix.service", "old.service"]),
+            ..Units::default()
         };
         let now = Units {
             running: set(&["postfix.service"]),
             failed: set(&["dovecot.service", "sick.service", "quiet.service"]),
-            stopped: set(&["cron.service", "dbus.service"]),
-            enabled: set(&[]),
+            installed: set(&["cron.service", "dbus.service", "postfix.service"]),
+            ..Units::default()
         };
         let compared = compare_units(&before, &now, |unit| unit == "quiet.service");
         assert_eq!(compared.failed, ["dovecot.service"]);

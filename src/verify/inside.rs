@@ -33,10 +33,12 @@ pub struct Units {
     pub running: BTreeSet<String>,
     /// Failed services.
     pub failed: BTreeSet<String>,
-    /// Loaded services that do not run.
-    pub stopped: BTreeSet<String>,
+    /// Services that did their work and ended well (`active (exited)`).
+    pub ended: BTreeSet<String>,
     /// Services that start at boot (templates as `name@.service`).
     pub enabled: BTreeSet<String>,
+    /// Services that are installed, started or not.
+    pub installed: BTreeSet<String>,
 }
 
 /// How long a question to the guest may take.
@@ -65,17 +67,16 @@ pub async fn sockets(host: &dyn Host) -> Result<Option<Vec<Socket>>> {
 pub async fn units(host: &dyn Host) -> Result<Option<Units>> {
     let list = ["systemctl", "list-units", "--type=service", "--all", "--plain", "--no-legend", "--no-pager", "--full"];
     let Some(listed) = ask(host, &list).await? else { return Ok(None) };
-    let files =
-        ["systemctl", "list-unit-files", "--type=service", "--state=enabled", "--plain", "--no-legend", "--no-pager"];
-    let enabled = ask(host, &files).await?.unwrap_or_default();
+    let files = ["systemctl", "list-unit-files", "--type=service", "--plain", "--no-legend", "--no-pager"];
+    let files = ask(host, &files).await?.unwrap_or_default();
     let mut units = parse_units(&listed);
-    units.enabled = enabled.lines().filter_map(first_word).collect();
+    (units.enabled, units.installed) = parse_unit_files(&files);
     Ok(Some(units))
 }
 
 /// Installed packages with their versions, by dpkg or rpm. Empty if neither is there.
 pub async fn packages(host: &dyn Host) -> Result<BTreeMap<String, String>> {
-    let dpkg = ["dpkg-query", "-W", "-f", "${db:Status-Abbrev}\\t${Package}\\t${Version}\\n"];
+    let dpkg = ["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n"];
     if let Some(text) = ask(host, &dpkg).await? {
         return Ok(parse_packages(&text));
     }
@@ -119,10 +120,6 @@ pub(crate) fn short(text: &str) -> String {
     if text.chars().count() <= 160 { text } else { text.chars().take(159).chain(['…']).collect() }
 }
 
-fn first_word(line: &str) -> Option<String> {
-    line.split_whitespace().next().map(short)
-}
-
 /// Reads `ss -H -l -n -t -u -p`; `units` by process id.
 pub fn parse_ss(text: &str, units: &BTreeMap<u32, String>) -> Vec<Socket> {
     let socket = |line: &str| {
@@ -149,23 +146,36 @@ pub fn parse_ps_units(text: &str) -> BTreeMap<u32, String> {
     text.lines().filter_map(pair).collect()
 }
 
-/// Reads `systemctl list-units --plain --no-legend`; `enabled` stays empty.
+/// Reads `systemctl list-unit-files`: what is enabled (`generated`: an init script), and all.
+pub fn parse_unit_files(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut enabled, mut all) = (BTreeSet::new(), BTreeSet::new());
+    for line in text.lines() {
+        let mut fields = line.split_whitespace();
+        if let (Some(name), Some(state)) = (fields.next(), fields.next()) {
+            all.insert(short(name));
+            if ["enabled", "enabled-runtime", "generated"].contains(&state) {
+                enabled.insert(short(name));
+            }
+        }
+    }
+    (enabled, all)
+}
+
+/// Reads `systemctl list-units --plain --no-legend`; `enabled` and `installed` stay empty.
 pub fn parse_units(text: &str) -> Units {
     let mut units = Units::default();
     for line in text.lines() {
         // Old versions print a mark before the name in spite of --plain.
         let mut fields = line.trim_start_matches(['●', '*', '×', ' ']).split_whitespace();
-        let (Some(name), Some(load), Some(active), Some(sub)) =
+        let (Some(name), Some(_load), Some(active), Some(sub)) =
             (fields.next(), fields.next(), fields.next(), fields.next())
         else {
             continue;
         };
-        let set = match (load, active, sub) {
-            (_, "failed", _) => &mut units.failed,
-            (_, "active", "running") => &mut units.running,
-            ("loaded" | "masked", "inactive" | "activating" | "deactivating" | "active" | "reloading", _) => {
-                &mut units.stopped
-            }
+        let set = match (active, sub) {
+            ("failed", _) => &mut units.failed,
+            ("active", "running") => &mut units.running,
+            ("active", _) => &mut units.ended,
             _ => continue,
         };
         set.insert(short(name));
@@ -244,7 +254,10 @@ mod tests {
     fn units_of_a_debian_guest() {
         let units = parse_units(&fixture("list-units.txt"));
         assert!(units.running.contains("dovecot.service") && units.running.contains("postfix@-.service"));
-        assert!(units.stopped.contains("postfix.service") && !units.stopped.contains("exim4.service"));
+        assert!(units.ended.contains("postfix.service") && !units.running.contains("fstrim.service"));
+        let (enabled, installed) = parse_unit_files(&fixture("list-unit-files.txt"));
+        assert!(enabled.contains("dovecot.service") && enabled.contains("getty@.service"));
+        assert!(installed.contains("dbus.service") && !enabled.contains("dbus.service"));
         assert!(units.failed.is_empty());
         let failed = parse_units("● dovecot.service loaded failed failed Dovecot\nodd\n");
         assert_eq!(failed.failed.iter().collect::<Vec<_>>(), ["dovecot.service"]);

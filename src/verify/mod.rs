@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hypervisors::host::{current_observer, observed};
 use hypervisors::{Host, Net};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,17 @@ impl Target {
     }
 }
 
+/// Work for a task of its own, whose commands are recorded as those of the task that spawns it.
+fn reported<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let observer = current_observer();
+    async move {
+        match observer {
+            Some(observer) => observed(observer, work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// Pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -86,7 +98,7 @@ pub async fn run_checks(
     let mut tasks = JoinSet::new();
     for (index, check) in checks.iter().enumerate() {
         let (target, check) = (Arc::clone(target), (*check).clone());
-        tasks.spawn(async move { (index, judge(&target, &check, deadline).await) });
+        tasks.spawn(reported(async move { (index, judge(&target, &check, deadline).await) }));
     }
     let mut results: Vec<Option<CheckResult>> = vec![None; checks.len()];
     let mut done = 0;

@@ -430,6 +430,15 @@ async fn commands_are_judged_by_status_and_output() {
     assert_eq!(run(command(&["false"], 1, None)).await.verdict, Verdict::Passed);
 }
 
+#[tokio::test]
+async fn commands_of_checks_are_recorded() {
+    let seen = Arc::new(std::sync::Mutex::new(0));
+    let observer = Arc::clone(&seen);
+    let kind = CheckKind::Command { run: vec!["true".into()], status: 0, contains: None };
+    observed(Arc::new(move |_| *observer.lock().unwrap() += 1), judged(here(), kind)).await;
+    assert_eq!(*seen.lock().unwrap(), 1);
+}
+
 /// The real `ss` and `dpkg-query` of this machine.
 #[tokio::test]
 async fn a_port_that_is_gone_fails_unless_its_service_is_held() {

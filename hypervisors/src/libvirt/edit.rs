@@ -237,11 +237,11 @@ fn element(mark: &Mark, over: Option<&str>) -> Result<String, String> {
 }
 
 fn memory(text: &str, element: Element<'_>, bytes: u64) -> Result<Vec<Cut>, String> {
-    if bytes == 0 || bytes % 1024 != 0 {
+    if bytes == 0 || !bytes.is_multiple_of(1024) {
         return Err(format!("{bytes} bytes are no whole number of KiB, as libvirt counts memory"));
     }
     let unit = xml::unit_bytes(element.attribute("unit").unwrap_or("KiB")).ok_or("a memory unit that is not known")?;
-    if bytes % unit == 0 {
+    if bytes.is_multiple_of(unit) {
         return content(text, element, &(bytes / unit).to_string());
     }
     let mut cuts = attribute(element, "unit", "KiB")?;

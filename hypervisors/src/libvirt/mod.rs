@@ -11,6 +11,9 @@
 
 mod connection;
 pub mod edit;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
 mod tree;
 pub mod xml;
 
@@ -29,6 +32,8 @@ use virt::sys::{VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, VIR_DOMAIN_XML_INACTIVE, VIR_DOM
 
 use self::connection::{Connection, Failure, Handle, find, is};
 use self::xml::DomainFacts;
+use crate::host::SshHost;
+use crate::storage;
 use crate::{
     Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, GuestFacts, GuestLink, Host,
     Hypervisor, Net, Power, Result, Storage, VolumeKind, VolumeRef,
@@ -41,16 +46,12 @@ const SLOW: Duration = Duration::from_secs(300);
 /// How often a guest that shuts down is looked at.
 const POLL: Duration = Duration::from_millis(250);
 
-/// Makes the way into a running guest.
-pub type Login = Arc<dyn Fn(&GuestLink) -> Result<Arc<dyn Host>> + Send + Sync>;
-
 /// The guests of one libvirt connection.
 pub struct Libvirt {
     uri: String,
     host: Arc<dyn Host>,
     net: Arc<dyn Net>,
     storages: Vec<Arc<dyn Storage>>,
-    login: Login,
     connection: Connection,
     /// Digests of the definitions libvirt gave us: set again, they must come back byte for byte.
     given: Mutex<HashSet<[u8; 32]>>,
@@ -66,15 +67,9 @@ type Called<T> = std::result::Result<T, Failure>;
 
 impl Libvirt {
     /// The guests behind a connection URI (`lxc:///system`). Connects when first needed.
-    pub fn new(
-        uri: &str,
-        host: Arc<dyn Host>,
-        net: Arc<dyn Net>,
-        storages: Vec<Arc<dyn Storage>>,
-        login: Login,
-    ) -> Self {
+    pub fn new(uri: &str, host: Arc<dyn Host>, net: Arc<dyn Net>, storages: Vec<Arc<dyn Storage>>) -> Self {
         let connection = Connection::new(uri);
-        Self { uri: uri.to_owned(), host, net, storages, login, connection, given: Mutex::default() }
+        Self { uri: uri.to_owned(), host, net, storages, connection, given: Mutex::default() }
     }
 
     async fn call<T: Send + 'static>(
@@ -448,10 +443,13 @@ impl Hypervisor for Libvirt {
     async fn volume(&self, disk: &Disk) -> Result<VolumeRef> {
         let doing = format!("recognise the volume of {}", disk.name);
         let (what, path) = match &disk.source {
-            DiskSource::Directory(path) => {
-                let _ = path;
-                return Err(Error::new(doing, Cause::Unsupported("not yet".to_owned())));
+            DiskSource::Directory(path) if self.host.is_local() => {
+                let path = path.clone();
+                let found =
+                    tokio::task::spawn_blocking(move || storage::detect(&path).map(|kind| VolumeRef { kind, path }));
+                return found.await.map_err(|_| Error::unknown(doing, "looking at it failed half-way"))?;
             }
+            DiskSource::Directory(path) => ("a directory of another machine", path.display().to_string()),
             DiskSource::Block(path) => ("a block device", path.display().to_string()),
             DiskSource::File(path) => ("an image file", path.display().to_string()),
             DiskSource::Other(words) => ("a source of another kind", words.clone()),
@@ -469,7 +467,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
-        (self.login)(link)
+        Ok(Arc::new(SshHost::for_guest(link)))
     }
 }
 

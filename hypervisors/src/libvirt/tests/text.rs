@@ -130,8 +130,13 @@ fn diff(old: &str, new: &str) -> String {
 #[test]
 fn the_mark_comes_and_goes_without_a_trace() {
     let heads = [
-        "<metadata/>", "<metadata></metadata>", "<metadata>\n\t </metadata >", "<metadata\n/>", "<!-- none -->",
-        "<metadata><!-- only this --></metadata>", "<metadata><a:b xmlns:a='urn:a'/></metadata>",
+        "<metadata/>",
+        "<metadata></metadata>",
+        "<metadata>\n\t </metadata >",
+        "<metadata\n/>",
+        "<!-- none -->",
+        "<metadata><!-- only this --></metadata>",
+        "<metadata><a:b xmlns:a='urn:a'/></metadata>",
         "<metadata>\n    <a:b xmlns:a=\"urn:a\"><upgradectl:run xmlns:upgradectl='urn:other'/></a:b>\n  </metadata>",
     ];
     let odd = heads.map(|head| format!("<domain type='lxc'>\n  <name>m</name>\n  {head}\n<x y='&#65;'/></domain>"));
@@ -164,7 +169,11 @@ fn a_missing_uuid_and_hardware_address_are_added() {
 fn memory_keeps_its_unit_where_it_can() {
     let memory = |bytes| edit::apply(XEN, &DefinitionEdit { memory_bytes: Some(bytes), ..DefinitionEdit::default() });
     assert!(memory(400 << 20).unwrap().contains("<memory unit=\"MiB\">400</memory>"));
-    assert!(memory(1 << 10).unwrap().contains("<memory unit=\"KiB\">1</memory><currentMemory unit=\"KiB\">1</currentMemory>"));
+    assert!(
+        memory(1 << 10)
+            .unwrap()
+            .contains("<memory unit=\"KiB\">1</memory><currentMemory unit=\"KiB\">1</currentMemory>")
+    );
     assert!(memory(1000).is_err());
 }
 
@@ -180,7 +189,8 @@ fn what_cannot_be_done_is_refused() {
     refused(LXC, source("/nowhere", volume("/srv/x")));
     refused(LXC, source("/", volume("relative")));
     refused(LXC, source("/", volume("/srv/\u{1}")));
-    let without = DefinitionEdit { disks: BTreeMap::from([("/".to_owned(), DiskEdit::Remove)]), ..DefinitionEdit::default() };
+    let without =
+        DefinitionEdit { disks: BTreeMap::from([("/".to_owned(), DiskEdit::Remove)]), ..DefinitionEdit::default() };
     refused(LXC, without);
     refused(LXC, DefinitionEdit { macs: vec![None, None, Some(MacAddr([2; 6]))], ..DefinitionEdit::default() });
     refused(LXC, DefinitionEdit { uuid: Some("mercure".to_owned()), ..DefinitionEdit::default() });
