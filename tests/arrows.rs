@@ -182,6 +182,8 @@ fn spell(tokens: &[(usize, String)], at: &mut usize, before: &[String], found: &
                 *at += 1;
                 return;
             }
+            // `a::{self as b}` names `a`.
+            "self" if !path.is_empty() => {}
             part => path.push(part.to_owned()),
         }
         *at += 1;
