@@ -19,8 +19,7 @@ build:
 # The product and the lab's programs, as tests and the demo use them.
 lab:
 	integration/prerequisites lab
-	$(CARGO) build --bin upgradectl
-	$(CARGO) build --package integration --bins
+	$(CARGO) build --package upgradectl --package integration --bin upgradectl --bin lab --bin demo
 
 demo: lab
 	UPGRADECTL_BIN=$(BIN) target/debug/demo
@@ -45,6 +44,5 @@ bench: lab
 	UPGRADECTL_BIN=$(BIN) target/debug/lab bench
 
 clean-lab:
-	integration/prerequisites lab
 	$(CARGO) build --quiet --package integration --bin lab
 	target/debug/lab clean

@@ -30,7 +30,7 @@ impl<'a> Hooks<'a> {
             HookTime::Around { verbs, before, after } if verbs.contains(&verb) => {
                 let argv = before.clone().unwrap_or_else(|| vec!["true".into()]);
                 let step = self.step(hook, &argv, after.as_ref());
-                Some(PlanStep::new(Stage::Announce, step, 1.0).temporary())
+                Some(PlanStep::new(Stage::Announce, step, 1.0).temporary().on_failure(failure(verb, HookPoint::Before)))
             }
             _ => None,
         });
@@ -47,13 +47,7 @@ impl<'a> Hooks<'a> {
             HookTime::At { point, verb: at, run, undo } if *point == wanted && *at == verb => {
                 let class = if undo.is_some() { Undo::Own } else { Undo::Nothing };
                 let step = self.step(hook, run, undo.as_ref());
-                let failure = match verb {
-                    Verb::Upgrade => OnFailure::Stop,
-                    Verb::Promote if wanted == HookPoint::After => OnFailure::Unproven,
-                    Verb::Rollback | Verb::Abort | Verb::Commit => OnFailure::Warn,
-                    _ => OnFailure::Undo,
-                };
-                Some(PlanStep::new(Stage::Announce, step, 1.0).undo(class).on_failure(failure))
+                Some(PlanStep::new(Stage::Announce, step, 1.0).undo(class).on_failure(failure(verb, wanted)))
             }
             _ => None,
         })
@@ -83,5 +77,15 @@ impl<'a> Hooks<'a> {
             .replace("{original}", &self.record.original.name)
             .replace("{clone_address}", &self.record.addressing.clone.to_string())
             .replace("{original_address}", &self.record.addressing.original.to_string())
+    }
+}
+
+/// What a failing hook means: a way back is not held up by one, and after going live nothing is undone by itself.
+fn failure(verb: Verb, point: HookPoint) -> OnFailure {
+    match (verb, point) {
+        (Verb::Upgrade, _) => OnFailure::Stop,
+        (Verb::Promote, HookPoint::After) => OnFailure::Unproven,
+        (Verb::Rollback | Verb::Abort | Verb::Commit, _) => OnFailure::Warn,
+        _ => OnFailure::Undo,
     }
 }

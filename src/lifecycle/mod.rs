@@ -51,3 +51,6 @@ pub fn strategy_word(strategy: Strategy) -> &'static str {
 pub fn local_time(time: Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%-d %b %H:%M").to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hypervisors::host::{LocalHost, SshHost};
+use hypervisors::host::LocalHost;
 use hypervisors::libvirt::Libvirt;
 use hypervisors::net::RealNet;
 use hypervisors::sim::Sim;
@@ -52,7 +52,6 @@ fn platform(name: &str, spec: &HostSpec, state: &Path) -> Result<Arc<dyn Hypervi
                 host.clone(),
                 Arc::new(RealNet),
                 vec![Arc::new(BtrfsStorage::new(host.clone())), Arc::new(DirectoryStorage::new(host))],
-                Arc::new(|link| Ok(Arc::new(SshHost::for_guest(link)) as Arc<dyn Host>)),
             )))
         }
         HypervisorKind::Sim => {

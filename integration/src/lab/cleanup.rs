@@ -12,6 +12,10 @@ use super::{Lab, daemon, network, storage};
 /// # Errors
 /// All that went wrong, in one message.
 pub fn down(lab: &Lab) -> Result<()> {
+    // Made before anything else and removed after everything else: without it there is nothing.
+    if !lab.dir().exists() {
+        return Ok(());
+    }
     let mut troubles = Vec::new();
     let mut part = |what: &str, result: Result<()>| {
         if let Err(error) = result {
@@ -22,10 +26,10 @@ pub fn down(lab: &Lab) -> Result<()> {
     part("network", network::down(lab));
     part("what labs share", Register::of_this_machine().leave(lab.number()));
     part("storage", storage::down(lab));
-    part("directory", remove_directory(lab));
     if !troubles.is_empty() {
         bail!("taking lab {} down: {}", lab.number(), troubles.join("; "));
     }
+    remove_directory(lab)?;
     let left = leftovers(lab);
     ensure!(left.is_empty(), "lab {} left: {}", lab.number(), left.join("; "));
     Ok(())

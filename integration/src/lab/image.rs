@@ -41,6 +41,7 @@ pub fn tar(image: &str) -> Result<PathBuf> {
             fs::remove_file(entry.path())?;
         }
     }
+    eprintln!("lab: building the image {image}: a minute, once");
     let unfinished = cache.join(format!("{image}-unfinished.tar"));
     build(&source, &unfinished).with_context(|| format!("building the image {image}"))?;
     fs::rename(&unfinished, &built)?;

@@ -1,0 +1,164 @@
+//! Whole lifecycles on the simulated platform, in this process. The ring *sim* does the same through the binary, with
+//! every fault; these tell quickly where it breaks.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hypervisors::sim::{self, Sim};
+
+use super::app::{App, Finish, Front, Options};
+use super::error::exit;
+use super::page::Proposal;
+use super::state::{State, Verb};
+use crate::engine::Event;
+
+const INVENTORY: &str = r#"
+version = 1
+[hosts]
+here = { hypervisor = "sim" }
+[guests.mercure]
+host = "here"
+disks = { "/srv/mail" = "detach" }
+upgrade = { recipe = "debian", to = "trixie" }
+checks = [{ kind = "imap" }, { kind = "http" }, { kind = "smtp", rcpt = "probe@mercure" }]
+carry = [{ kind = "rsync", path = "/home/" }]
+[guests.mercure.clone]
+ip = [".16"]
+"#;
+
+struct Yes;
+
+impl Front for Yes {
+    fn show(&self, _: &Proposal, _: bool) {}
+    fn confirm(&self, _: &str) -> Option<bool> {
+        Some(true)
+    }
+    fn ask(&self, _: &str) -> Option<bool> {
+        Some(false)
+    }
+}
+
+struct Lab {
+    dir: tempfile::TempDir,
+    app: App,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        sim::seed(&state.join("sim")).unwrap();
+        let inventory = dir.path().join("inventory.toml");
+        std::fs::write(&inventory, INVENTORY).unwrap();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let seen = events.clone();
+        let app = App {
+            inventory: crate::inventory::load(&inventory).unwrap(),
+            scratch: state.join("run"),
+            state,
+            sink: Arc::new(move |event: &Event| seen.lock().unwrap().push(event.clone())),
+            front: Arc::new(Yes),
+            stop: Arc::default(),
+        };
+        Self { dir, app, events }
+    }
+
+    fn sim(&self) -> Sim {
+        Sim::open(&self.app.state.join("sim")).unwrap()
+    }
+
+    async fn verb(&self, verb: Verb) -> Finish {
+        let options = Options { wait: Duration::ZERO, yes: true, ..Options::default() };
+        self.app.change(verb, "mercure", &options).await
+    }
+
+    async fn good(&self, verb: Verb, state: State) {
+        let finish = self.verb(verb).await;
+        let events = self.events.lock().unwrap();
+        let tail: Vec<String> =
+            events.iter().rev().take(12).rev().map(|event| serde_json::to_string(event).unwrap()).collect();
+        assert_eq!((finish.code, finish.state), (exit::DONE, Some(state)), "{:?}\n{}", finish.error, tail.join("\n"));
+    }
+
+    /// What must be as before: definitions, autostart and power, and every file of the volumes.
+    fn world(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut world = BTreeMap::new();
+        let root = self.app.state.join("sim");
+        for part in ["definitions", "volumes"] {
+            read(&root.join(part), &root, &mut world);
+        }
+        // Job records and accounting beside the trees are not the guest's.
+        world.retain(|path, _| !(path.starts_with("volumes") && path.components().count() == 2));
+        world
+    }
+}
+
+fn read(dir: &Path, root: &Path, world: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.strip_prefix(root).unwrap().to_owned();
+        if path.is_symlink() {
+            world.insert(name, std::fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes());
+        } else if path.is_dir() {
+            world.insert(name, Vec::new());
+            read(&path, root, world);
+        } else {
+            world.insert(name, std::fs::read(&path).unwrap());
+        }
+    }
+}
+
+fn assert_same(before: &BTreeMap<PathBuf, Vec<u8>>, after: &BTreeMap<PathBuf, Vec<u8>>) {
+    let changed: Vec<&PathBuf> = before
+        .keys()
+        .chain(after.keys())
+        .filter(|path| before.get(*path) != after.get(*path) && !path.to_string_lossy().contains("lib/upgradectl"))
+        .collect();
+    assert!(changed.is_empty(), "changed: {changed:?}");
+}
+
+fn no_conflicts(sim: &Sim) {
+    for entry in sim.trace().unwrap() {
+        assert!(entry.conflicts.is_empty(), "{entry:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_clone_to_commit_with_a_rollback_on_the_way() {
+    let lab = Lab::new();
+    lab.good(Verb::Clone, State::Cloned).await;
+    lab.good(Verb::Upgrade, State::Upgraded).await;
+    lab.good(Verb::Verify, State::Verified).await;
+    lab.good(Verb::Promote, State::Promoted).await;
+    lab.good(Verb::Rollback, State::Upgraded).await;
+    lab.good(Verb::Verify, State::Verified).await;
+    lab.good(Verb::Promote, State::Promoted).await;
+    lab.good(Verb::Commit, State::Committed).await;
+    no_conflicts(&lab.sim());
+    let _ = &lab.dir;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn abort_leads_back_from_every_state() {
+    let path = [
+        (Verb::Clone, State::Cloned),
+        (Verb::Upgrade, State::Upgraded),
+        (Verb::Verify, State::Verified),
+        (Verb::Promote, State::Promoted),
+    ];
+    for length in 1..=path.len() {
+        let lab = Lab::new();
+        let before = lab.world();
+        for (verb, state) in &path[..length] {
+            lab.good(*verb, *state).await;
+        }
+        lab.good(Verb::Abort, State::Aborted).await;
+        assert_same(&before, &lab.world());
+        no_conflicts(&lab.sim());
+    }
+}
