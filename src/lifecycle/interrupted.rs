@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use hypervisors::Power;
 
-use super::app::{App, Finish, Options};
+use super::app::App;
 use super::back::Past;
 use super::error::Failure;
 use super::held::Held;
+use super::invocation::{Finish, Options};
 use super::query;
 use super::state::{State, Verb};
 use crate::engine::{Emitter, Op};

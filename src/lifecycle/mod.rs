@@ -23,6 +23,7 @@ pub mod held;
 pub mod hooks;
 pub mod init;
 pub mod interrupted;
+pub mod invocation;
 pub mod memory;
 pub mod page;
 pub mod preflight;
