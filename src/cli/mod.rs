@@ -8,6 +8,7 @@ mod look;
 mod resume;
 mod run;
 mod signals;
+mod ssh;
 
 use std::path::PathBuf;
 
@@ -61,12 +62,19 @@ pub struct Global {
 enum Command {
     /// Show the open runs: state, clone, what is being done, what is possible
     Status(look::Status),
+    /// Show the record of a run: plans, who, when, every step with its outcome
+    Log(look::Log),
     /// Show the plan of a verb; touches nothing (the same as VERB --dry-run)
     Plan(change::PlanOf),
     #[command(flatten)]
     Change(Changing),
     #[command(flatten)]
     Decide(decide::Deciding),
+    /// Look at the configuration files that an upgrade left undecided
+    #[command(subcommand)]
+    Conffiles(look::Conffiles),
+    /// Log in to the clone, or run a command there
+    Ssh(ssh::Ssh),
 }
 
 impl Cli {
@@ -80,6 +88,9 @@ impl Cli {
         let context = Context::new(self.global, plan_only);
         match self.command {
             Command::Status(status) => status.run(&context),
+            Command::Log(log) => log.run(&context),
+            Command::Conffiles(conffiles) => conffiles.run(&context),
+            Command::Ssh(ssh) => ssh.run(&context),
             Command::Plan(plan) => plan.verb.run(&context),
             Command::Change(verb) => verb.run(&context),
             Command::Decide(choice) => choice.run(&context),

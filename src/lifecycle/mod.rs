@@ -20,6 +20,8 @@ pub mod facts;
 pub mod held;
 pub mod hooks;
 pub mod interrupted;
+pub mod live;
+pub mod log;
 pub mod memory;
 pub mod page;
 pub mod preflight;
