@@ -79,6 +79,20 @@ pub struct Finish {
     pub planned: bool,
 }
 
+impl Finish {
+    /// The last event of a verb.
+    pub(super) fn event(&self, elapsed: Duration) -> EventBody {
+        EventBody::VerbFinished {
+            state: self.state.map(|state| state.word().to_owned()),
+            exit_code: self.code,
+            elapsed_s: elapsed.as_secs_f64(),
+            outage_s: self.outage_s,
+            error: self.error.clone(),
+            next: self.next.clone(),
+        }
+    }
+}
+
 /// The program, apart from its command line.
 pub struct App {
     /// What the operator declared.
@@ -176,14 +190,7 @@ impl App {
             Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
         };
         if !options.dry_run {
-            emit.send(EventBody::VerbFinished {
-                state: finish.state.map(|state| state.word().to_owned()),
-                exit_code: finish.code,
-                elapsed_s: started.elapsed().as_secs_f64(),
-                outage_s: finish.outage_s,
-                error: finish.error.clone(),
-                next: finish.next.clone(),
-            });
+            emit.send(finish.event(started.elapsed()));
         }
         finish
     }
