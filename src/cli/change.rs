@@ -86,15 +86,10 @@ pub(super) struct Wishes {
 /// Strategies as they are typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum StrategyWord {
-    /// A snapshot of the original's volumes
     Snapshot,
-    /// Production moves to the snapshot, the clone gets the original's volumes
     Origin,
-    /// File systems are copied over the network
     Transfer,
-    /// A linked clone of the platform
     Linked,
-    /// No clone: the original itself, over a snapshot
     InPlace,
 }
 

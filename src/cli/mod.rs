@@ -19,7 +19,7 @@ use context::Context;
 
 /// Clones a guest, upgrades the clone, verifies it and puts it in the original's place; with a way back at every step.
 #[derive(Debug, Parser)]
-#[command(name = "upgradectl", version, disable_help_subcommand = true, infer_subcommands = false)]
+#[command(name = "upgradectl", version, disable_help_subcommand = true, max_term_width = 80)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -29,6 +29,7 @@ pub struct Cli {
 
 /// What every verb takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// Inventory of hosts and guests
     #[arg(
