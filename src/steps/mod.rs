@@ -4,6 +4,7 @@
 //! Nothing here knows the journal: what a step has to remember goes through [`Memory`].
 
 mod action;
+pub mod adopt;
 pub mod carry;
 pub mod domain;
 pub mod files;
