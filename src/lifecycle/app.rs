@@ -121,14 +121,7 @@ impl App {
             Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
         };
         if !options.dry_run {
-            emit.send(EventBody::VerbFinished {
-                state: finish.state.map(|state| state.word().to_owned()),
-                exit_code: finish.code,
-                elapsed_s: started.elapsed().as_secs_f64(),
-                outage_s: finish.outage_s,
-                error: finish.error.clone(),
-                next: finish.next.clone(),
-            });
+            emit.send(finish.event(started.elapsed()));
         }
         finish
     }

@@ -2,6 +2,7 @@
 //! minute. Declaring it in the inventory approves it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hypervisors::Power;
 
@@ -59,16 +60,17 @@ impl App {
             }
             let emit = Arc::new(Emitter::new(self.sink.clone(), &run.guest, Verb::Resume.word()));
             emit.set_run(&run.id);
+            let started = Instant::now();
             let mut held = self.hold(journal.clone(), run, options, &emit).await?;
             let result = held.interrupted(state, options).await;
             let _ = held.journal.release(&held.lease);
-            match result {
-                Ok(Some(finish)) => finishes.push(finish),
-                Ok(None) => {}
-                Err(Failure(error)) => {
-                    finishes.push(Finish { code: error.code, error: Some(error), ..Finish::default() });
-                }
-            }
+            let finish = match result {
+                Ok(Some(finish)) => finish,
+                Ok(None) => continue,
+                Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
+            };
+            emit.send(finish.event(started.elapsed()));
+            finishes.push(finish);
         }
         Ok(finishes)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::page::Proposal;
 use super::record::RunFacts;
 use super::state::State;
+use crate::engine::EventBody;
 use crate::inventory::Strategy;
 use crate::inventory::values::AddressWish;
 use crate::steps::Side as Decision;
@@ -63,4 +64,18 @@ pub struct Finish {
     pub record: Option<RunFacts>,
     /// Nothing was carried out: this was a plan.
     pub planned: bool,
+}
+
+impl Finish {
+    /// The last event of a verb.
+    pub(super) fn event(&self, elapsed: Duration) -> EventBody {
+        EventBody::VerbFinished {
+            state: self.state.map(|state| state.word().to_owned()),
+            exit_code: self.code,
+            elapsed_s: elapsed.as_secs_f64(),
+            outage_s: self.outage_s,
+            error: self.error.clone(),
+            next: self.next.clone(),
+        }
+    }
 }

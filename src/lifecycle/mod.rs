@@ -24,6 +24,8 @@ pub mod hooks;
 pub mod init;
 pub mod interrupted;
 pub mod invocation;
+pub mod live;
+pub mod log;
 pub mod memory;
 pub mod page;
 pub mod preflight;
