@@ -56,4 +56,6 @@ pub fn local_time(time: Timestamp) -> String {
 }
 
 #[cfg(test)]
+mod guest_tests;
+#[cfg(test)]
 mod tests;

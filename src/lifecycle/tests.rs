@@ -42,14 +42,14 @@ impl Front for Yes {
     }
 }
 
-struct Lab {
-    dir: tempfile::TempDir,
-    app: App,
+pub(super) struct Lab {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) app: App,
     events: Arc<Mutex<Vec<Event>>>,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         sim::seed(&state.join("sim")).unwrap();
@@ -68,16 +68,16 @@ impl Lab {
         Self { dir, app, events }
     }
 
-    fn sim(&self) -> Sim {
+    pub(super) fn sim(&self) -> Sim {
         Sim::open(&self.app.state.join("sim")).unwrap()
     }
 
-    async fn verb(&self, verb: Verb) -> Finish {
+    pub(super) async fn verb(&self, verb: Verb) -> Finish {
         let options = Options { wait: Duration::ZERO, yes: true, ..Options::default() };
         self.app.change(verb, "mercure", &options).await
     }
 
-    async fn good(&self, verb: Verb, state: State) {
+    pub(super) async fn good(&self, verb: Verb, state: State) {
         let finish = self.verb(verb).await;
         let events = self.events.lock().unwrap();
         let tail: Vec<String> =
