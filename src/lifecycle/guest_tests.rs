@@ -27,7 +27,7 @@ impl Lab {
         self.volume(&format!("{}-root", run.id))
     }
 
-    fn journal(&self) -> std::sync::Arc<dyn Journal> {
+    pub(super) fn journal(&self) -> std::sync::Arc<dyn Journal> {
         self.app.journal().unwrap()
     }
 }

@@ -86,7 +86,7 @@ impl Lab {
     }
 
     /// What must be as before: definitions, autostart and power, and every file of the volumes.
-    fn world(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(super) fn world(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut world = BTreeMap::new();
         let root = self.app.state.join("sim");
         for part in ["definitions", "volumes"] {
@@ -113,7 +113,7 @@ fn read(dir: &Path, root: &Path, world: &mut BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-fn assert_same(before: &BTreeMap<PathBuf, Vec<u8>>, after: &BTreeMap<PathBuf, Vec<u8>>) {
+pub(super) fn assert_same(before: &BTreeMap<PathBuf, Vec<u8>>, after: &BTreeMap<PathBuf, Vec<u8>>) {
     let changed: Vec<&PathBuf> = before
         .keys()
         .chain(after.keys())
