@@ -108,13 +108,8 @@ fn debian(
         job,
         patience_s,
     };
-    let sources = upgrade::DebianSources {
-        host: host.clone(),
-        link: link.clone(),
-        from: from.to_owned(),
-        to: to.clone(),
-        diff,
-    };
+    let sources =
+        upgrade::DebianSources { host: host.clone(), link: link.clone(), from: from.to_owned(), to: to.clone(), diff };
     let update = upgrade::DebianUpdate { host: host.clone(), link: link.clone(), job: job("update"), patience_s };
     let mut steps = vec![step(Stage::Prepare, sources, 1.0)];
     if continuing {
