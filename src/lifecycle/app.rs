@@ -177,7 +177,7 @@ impl App {
             if let (_, Some(holder)) = existing.as_ref().map_or(Ok((0, None)), |journal| journal.holder(&run.id))?
                 && !holder.is_gone()
             {
-                return Err(JournalError::Held(holder).into());
+                return Err(JournalError::Held(holder.into()).into());
             }
             return Err(Failure::new(exit::STATE, format!("clone {guest}"))
                 .cause(format!("{} is open: {}", run.id, run.state))
