@@ -1,14 +1,17 @@
 //! Looking at runs: status, the record, conffiles. Reads the journal only.
 
-use serde::Serialize;
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::back::Past;
 use super::error::Failure;
 use super::record::RunFacts;
 use super::state::State;
-use crate::engine::Plan;
-use crate::journal::{Journal, RunRecord};
+use crate::engine::{Op, Plan};
+use crate::journal::{EventKind, Journal, RunRecord};
+use crate::recipe::conffiles::Conffile;
+use crate::steps::Action;
 
 /// The run's plans with what became of them, oldest first.
 ///
@@ -33,15 +36,46 @@ pub fn active(journal: &dyn Journal, run: &str) -> Result<Option<Past>, Failure>
     Ok(if unfinished { pasts(journal, run)?.pop() } else { None })
 }
 
-/// What the newest collection of conffiles found; each as the recipe wrote it.
-pub fn conffiles(pasts: &[Past]) -> Vec<Value> {
+/// The open runs, or the one that a guest's name, a run's id or its end means.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn open_runs(journal: &dyn Journal, word: Option<&str>) -> Result<Vec<RunRecord>, Failure> {
+    let mut runs = journal.runs(true)?;
+    runs.retain(|run| word.is_none_or(|word| means(run, word)));
+    Ok(runs)
+}
+
+/// Whether a word on the command line means this run.
+fn means(run: &RunRecord, word: &str) -> bool {
+    run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word)
+}
+
+/// Whether production was never down in a run.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn never_down(journal: &dyn Journal, run: &str) -> Result<bool, Failure> {
+    Ok(!journal.events(run)?.iter().any(|event| event.kind == EventKind::OutageStarted))
+}
+
+/// The undecided configuration files that the newest collection found.
+pub fn conffiles(pasts: &[Past]) -> Vec<Conffile> {
     pasts
         .iter()
         .rev()
         .flat_map(|past| past.plan.steps.iter().zip(&past.histories))
         .filter(|(step, _)| step.op.action().kind() == "conffiles.collect")
-        .find_map(|(_, past)| past.done.as_ref()?["done"]["data"]["conffiles"].as_array().cloned())
+        .find_map(|(_, past)| Vec::deserialize(&past.done.as_ref()?["done"]["data"]).ok())
         .unwrap_or_default()
+}
+
+/// What lay undecided in the clone before its first upgrade, by the plan of that; `None` if there was none.
+pub fn conffiles_before(pasts: &[Past]) -> Option<BTreeMap<String, String>> {
+    pasts.iter().flat_map(|past| &past.plan.steps).find_map(|step| match &step.op {
+        Op::Do(Action::CollectConffiles(collect)) => Some(collect.older.clone()),
+        _ => None,
+    })
 }
 
 /// One line of `status`.
