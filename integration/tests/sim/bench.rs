@@ -5,9 +5,11 @@
 //! (the journal names absolute paths), so that many ways are tried from one point.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 use hypervisors::sim::{self, Fault, How, Sim, TraceEntry};
 use integration::cli::{Said, Upgradectl};
@@ -27,6 +29,9 @@ checks = [{ kind = "imap" }, { kind = "http" }, { kind = "smtp", rcpt = "probe@m
 carry = [{ kind = "rsync", path = "/home/" }]
 clone = { ip = [".16"] }
 "#;
+
+/// No command of the simulated world takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The way from nothing to promoted: verb and the state it leads to.
 pub const WAY: [(&str, &str); 4] =
@@ -98,7 +103,43 @@ impl Bench {
             args.push("--yes");
         }
         args.extend(more);
-        self.ctl.run(args).unwrap()
+        self.ctl_run(&args)
+    }
+
+    /// Runs the product. One that does not end is ended, and named.
+    pub fn ctl_run(&self, args: &[&str]) -> Said {
+        let said = self.ended(self.spawn(args), args);
+        assert!(said.took < PATIENCE, "it did not end: {said}");
+        said
+    }
+
+    /// Starts the product, its output in files.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        let file = |name: &str| File::create(self.path(name)).unwrap();
+        let mut command = self.ctl.command(args.iter().copied());
+        command.stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap()
+    }
+
+    /// Waits for what [`Bench::spawn`] started.
+    pub fn ended(&self, mut child: Child, args: &[&str]) -> Said {
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if begun.elapsed() > PATIENCE {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let read = |name: &str| String::from_utf8_lossy(&fs::read(self.path(name)).unwrap()).into_owned();
+        Said {
+            line: format!("upgradectl {}", args.join(" ")),
+            code: status.code().unwrap_or(-1),
+            stdout: read("stdout"),
+            stderr: read("stderr"),
+            took: begun.elapsed(),
+        }
     }
 
     /// Runs a verb that has to succeed and lead to this state.
