@@ -8,7 +8,7 @@ use super::error::Failure;
 use super::record::RunFacts;
 use super::state::State;
 use crate::engine::Plan;
-use crate::journal::{Journal, RunRecord};
+use crate::journal::{EventKind, Journal, RunRecord};
 
 /// The run's plans with what became of them, oldest first.
 ///
@@ -31,6 +31,29 @@ pub fn pasts(journal: &dyn Journal, run: &str) -> Result<Vec<Past>, Failure> {
 pub fn active(journal: &dyn Journal, run: &str) -> Result<Option<Past>, Failure> {
     let unfinished = journal.plans(run)?.last().is_some_and(|plan| plan.outcome.is_none());
     Ok(if unfinished { pasts(journal, run)?.pop() } else { None })
+}
+
+/// The open runs, or the one that a guest's name, a run's id or its end means.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn open_runs(journal: &dyn Journal, word: Option<&str>) -> Result<Vec<RunRecord>, Failure> {
+    let mut runs = journal.runs(true)?;
+    runs.retain(|run| word.is_none_or(|word| means(run, word)));
+    Ok(runs)
+}
+
+/// Whether a word on the command line means this run.
+fn means(run: &RunRecord, word: &str) -> bool {
+    run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word)
+}
+
+/// Whether production was never down in a run.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn never_down(journal: &dyn Journal, run: &str) -> Result<bool, Failure> {
+    Ok(!journal.events(run)?.iter().any(|event| event.kind == EventKind::OutageStarted))
 }
 
 /// What the newest collection of conffiles found; each as the recipe wrote it.
