@@ -10,7 +10,7 @@ use crate::journal::{Journal, RunRecord, SqliteJournal};
 use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::{log, query};
 use crate::output::{self, json, out};
-use crate::recipe::conffiles::{self, Conffile};
+use crate::recipe::conffiles;
 
 /// `status`.
 #[derive(Debug, Args)]
@@ -134,8 +134,7 @@ impl Conffiles {
     fn show(&self, context: &Context) -> Result<(), Failure> {
         let (Self::List { guest } | Self::Show { guest, .. }) = self;
         let (journal, run) = run_of(context, guest)?;
-        let found = query::conffiles(&query::pasts(&journal, &run.id)?);
-        let mut files = found.into_iter().map(serde_json::from_value).collect::<Result<Vec<Conffile>, _>>()?;
+        let mut files = query::conffiles(&query::pasts(&journal, &run.id)?);
         if let Self::Show { path: Some(path), .. } = self {
             files.retain(|file| file.path == *path);
             if files.is_empty() {
