@@ -1,1 +1,103 @@
-//! cli
+//! The command line: what may be typed, and which part of the program answers. No logic of its own: verbs are the
+//! lifecycle's, what is printed is `output`'s.
+
+mod change;
+mod context;
+mod decide;
+mod look;
+mod resume;
+mod run;
+mod signals;
+mod ssh;
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand};
+
+use change::Changing;
+use context::Context;
+
+/// Clones a guest, upgrades the clone, verifies it and puts it in the original's place; with a way back at every step.
+#[derive(Debug, Parser)]
+#[command(name = "upgradectl", version, disable_help_subcommand = true, max_term_width = 80)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every verb takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Global {
+    /// Inventory of hosts and guests
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "UPGRADECTL_INVENTORY",
+        hide_env_values = true,
+        default_value = "/etc/upgradectl/inventory.toml"
+    )]
+    inventory: PathBuf,
+    /// State directory: journal, logs, reports [default: /var/lib/upgradectl]
+    #[arg(long, global = true, value_name = "DIR", env = "UPGRADECTL_STATE", hide_env_values = true)]
+    state: Option<PathBuf>,
+    /// Print JSON: queries one object, changing verbs one event a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print results and errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print commands and diffs too (twice: what the program itself does)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Colour the output
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the open runs: state, clone, what is being done, what is possible
+    Status(look::Status),
+    /// Show the record of a run: plans, who, when, every step with its outcome
+    Log(look::Log),
+    /// Show the plan of a verb; touches nothing (the same as VERB --dry-run)
+    Plan(change::PlanOf),
+    #[command(flatten)]
+    Change(Changing),
+    #[command(flatten)]
+    Decide(decide::Deciding),
+    /// Look at the configuration files that an upgrade left undecided
+    #[command(subcommand)]
+    Conffiles(look::Conffiles),
+    /// Log in to the clone, or run a command there
+    Ssh(ssh::Ssh),
+}
+
+impl Cli {
+    /// Carries out what was typed; returns the exit code.
+    pub fn run(self) -> u8 {
+        let plan_only = match &self.command {
+            Command::Plan(_) => true,
+            Command::Change(verb) => verb.dry_run(),
+            _ => false,
+        };
+        let context = Context::new(self.global, plan_only);
+        match self.command {
+            Command::Status(status) => status.run(&context),
+            Command::Log(log) => log.run(&context),
+            Command::Conffiles(conffiles) => conffiles.run(&context),
+            Command::Ssh(ssh) => ssh.run(&context),
+            Command::Plan(plan) => plan.verb.run(&context),
+            Command::Change(verb) => verb.run(&context),
+            Command::Decide(choice) => choice.run(&context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use super::error::Failure;
 use super::record::RunFacts;
 use super::state::State;
 use crate::engine::{Op, Plan};
-use crate::journal::{Journal, RunRecord};
+use crate::journal::{EventKind, Journal, RunRecord};
 use crate::recipe::conffiles::Conffile;
 use crate::steps::Action;
 
@@ -34,6 +34,29 @@ pub fn pasts(journal: &dyn Journal, run: &str) -> Result<Vec<Past>, Failure> {
 pub fn active(journal: &dyn Journal, run: &str) -> Result<Option<Past>, Failure> {
     let unfinished = journal.plans(run)?.last().is_some_and(|plan| plan.outcome.is_none());
     Ok(if unfinished { pasts(journal, run)?.pop() } else { None })
+}
+
+/// The open runs, or the one that a guest's name, a run's id or its end means.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn open_runs(journal: &dyn Journal, word: Option<&str>) -> Result<Vec<RunRecord>, Failure> {
+    let mut runs = journal.runs(true)?;
+    runs.retain(|run| word.is_none_or(|word| means(run, word)));
+    Ok(runs)
+}
+
+/// Whether a word on the command line means this run.
+pub(super) fn means(run: &RunRecord, word: &str) -> bool {
+    run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word)
+}
+
+/// Whether production was never down in a run.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn never_down(journal: &dyn Journal, run: &str) -> Result<bool, Failure> {
+    Ok(!journal.events(run)?.iter().any(|event| event.kind == EventKind::OutageStarted))
 }
 
 /// The undecided configuration files that the newest collection found.
@@ -86,6 +109,9 @@ pub struct StatusLine {
     pub now: Option<String>,
     /// Verbs possible now.
     pub next: Vec<String>,
+    /// Why the platform could not be asked, with `--live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Who is at a run.
@@ -167,5 +193,6 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         stuck_step: run.stuck.as_ref().map(|stuck| stuck.index + 1),
         now,
         next: next.iter().map(|verb| verb.word().to_owned()).collect(),
+        trouble: None,
     })
 }

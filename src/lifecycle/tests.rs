@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use hypervisors::sim::{self, Sim};
 
-use super::app::{App, Finish, Front, Options};
+use super::app::App;
 use super::error::exit;
+use super::invocation::{Finish, Front, Options};
 use super::page::Proposal;
 use super::state::{State, Verb};
 use crate::engine::Event;

@@ -8,8 +8,14 @@ use crate::inventory::{GuestSpec, Verb};
 use crate::steps::{Action, services, verify};
 use crate::verify::Side;
 
-/// How long checks are repeated before they count as failed, in seconds.
-pub const DEADLINE_S: u64 = 30;
+/// How long checks are repeated before they count as failed, in seconds: a clone has settled before it is checked, a
+/// promoted guest is still booting.
+fn deadline_s(side: Side) -> u64 {
+    match side {
+        Side::Clone => 10,
+        Side::Promoted => 60,
+    }
+}
 
 /// The step that runs all checks.
 pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> verify::RunChecks {
@@ -31,7 +37,7 @@ pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) ->
         side,
         &spec.checks,
         quarantined,
-        DEADLINE_S,
+        deadline_s(side),
         &format!("checks-{number}"),
     )
 }

@@ -17,11 +17,11 @@ use crate::host::blocking;
 use crate::{Cause, Error, Result};
 
 /// How long an owner has to answer, and how often it is asked meanwhile.
-const SILENCE: Duration = Duration::from_millis(1000);
-const ASK_EVERY: Duration = Duration::from_millis(330);
+const SILENCE: Duration = Duration::from_millis(500);
+const ASK_EVERY: Duration = Duration::from_millis(160);
 /// How often an announcement is sent, and at what distance: a single frame may be lost.
 const ANNOUNCEMENTS: usize = 3;
-const ANNOUNCE_EVERY: Duration = Duration::from_millis(100);
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(20);
 
 /// The network as this machine sees it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -140,6 +140,9 @@ fn sorted(doing: String, error: io::Error) -> Error {
 
 fn ask_owner(address: IpAddr, via: &str, doing: &str) -> Result<Option<MacAddr>> {
     let own = own_addresses().map_err(|error| Error::io(doing, error))?;
+    if own.iter().all(|own| own.address != address) && is_empty_bridge(via) {
+        return Ok(None);
+    }
     let kind = if address.is_ipv4() { frame::ARP } else { frame::IPV6 };
     let link = Link::open(via, kind, doing)?;
     if own.iter().any(|own| own.address == address) {
@@ -177,6 +180,12 @@ fn ask_owner(address: IpAddr, via: &str, doing: &str) -> Result<Option<MacAddr>>
         }
     }
     Ok(None)
+}
+
+/// A bridge that nothing is plugged into: it has no hardware address of its own then, and nobody is behind it.
+fn is_empty_bridge(via: &str) -> bool {
+    let ports = std::path::Path::new("/sys/class/net").join(via).join("brif");
+    !via.contains('/') && std::fs::read_dir(ports).is_ok_and(|mut ports| ports.next().is_none())
 }
 
 /// A raw socket on one interface, for one kind of frame.
