@@ -52,7 +52,8 @@ async fn a_sound_world_is_refused_nothing_and_left_as_it_is() {
 async fn what_clone_would_refuse_is_told_with_its_remedy() {
     let lab = Lab::new();
     let mac: MacAddr = "02:00:00:00:00:99".parse().unwrap();
-    lab.sim().configure(|config| drop(config.neighbours.insert("10.0.5.16".parse().unwrap(), mac))).unwrap();
+    let taken = "10.0.5.16".parse().unwrap();
+    lab.sim().configure(|config| _ = config.neighbours.insert(taken, mac)).unwrap();
     let diagnosis = lab.app.doctor(Some("mercure")).await.unwrap();
     assert_eq!(diagnosis.exit_code(), exit::REFUSED);
     let refused = told(&diagnosis, Verdict::Refused);
