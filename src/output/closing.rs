@@ -159,7 +159,10 @@ fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> St
     let original = if ending.never_down {
         "never stopped; its definition unchanged".to_owned()
     } else {
-        format!("serves; {}", outage(ending.finish, ending.seen).trim_end_matches('.').to_lowercase())
+        match ending.finish.outage_s {
+            down if down > 0.0 => format!("serves again after {}; its definition as before clone", measured(down)),
+            _ => "kept serving; its definition as before clone".to_owned(),
+        }
     };
     text.push_str(&hanging("  original  ", &original));
     text.push_str(&hanging("", &format!("{guest} is as it was. Record: {}", record_of(run))));

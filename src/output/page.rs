@@ -25,8 +25,10 @@ pub fn plan(proposal: &Proposal, look: Look) -> String {
     let mut text = lines(&headline);
     text.push('\n');
     body(&mut text, page);
-    text.push_str(&preflight(findings, look.style));
-    text.push('\n');
+    if !findings.is_empty() {
+        text.push_str(&preflight(findings, look.style));
+        text.push('\n');
+    }
     text.push_str(&steps(plan, look));
     text.push_str(&format!("{}  Plan {}.\n", outage(plan), plan.digest()));
     text
@@ -79,9 +81,6 @@ fn body(text: &mut String, page: &Page) {
 
 /// `Preflight: 17 passed, 2 warnings` and what is not as it should be.
 pub fn preflight(findings: &[Finding], style: Style) -> String {
-    if findings.is_empty() {
-        return String::new();
-    }
     let number = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
     let mut parts = Vec::new();
     if number(Verdict::Refused) > 0 {
