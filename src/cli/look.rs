@@ -10,7 +10,6 @@ use crate::journal::{Journal, RunRecord, SqliteJournal};
 use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::{log, query};
 use crate::output::{self, json, out};
-use crate::recipe::conffiles::{self, Conffile};
 
 /// `status`.
 #[derive(Debug, Args)]
@@ -134,8 +133,7 @@ impl Conffiles {
     fn show(&self, context: &Context) -> Result<(), Failure> {
         let (Self::List { guest } | Self::Show { guest, .. }) = self;
         let (journal, run) = run_of(context, guest)?;
-        let found = query::conffiles(&query::pasts(&journal, &run.id)?);
-        let mut files = found.into_iter().map(serde_json::from_value).collect::<Result<Vec<Conffile>, _>>()?;
+        let mut files = query::conffiles(&query::pasts(&journal, &run.id)?);
         if let Self::Show { path: Some(path), .. } = self {
             files.retain(|file| file.path == *path);
             if files.is_empty() {
@@ -148,12 +146,12 @@ impl Conffiles {
             // Contents may hold secrets: they are for a terminal only.
             json::object(json!({ "run": run.id, "guest": run.guest, "conffiles": files }));
         } else if matches!(self, Self::List { .. }) {
-            out(&if files.is_empty() { "none\n".to_owned() } else { conffiles::list(&files) });
+            out(&if files.is_empty() { "none\n".to_owned() } else { query::conffiles_list(&files) });
         } else {
             for file in &files {
                 let bytes = |sha: &Option<String>| sha.as_ref().map(|sha| journal.blob(sha)).transpose();
                 let (current, other) = (bytes(&file.in_force)?, bytes(&file.other)?);
-                out(&conffiles::show(file, current.as_deref(), other.as_deref()));
+                out(&query::conffile_shown(file, current.as_deref(), other.as_deref()));
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ mod resume;
 mod run;
 mod signals;
 mod ssh;
+mod tidy;
 
 use std::path::PathBuf;
 
@@ -61,6 +62,8 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write an inventory to start from, or make a simulated world (--sim)
+    Init(tidy::Init),
     /// Show the open runs: state, clone, what is being done, what is possible
     Status(look::Status),
     /// Show the record of a run: plans, who, when, every step with its outcome
@@ -88,6 +91,7 @@ impl Cli {
         };
         let context = Context::new(self.global, plan_only);
         match self.command {
+            Command::Init(init) => init.run(&context),
             Command::Status(status) => status.run(&context),
             Command::Log(log) => log.run(&context),
             Command::Conffiles(conffiles) => conffiles.run(&context),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hypervisors::Hypervisor;
 use rand::Rng;
@@ -22,7 +22,6 @@ use crate::engine::{Emitter, EventBody, Sink, lease};
 use crate::inventory::values::AddressWish;
 use crate::inventory::{GuestSpec, Inventory, Strategy};
 use crate::journal::{Holder, Journal, JournalError, RunRecord, SqliteJournal};
-use crate::steps::Side as Decision;
 
 /// The program, apart from its command line.
 pub struct App {

@@ -150,8 +150,15 @@ fn promoted(ending: &Ending<'_>, record: &RunFacts, guest: &str, down: &str) -> 
 }
 
 fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> String {
-    let volumes = record.disks.iter().filter(|disk| disk.target.is_some()).count();
-    let mut text = hanging("  removed   ", &format!("{run}, its definition, {}", count(volumes, "volume")));
+    let took = |wanted: &str| ending.seen.undone.iter().any(|(kind, _)| *kind == wanted);
+    let mut removed = vec![run.to_owned()];
+    if took("guest.define") {
+        removed.push("its definition".to_owned());
+    }
+    if took("storage.snapshot") {
+        removed.push(count(record.disks.iter().filter(|disk| disk.target.is_some()).count(), "volume"));
+    }
+    let mut text = hanging("  removed   ", &removed.join(", "));
     let hooks = ending.seen.undone.iter().filter(|(kind, _)| *kind == "hook");
     for (_, title) in hooks {
         text.push_str(&hanging("  restored  ", &printable(title)));

@@ -36,15 +36,9 @@ pub fn render(log: &RunLog) -> String {
 fn of_plan(plan: &PlanLog) -> String {
     let undoes = plan.undoes.map(|undone| format!(" (takes plan {undone} back)")).unwrap_or_default();
     let outcome = plan.outcome.as_deref().unwrap_or("unfinished");
-    let head = format!(
-        "Plan {} {}: {}{undoes}, {}, {}: {outcome}",
-        plan.plan,
-        plan.digest,
-        plan.verb,
-        time(plan.stored),
-        plan.by
-    );
+    let head = format!("Plan {} {}: {}{undoes}: {outcome}", plan.plan, plan.digest, plan.verb);
     let mut text = hanging("", &printable(&head));
+    text.push_str(&hanging("     ", &printable(&format!("{}, {}", time(plan.stored), plan.by))));
     let outcomes: Vec<String> = plan
         .steps
         .iter()

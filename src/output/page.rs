@@ -47,17 +47,25 @@ pub fn approval(proposal: &Proposal, look: Look) -> String {
     };
     text.push('\n');
     body(&mut text, page);
-    text.push_str(&warnings(findings, look.style));
+    let warnings = warnings(findings, look.style);
+    if !warnings.is_empty() {
+        text.push_str(&format!("{warnings}\n"));
+    }
     if look.verbose || page.rows.is_empty() {
-        text.push_str(&steps(plan, look));
+        text.push_str(&format!("{}\n", steps(plan, look)));
     }
     let irreversible = (0..plan.steps.len()).filter(|index| plan.irreversible(*index)).count();
     if irreversible > 0 {
         let many = count(irreversible, "step");
+<<<<<<< HEAD
         text.push_str(&hanging(
             "  ",
             &look.style.warn(&format!("{many} of {} cannot be taken back", plan.steps.len())),
         ));
+=======
+        let line = format!("  {many} of {} cannot be taken back", plan.steps.len());
+        text.push_str(&format!("{}\n\n", look.style.warn(&line)));
+>>>>>>> cli
     }
     text
 }
