@@ -1,7 +1,7 @@
 //! What every verb needs of its surroundings: inventory, directories, terminal, signals, runtime.
 
 use std::io::{IsTerminal, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -57,13 +57,17 @@ impl Context {
         Style::choose(self.global.color, &stderr())
     }
 
+    pub(super) fn inventory_path(&self) -> &Path {
+        &self.global.inventory
+    }
+
     /// Reads the inventory.
     pub(super) fn inventory(&self) -> Result<Inventory, Failure> {
         inventory::load(&self.global.inventory).map_err(|error| match error {
             InventoryError::Io { path, source } => Failure::new(exit::USAGE, "read the inventory")
                 .cause(source.to_string())
                 .place(path.display().to_string())
-                .help("write one there, or name it with -i FILE"),
+                .help("upgradectl init writes one to start from; -i FILE names another"),
             InventoryError::Invalid(problems) => {
                 let failure = Failure::new(exit::USAGE, "read the inventory");
                 problems.iter().fold(failure, |failure, problem| failure.cause(problem.to_string()))
@@ -106,9 +110,9 @@ impl Context {
     /// Runs a query that has to wait for machines.
     pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map(|runtime| runtime.block_on(work)).map_err(|error| {
-            Failure::new(exit::BUG, "start").cause(error.to_string())
-        })
+        runtime
+            .map(|runtime| runtime.block_on(work))
+            .map_err(|error| Failure::new(exit::BUG, "start").cause(error.to_string()))
     }
 
     /// Tells of a failure outside of any verb's events; returns its exit code.
@@ -148,10 +152,8 @@ fn report(finish: &Finish, seen: &Seen) -> Option<verify::Report> {
     }
     let directory = &finish.record.as_ref()?.run_dir;
     let number = |name: &str| -> Option<usize> { name.strip_prefix("checks-")?.strip_suffix(".json")?.parse().ok() };
-    let newest = std::fs::read_dir(directory)
-        .ok()?
-        .filter_map(|entry| number(entry.ok()?.file_name().to_str()?))
-        .max()?;
+    let newest =
+        std::fs::read_dir(directory).ok()?.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).max()?;
     let bytes = std::fs::read(directory.join(format!("checks-{newest}.json"))).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

@@ -7,13 +7,16 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
+use crate::guest::Tree;
+use crate::guest::queues::{self, Aside};
 use crate::inventory::{GuestSpec, Verb};
+use crate::steps::queues::Discard;
 use crate::steps::{domain, sha256, storage};
 
 /// The plan and its page.
 ///
 /// # Errors
-/// If the definition cannot be edited.
+/// If the definition cannot be edited, or the promoted guest's files cannot be looked at.
 pub async fn plan(
     spec: &GuestSpec,
     record: &RunFacts,
@@ -22,6 +25,7 @@ pub async fn plan(
 ) -> Result<(Plan, Page), Failure> {
     let host = record.host.clone();
     let name = &spec.name;
+    let run = &record.clone.name;
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Commit);
     let forward = |step: PlanStep| step.on_failure(OnFailure::Stop);
@@ -49,6 +53,14 @@ pub async fn plan(
             let replaces = Some(sha256(current.text.as_bytes()));
             let define = domain::Define { host: host.clone(), definition, replaces };
             steps.push(forward(PlanStep::new(Stage::Tidy, define, 0.3)));
+        }
+    }
+    if let Some((_, root)) = record.root() {
+        let tree = Tree::open(&hypervisor.storage(root.kind)?.open(root).await?)?;
+        if queues::is_set_aside(&tree, run)? != Aside::Absent {
+            let discard = Discard { host: host.clone(), volume: root.clone() };
+            let step = PlanStep::new(Stage::Tidy, discard, 1.0).undo(Undo::None);
+            steps.push(step.on_failure(OnFailure::Warn));
         }
     }
     steps.extend(hooks.after(Verb::Commit));

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use hypervisors::Hypervisor;
 use serde_json::{Value, json};
 
-use super::app::{App, Finish, Options};
+use super::app::App;
 use super::back::{self, Past};
 use super::error::{Failure, exit};
+use super::invocation::{Finish, Options};
 use super::memory::RunMemory;
 use super::page::{Page, Proposal};
-use super::preflight::{Finding, Findings};
+use super::preflight::{Finding, Findings, Verdict};
 use super::record::{RunFacts, Verification};
 use super::state::{State, Verb};
 use super::step_log::StepLog;
@@ -101,8 +102,15 @@ impl Held<'_> {
     async fn upgrade(&mut self, state: State, options: &Options) -> Result<Finish, Failure> {
         let continuing = state == State::Upgrading || self.tried(Verb::Upgrade)?;
         let findings = upgrade::preflight(&self.spec, &self.record, &self.hypervisor, continuing).await?;
+        // A refusal explains more than a look that fails.
+        let seen = if findings.iter().any(|finding| finding.verdict == Verdict::Refused) {
+            upgrade::Seen::default()
+        } else {
+            let older = super::query::conffiles_before(&self.pasts()?);
+            upgrade::Seen::look(&self.spec, &self.record, &self.hypervisor, older).await?
+        };
         let number = self.journal.plans(&self.run.id)?.len() + 1;
-        let (plan, page) = upgrade::plan(&self.spec, &self.record, &self.record.codename, continuing, number)?;
+        let (plan, page) = upgrade::plan(&self.spec, &self.record, &self.record.codename, continuing, number, &seen)?;
         self.propose(plan, page, findings, options).await
     }
 
@@ -433,7 +441,10 @@ impl Held<'_> {
             .map(|(past, index)| StepRef { plan: past.id, index })
             .ok_or_else(|| Failure::new(exit::JOURNAL, "find what clone changed in the guest"))?;
         let recorded = files::Restore::recorded(&world, rewrite)?;
-        let restored = promote::restoration(&self.root_path(false).await?, &recorded)?;
+        let links = files::Restore::links(&world, rewrite)?;
+        let clone = self.root_path(false).await?;
+        let restored = promote::restoration(&clone, &recorded)?;
+        let lost = crate::guest::mounts::lost_links(&crate::guest::Tree::open(&clone)?, &links)?;
         let mut pending = Vec::new();
         for rule in promote::carry_rules(&self.spec, &self.record) {
             let count = rule.pending(&world).await?;
@@ -445,11 +456,12 @@ impl Held<'_> {
             autostart: self.hypervisor.autostart(name).await?,
             definition,
             restore: restored.edits,
-            notes: restored.notes,
+            notes: restored.notes.into_iter().chain(lost.warnings).collect(),
+            links,
             rewrite,
             pending,
             queues: queues.into_iter().map(|queue| (queue.service, queue.messages)).collect(),
-            conffiles: super::query::conffiles(&pasts).len(),
+            conffiles: super::query::conffiles(&pasts).iter().filter(|file| !file.older).count(),
         })
     }
 

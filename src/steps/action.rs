@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
+use super::{Step, adopt, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
 
 macro_rules! actions {
     ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
@@ -42,9 +42,12 @@ actions! {
     "guest.autostart" Autostart(domain::Autostart),
     "files.rewrite" Rewrite(files::Rewrite),
     "files.restore" Restore(files::Restore),
+    "files.relink" Relink(adopt::Relink),
+    "files.restamp" Restamp(adopt::Restamp),
     "queues.set_aside" SetAside(queues::SetAside),
     "queues.mirror" Mirror(queues::Mirror),
     "queues.return" Return(queues::Return),
+    "queues.discard" Discard(queues::Discard),
     "carry.rsync" Carry(carry::Carry),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
