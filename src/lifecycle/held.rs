@@ -60,17 +60,15 @@ impl Held<'_> {
     pub(super) async fn verb(&mut self, verb: Verb, options: &Options) -> Result<Finish, Failure> {
         let state = self.state()?;
         let active = self.active()?;
-        if let Some(stuck) = &self.run.stuck
-            && verb != Verb::Resume
-        {
+        if let Some(stuck) = &self.run.stuck {
             return Err(Failure::new(exit::STUCK, format!("{} {}", verb.word(), self.spec.name))
                 .cause(format!("the run is stuck at step {}: {}", stuck.index + 1, stuck.why))
                 .help("decide: upgradectl retry, skip or abandon"));
         }
         let irreversible = active.as_ref().is_some_and(Past::irreversible);
-        let untidy = active.is_some() && verb == Verb::Resume;
-        if !state.verbs(irreversible).contains(&verb) && !untidy {
-            let allowed: Vec<&str> = state.verbs(irreversible).iter().map(|verb| verb.word()).collect();
+        let possible = super::query::possible(state, active.as_ref());
+        if !possible.contains(&verb) {
+            let allowed: Vec<&str> = possible.iter().map(|verb| verb.word()).collect();
             let cause = if irreversible {
                 "a step that cannot be taken back was begun".to_owned()
             } else {
@@ -394,14 +392,14 @@ impl Held<'_> {
 
     pub(super) fn finish(&self, code: u8, outage_s: f64, error: Option<ErrorInfo>) -> Result<Finish, Failure> {
         let state = self.state()?;
-        let irreversible = self.active()?.as_ref().is_some_and(Past::irreversible);
+        let possible = super::query::possible(state, self.active()?.as_ref());
         Ok(Finish {
             run: Some(self.run.id.clone()),
             state: Some(state),
             code,
             outage_s,
             error,
-            next: state.verbs(irreversible).iter().map(|verb| verb.word().to_owned()).collect(),
+            next: possible.iter().map(|verb| verb.word().to_owned()).collect(),
             record: Some(self.record.clone()),
             planned: false,
         })
