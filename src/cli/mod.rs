@@ -77,6 +77,8 @@ enum Command {
     /// Look at the configuration files that an upgrade left undecided
     #[command(subcommand)]
     Conffiles(look::Conffiles),
+    /// Find what closed runs left behind, and remove it after asking
+    Gc(tidy::Gc),
     /// Log in to the clone, or run a command there
     Ssh(ssh::Ssh),
 }
@@ -95,6 +97,7 @@ impl Cli {
             Command::Status(status) => status.run(&context),
             Command::Log(log) => log.run(&context),
             Command::Conffiles(conffiles) => conffiles.run(&context),
+            Command::Gc(gc) => gc.run(&context),
             Command::Ssh(ssh) => ssh.run(&context),
             Command::Plan(plan) => plan.verb.run(&context),
             Command::Change(verb) => verb.run(&context),

@@ -97,8 +97,21 @@ impl Engine {
                 continue;
             }
             if self.world.stop.load(Ordering::Relaxed) {
-                let untidy = self.tidy(id, plan, &mut histories).await?;
-                return Ok(self.report(Ended::Stopped(untidy)));
+                match self.on_request(plan, &histories) {
+                    OnRequest::GoOn => {}
+                    OnRequest::Undo => {
+                        let cause = ErrorInfo {
+                            message: format!("finish {}", plan.verb),
+                            causes: vec!["stopped on request while production was down".into()],
+                            ..ErrorInfo::default()
+                        };
+                        return self.undo_everything(id, plan, &histories, cause).await;
+                    }
+                    OnRequest::Stop => {
+                        let untidy = self.tidy(id, plan, &mut histories).await?;
+                        return Ok(self.report(Ended::Stopped(untidy)));
+                    }
+                }
             }
             if step.outage_begins {
                 self.outage_started(id, plan)?;
@@ -144,6 +157,20 @@ impl Engine {
             self.journal.set_state(&self.lease, &plan.done, false)?;
         }
         Ok(self.report(Ended::Done { unproven, untidy }))
+    }
+
+    /// A request to stop never leaves production down: before the promoted guest is live everything is undone, after
+    /// that (and on a way back) the verb goes on until production serves.
+    fn on_request(&self, plan: &Plan, histories: &[StepHistory]) -> OnRequest {
+        if self.outage_since.is_none() {
+            return OnRequest::Stop;
+        }
+        let live = plan.steps.iter().zip(histories).any(|(step, past)| step.goes_live && past.to_be_undone());
+        if plan.undoes.is_none() && !live && undo_steps(0, plan, histories).is_some() {
+            OnRequest::Undo
+        } else {
+            OnRequest::GoOn
+        }
     }
 
     fn report(&self, ended: Ended) -> Report {
@@ -466,6 +493,12 @@ fn undo_plan(id: i64, plan: &Plan, histories: &[StepHistory]) -> Option<Plan> {
         steps: undo_steps(id, plan, histories)?,
         ..plan.clone()
     })
+}
+
+enum OnRequest {
+    GoOn,
+    Undo,
+    Stop,
 }
 
 enum Work {

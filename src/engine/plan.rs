@@ -181,10 +181,7 @@ impl PlanStep {
     pub fn title(&self) -> String {
         match &self.op {
             Op::Do(action) => action.step().title(),
-            Op::Undo(_, action) => match action.step().undo_title() {
-                undo if undo == "-" => action.step().title(),
-                undo => format!("{undo} ({})", action.step().title()),
-            },
+            Op::Undo(_, action) => action.step().taken_back(),
         }
     }
 }

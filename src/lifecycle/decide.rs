@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::app::{App, Finish, Options};
+use super::app::App;
 use super::error::{Failure, exit};
+use super::invocation::{Finish, Options};
 use super::query;
 use super::state::Verb;
 use crate::engine::{Emitter, Op};

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use hypervisors::Power;
 
-use super::app::{App, Finish, Options};
+use super::app::App;
 use super::back::Past;
 use super::error::Failure;
 use super::held::Held;
+use super::invocation::{Finish, Options};
 use super::query;
 use super::state::{State, Verb};
 use crate::engine::{Emitter, Op};
@@ -78,7 +79,9 @@ impl App {
 impl Held<'_> {
     async fn interrupted(&mut self, state: State, options: &Options) -> Result<Option<Finish>, Failure> {
         let Some(past) = query::active(&*self.journal, &self.run.id)? else { return Ok(None) };
-        let down = past.plan.steps.iter().any(|step| step.outage_begins);
+        // A guest frozen for the instant of a snapshot is as good as down.
+        let frozen = self.hypervisor.power(&self.spec.name).await? == Power::Paused;
+        let down = frozen || past.plan.steps.iter().any(|step| step.outage_begins);
         let undoing = past.plan.undoes.is_some();
         let live = self.live(&past).await?;
         let declared = self.spec.promote.if_interrupted.filter(|_| !undoing);

@@ -47,6 +47,12 @@ impl Step for Define {
     fn undo_title(&self) -> String {
         if self.replaces.is_some() { "the definition as it was".into() } else { "undefine it".into() }
     }
+    fn taken_back(&self) -> String {
+        match self.replaces {
+            Some(_) => format!("give {} its definition back", self.definition.name),
+            None => format!("undefine {}", self.definition.name),
+        }
+    }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![vec!["virsh".into(), "define".into(), format!("{}.xml", self.definition.name)]]
     }
@@ -136,6 +142,9 @@ impl Step for Undefine {
     fn undo_title(&self) -> String {
         "define it again".into()
     }
+    fn taken_back(&self) -> String {
+        format!("define {} again", self.guest)
+    }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![vec!["virsh".into(), "undefine".into(), self.guest.clone()]]
     }
@@ -180,6 +189,9 @@ impl Step for Start {
     }
     fn undo_title(&self) -> String {
         "stop it".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("stop {}", self.guest)
     }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![vec!["virsh".into(), "start".into(), self.guest.clone()]]
@@ -239,6 +251,9 @@ impl Step for Stop {
     fn undo_title(&self) -> String {
         "start it".into()
     }
+    fn taken_back(&self) -> String {
+        format!("start {} again", self.guest)
+    }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![vec!["virsh".into(), "shutdown".into(), self.guest.clone()]]
     }
@@ -281,6 +296,9 @@ impl Step for Autostart {
     }
     fn undo_title(&self) -> String {
         "as it was".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("autostart of {} as it was", self.guest)
     }
     fn commands(&self) -> Vec<Vec<String>> {
         let mut argv = vec!["virsh".to_owned(), "autostart".to_owned()];

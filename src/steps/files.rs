@@ -34,6 +34,21 @@ pub fn expected(edits: &[FileEdit]) -> Vec<Expected> {
         .collect()
 }
 
+/// Refuses edits that are not those of the plan.
+fn as_planned(edits: &[FileEdit], planned: &[Expected]) -> Result<(), StepError> {
+    let now = expected(edits);
+    let changed: Vec<String> = now
+        .iter()
+        .filter(|file| !planned.contains(file))
+        .chain(planned.iter().filter(|file| !now.iter().any(|other| other.path == file.path)))
+        .map(|file| format!("/{}", file.path.display()))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(StepError::Changed(format!("changed in the guest since the plan was made: {}", changed.join(", "))))
+}
+
 pub(super) async fn open(world: &World, host: &str, volume: &VolumeRef) -> Result<Tree, StepError> {
     let path = world.hypervisor(host)?.storage(volume.kind)?.open(volume).await?;
     Ok(Tree::open(&path)?)
@@ -250,6 +265,9 @@ impl Step for Restore {
     fn undo_title(&self) -> String {
         "the clone's identity again".into()
     }
+    fn taken_back(&self) -> String {
+        "give the clone its own identity again".into()
+    }
     fn diff(&self) -> Option<String> {
         Some(self.diff.clone())
     }
@@ -257,7 +275,9 @@ impl Step for Restore {
         Ok(if self.edits(world).await?.edits.is_empty() { Probe::Present } else { Probe::Absent })
     }
     async fn capture(&self, world: &World) -> Result<Value, StepError> {
-        keep(world, &self.edits(world).await?.edits)
+        let edits = self.edits(world).await?.edits;
+        as_planned(&edits, &self.expected)?;
+        keep(world, &edits)
     }
     async fn apply(&self, world: &World, found: &Value) -> Result<Done, StepError> {
         let tree = open(world, &self.host, &self.volume).await?;

@@ -123,6 +123,9 @@ impl Step for Return {
     fn undo_title(&self) -> String {
         "bring the queues back to the original".into()
     }
+    fn taken_back(&self) -> String {
+        "bring the queues back to the original".into()
+    }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         Ok(Probe::Absent)
     }

@@ -82,6 +82,10 @@ impl Step for Snapshot {
     fn undo_title(&self) -> String {
         "remove it".into()
     }
+    fn taken_back(&self) -> String {
+        let names: Vec<String> = self.copies.iter().map(|pair| pair.target.to_string()).collect();
+        format!("remove {}", names.join(", "))
+    }
     fn commands(&self) -> Vec<Vec<String>> {
         self.copies
             .iter()
@@ -203,6 +207,9 @@ impl Step for MarkVolume {
     }
     fn undo_title(&self) -> String {
         "mark it as before".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("mark {} as before", self.volume)
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let wanted = self.role.map(|role| Mark { run: world.run.clone(), role });
