@@ -10,7 +10,6 @@ use crate::journal::{Journal, RunRecord, SqliteJournal};
 use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::{log, query};
 use crate::output::{self, json, out};
-use crate::recipe::conffiles;
 
 /// `status`.
 #[derive(Debug, Args)]
@@ -147,12 +146,12 @@ impl Conffiles {
             // Contents may hold secrets: they are for a terminal only.
             json::object(json!({ "run": run.id, "guest": run.guest, "conffiles": files }));
         } else if matches!(self, Self::List { .. }) {
-            out(&if files.is_empty() { "none\n".to_owned() } else { conffiles::list(&files) });
+            out(&if files.is_empty() { "none\n".to_owned() } else { query::conffiles_list(&files) });
         } else {
             for file in &files {
                 let bytes = |sha: &Option<String>| sha.as_ref().map(|sha| journal.blob(sha)).transpose();
                 let (current, other) = (bytes(&file.in_force)?, bytes(&file.other)?);
-                out(&conffiles::show(file, current.as_deref(), other.as_deref()));
+                out(&query::conffile_shown(file, current.as_deref(), other.as_deref()));
             }
         }
         Ok(())

@@ -1,7 +1,6 @@
 //! `ssh`: a session in the clone, with the host key that the clone is known by.
 
 use std::io::{IsTerminal, stdin, stdout};
-use std::os::unix::process::CommandExt;
 
 use clap::Args;
 use hypervisors::host::SshHost;
@@ -46,7 +45,7 @@ impl Ssh {
         let link = live::way_in(&run, self.original)?;
         let terminal = stdin().is_terminal() && stdout().is_terminal();
         let argv = SshHost::for_guest(&link).session(&self.command, terminal)?;
-        let failed = std::process::Command::new(&argv[0]).args(&argv[1..]).exec();
+        let failed = hypervisors::host::become_command(&argv);
         Err(Failure::new(exit::REFUSED, "start ssh").cause(failed.to_string()).help("install openssh-client"))
     }
 }

@@ -196,3 +196,13 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         trouble: None,
     })
 }
+
+/// The list of undecided configuration files, for people.
+pub fn conffiles_list(files: &[Conffile]) -> String {
+    crate::recipe::conffiles::list(files)
+}
+
+/// One undecided configuration file with its diff, for people.
+pub fn conffile_shown(file: &Conffile, kept: Option<&[u8]>, offered: Option<&[u8]>) -> String {
+    crate::recipe::conffiles::show(file, kept, offered)
+}
