@@ -1,4 +1,4 @@
-//! Setting up and tidying up: `init`, `gc`.
+//! Setting up, looking for trouble and tidying up: `init`, `doctor`, `gc`.
 
 use clap::Args;
 use serde_json::json;
@@ -47,12 +47,8 @@ pub(super) struct Gc {
 
 impl Gc {
     pub(super) fn run(&self, context: &Context) -> u8 {
-        let wish = gc::Wish {
-            from_world: self.from_world,
-            adopt: self.adopt.clone(),
-            yes: self.yes,
-            dry_run: self.dry_run,
-        };
+        let wish =
+            gc::Wish { from_world: self.from_world, adopt: self.adopt.clone(), yes: self.yes, dry_run: self.dry_run };
         let show = |found: &gc::Collected| {
             if !context.json() {
                 out(&output::tidy::found(found));
@@ -69,6 +65,29 @@ impl Gc {
                     context.fail(error);
                 }
                 done.exit_code
+            }
+            Err(failure) => context.fail(&failure.0),
+        })
+    }
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    /// A host or guest of the inventory; everything if left out
+    what: Option<String>,
+}
+
+impl Doctor {
+    pub(super) fn run(&self, context: &Context) -> u8 {
+        context.with_app(async |app| match app.doctor(self.what.as_deref()).await {
+            Ok(diagnosis) => {
+                if context.json() {
+                    json::line(&diagnosis);
+                } else {
+                    out(&output::tidy::doctor(&diagnosis, context.style()));
+                }
+                diagnosis.exit_code()
             }
             Err(failure) => context.fail(&failure.0),
         })
