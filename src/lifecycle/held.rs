@@ -156,7 +156,8 @@ impl Held<'_> {
             })
             .flatten()
             .collect();
-        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved).await?;
+        let rename = if options.rename { Some(self.checks_number()?) } else { None };
+        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved, rename).await?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
@@ -298,6 +299,8 @@ impl Held<'_> {
         self.show_checks(plan);
         error.code = exit::UNPROVEN;
         let back = match self.spec.promote.if_check_fails {
+            // Only a promotion can be taken back.
+            _ if plan.verb != "promote" => false,
             IfCheckFails::Keep => false,
             IfCheckFails::Rollback => true,
             IfCheckFails::Ask => {
@@ -305,7 +308,7 @@ impl Held<'_> {
                 self.app.front.ask(&question).unwrap_or(false)
             }
         };
-        if !back || plan.verb != "promote" {
+        if !back {
             return self.finish(exit::UNPROVEN, outage_s, Some(error));
         }
         let approved = Options { yes: true, ..options.clone() };
