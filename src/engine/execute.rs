@@ -90,6 +90,7 @@ impl Engine {
             !step.temporary && matches!(past.status, Status::Pending | Status::Intended | Status::Undoing)
         });
         let mut unproven = None;
+        let mut clone_left = false;
         for (index, step) in plan.steps.iter().enumerate() {
             let again = step.temporary && work_left && histories[index].status == Status::Undone;
             let finished = matches!(histories[index].status, Status::Done | Status::Skipped | Status::Undone);
@@ -113,6 +114,12 @@ impl Engine {
                     }
                 }
             }
+            // A clone whose way back failed somewhere stays as it is: started with production's identity it would be a
+            // second owner of production's address.
+            if clone_left && step.clone_side && step.on_failure == OnFailure::Warn {
+                self.record(id, index, EventKind::Skipped, &Value::Null)?;
+                continue;
+            }
             if step.outage_begins {
                 self.outage_started(id, plan)?;
             }
@@ -123,7 +130,10 @@ impl Engine {
             if let Err(error) = result {
                 let cause = self.error_info(step, &error);
                 match step.on_failure {
-                    OnFailure::Warn => self.emit.warning(format!("{}: {error}", step.title())),
+                    OnFailure::Warn => {
+                        clone_left |= step.clone_side;
+                        self.emit.warning(format!("{}: {error}", step.title()));
+                    }
                     OnFailure::Unproven => {
                         unproven.get_or_insert(cause);
                     }

@@ -98,7 +98,8 @@ pub struct PlanStep {
     /// Lives inside the verb only: undone at its end, however it ends.
     #[serde(default, skip_serializing_if = "is_false")]
     pub temporary: bool,
-    /// Taking it back only restores the clone; left out when the clone is discarded anyway.
+    /// Taking it back only restores the clone; left out when the clone is discarded anyway, and when one before it failed
+    /// and was only worth a warning.
     #[serde(default, skip_serializing_if = "is_false")]
     pub clone_side: bool,
     /// Production goes down when it begins.

@@ -304,7 +304,7 @@ fn private_dir(path: &Path) -> Result<(), Failure> {
     })
 }
 
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(parent) = path.parent() {
         private_dir(parent)?;
     }

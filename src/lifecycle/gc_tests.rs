@@ -31,7 +31,7 @@ impl Front for Answer {
 }
 
 impl Lab {
-    async fn at(path: &[(Verb, State)]) -> Self {
+    pub(super) async fn at(path: &[(Verb, State)]) -> Self {
         let lab = Self::new();
         for (verb, state) in path {
             lab.good(*verb, *state).await;
@@ -40,7 +40,7 @@ impl Lab {
     }
 
     /// The state directory is gone, all but the simulated world in it.
-    fn lose_state(&self) {
+    pub(super) fn lose_state(&self) {
         for entry in fs::read_dir(&self.app.state).unwrap() {
             let path = entry.unwrap().path();
             if path.file_name().unwrap() == "sim" {
@@ -66,7 +66,7 @@ fn removable(collected: &Collected) -> Vec<(Kind, Role)> {
     collected.found.iter().filter(|one| one.removable).map(|one| (one.kind, one.role)).collect()
 }
 
-const CLONED: [(Verb, State); 1] = [(Verb::Clone, State::Cloned)];
+pub(super) const CLONED: [(Verb, State); 1] = [(Verb::Clone, State::Cloned)];
 const PROMOTED: [(Verb, State); 4] = [
     (Verb::Clone, State::Cloned),
     (Verb::Upgrade, State::Upgraded),
@@ -164,7 +164,7 @@ async fn what_another_definition_names_stays() {
     let why = |object: &str| done.found.iter().find(|one| one.object.ends_with(object)).map(|one| one.why.clone());
     assert!(why(&format!("{run}-root")).unwrap().contains("venus names it"), "{done:?}");
     assert!(why("mars").unwrap().contains("run's name"), "{done:?}");
-    assert_eq!(done.removed, [run.clone()], "the clone's own definition may go, its volume not");
+    assert_eq!(done.removed, std::slice::from_ref(&run), "the clone's own definition may go, its volume not");
     assert!(sim.definition("mars").await.unwrap().is_some() && sim.definition("venus").await.unwrap().is_some());
     assert!(
         sim.storage(hypervisors::VolumeKind::Sim)

@@ -59,6 +59,8 @@ pub fn local_time(time: Timestamp) -> String {
 }
 
 #[cfg(test)]
+mod doctor_tests;
+#[cfg(test)]
 mod gc_tests;
 #[cfg(test)]
 mod guest_tests;

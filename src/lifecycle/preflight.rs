@@ -290,14 +290,19 @@ fn checks(facts: &Facts, findings: &mut Findings) {
     }
 }
 
+/// Whether a program of that name is on the controller's `PATH`.
+pub fn installed(tool: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':').any(|dir| Path::new(dir).join(tool).is_file())
+}
+
 async fn tools(facts: &Facts, findings: &mut Findings) {
     let mut wanted = vec![("ssh-keygen", "openssh-client")];
     if facts.spec.carry.iter().any(|rule| matches!(rule, CarryRule::Rsync { .. })) {
         wanted.push(("rsync", "rsync"));
     }
-    let path = std::env::var("PATH").unwrap_or_default();
     for (tool, package) in wanted {
-        if path.split(':').any(|dir| Path::new(dir).join(tool).is_file()) {
+        if installed(tool) {
             findings.pass("tools", tool);
         } else {
             findings.refuse("tools", format!("{tool} is missing here"), format!("apt install {package}"));

@@ -157,8 +157,12 @@ pub fn plan(
         .outage_begins(),
     );
     steps.push(
-        PlanStep::new(Stage::Fence, net::ProveSilent { host: host.clone(), places: production.clone() }, 0.5)
-            .undo(Undo::Nothing),
+        PlanStep::new(
+            Stage::Fence,
+            net::ProveSilent { host: host.clone(), places: production.clone(), before: None },
+            0.5,
+        )
+        .undo(Undo::Nothing),
     );
     for rule in carry_last {
         steps.push(PlanStep::new(Stage::FinalCarry, rule, 1.0).undo(Undo::WithClone));
