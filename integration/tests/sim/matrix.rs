@@ -24,8 +24,7 @@ struct Passage {
     failing: &'static [(i32, &'static str)],
 }
 
-const CLONE: Passage =
-    Passage { verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
+const CLONE: Passage = Passage { verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
 const UPGRADE: Passage = Passage {
     verb: "upgrade",
     before: &[("clone", "cloned")],
@@ -46,8 +45,12 @@ const PROMOTE: Passage = Passage {
 };
 const PROMOTED: &[(&str, &str)] =
     &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted")];
-const ROLLBACK: Passage =
-    Passage { verb: "rollback", before: PROMOTED, done: "upgraded", failing: &[(4, "rolling_back"), (8, "rolling_back")] };
+const ROLLBACK: Passage = Passage {
+    verb: "rollback",
+    before: PROMOTED,
+    done: "upgraded",
+    failing: &[(4, "rolling_back"), (8, "rolling_back")],
+};
 const COMMIT: Passage = Passage { verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
 const ABORT: Passage =
     Passage { verb: "abort", before: PROMOTED, done: "aborted", failing: &[(4, "aborting"), (8, "aborting")] };
