@@ -2,7 +2,7 @@
 #   make demo        the whole story on a lab of this machine: a mail server goes from Debian 12 to 13
 #   make test        all tests; RING=unit|sim|native for one ring
 #   make lint        format, clippy, licences and advisories
-#   make bench       measures the lab
+#   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some
 #   make clean-lab   takes every lab down and removes its images: leaves nothing
 
 RING ?= all
@@ -40,8 +40,9 @@ lint:
 		echo "lint: advisories NOT checked: their database cannot be reached from here"; \
 	fi
 
-bench: lab
-	UPGRADECTL_BIN=$(BIN) target/debug/lab bench
+bench: lab build
+	$(CARGO) build --quiet --package integration --bin bench
+	UPGRADECTL_BIN=$(CURDIR)/target/release/upgradectl target/debug/bench $(KEYS)
 
 clean-lab:
 	$(CARGO) build --quiet --package integration --bin lab

@@ -4,3 +4,9 @@
 
 #[path = "native/lab.rs"]
 mod lab;
+#[path = "native/lifecycle.rs"]
+mod lifecycle;
+#[path = "native/picture.rs"]
+mod picture;
+#[path = "native/trial.rs"]
+mod trial;

@@ -85,7 +85,6 @@ pub(super) struct Wishes {
 
 /// Strategies as they are typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "the words of the inventory")]
 pub(super) enum StrategyWord {
     Snapshot,
     Origin,

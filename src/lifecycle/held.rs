@@ -6,9 +6,10 @@ use std::sync::Arc;
 use hypervisors::Hypervisor;
 use serde_json::{Value, json};
 
-use super::app::{App, Finish, Options};
+use super::app::App;
 use super::back::{self, Past};
 use super::error::{Failure, exit};
+use super::invocation::{Finish, Options};
 use super::memory::RunMemory;
 use super::page::{Page, Proposal};
 use super::preflight::{Finding, Findings, Verdict};

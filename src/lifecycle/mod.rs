@@ -23,6 +23,9 @@ pub mod held;
 pub mod hooks;
 pub mod init;
 pub mod interrupted;
+pub mod invocation;
+pub mod live;
+pub mod log;
 pub mod memory;
 pub mod page;
 pub mod preflight;
@@ -55,5 +58,11 @@ pub fn local_time(time: Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%-d %b %H:%M").to_string()
 }
 
+#[cfg(test)]
+mod doctor_tests;
+#[cfg(test)]
+mod gc_tests;
+#[cfg(test)]
+mod guest_tests;
 #[cfg(test)]
 mod tests;

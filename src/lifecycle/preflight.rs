@@ -290,19 +290,36 @@ fn checks(facts: &Facts, findings: &mut Findings) {
     }
 }
 
+/// Whether a program of that name is on the controller's `PATH`.
+pub fn installed(tool: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':').any(|dir| Path::new(dir).join(tool).is_file())
+}
+
 async fn tools(facts: &Facts, findings: &mut Findings) {
     let mut wanted = vec![("ssh-keygen", "openssh-client")];
     if facts.spec.carry.iter().any(|rule| matches!(rule, CarryRule::Rsync { .. })) {
         wanted.push(("rsync", "rsync"));
     }
-    let path = std::env::var("PATH").unwrap_or_default();
     for (tool, package) in wanted {
-        if path.split(':').any(|dir| Path::new(dir).join(tool).is_file()) {
+        if installed(tool) {
             findings.pass("tools", tool);
         } else {
             findings.refuse("tools", format!("{tool} is missing here"), format!("apt install {package}"));
         }
     }
+}
+
+/// A recipe's finding as one of ours.
+pub fn recipe_finding(found: crate::recipe::Finding) -> Finding {
+    use crate::recipe::Verdict as Recipe;
+    let verdict = match found.verdict {
+        Recipe::Pass => Verdict::Passed,
+        Recipe::Warn => Verdict::Warning,
+        Recipe::Refuse => Verdict::Refused,
+    };
+    let remedy = Some(found.remedy).filter(|remedy| !remedy.is_empty());
+    Finding { id: found.id, verdict, detail: found.detail, remedy }
 }
 
 /// What the running original says: reachable, packages in order.
@@ -323,10 +340,20 @@ async fn inside(facts: &Facts, link: &GuestLink, findings: &mut Findings) {
         return findings.refuse("ssh", format!("{} cannot be reached by ssh: {error}", facts.spec.name), help);
     }
     findings.pass("ssh", format!("{} lets us in", link.address));
+    let command = Command::new(["id", "-u"]);
+    match guest.run(&command).await {
+        Ok(output) if output.text().trim() == "0" => findings.pass("root", "commands run as root there"),
+        Ok(_) => findings.refuse(
+            "root",
+            format!("{} is not root on {}", link.user, facts.spec.name),
+            "log in as root, or let the user sudo without a password and set ssh = { sudo = true }",
+        ),
+        Err(error) => findings.refuse("root", error.to_string(), error.help.clone().unwrap_or_default()),
+    }
     live_addresses(facts, &*guest, findings).await;
     match facts.spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
         Some(Recipe::Debian { to }) => match crate::recipe::debian::preflight(&*guest, to, false).await {
-            Ok(found) => findings.0.extend(found.into_iter().map(super::upgrade::finding)),
+            Ok(found) => findings.0.extend(found.into_iter().map(recipe_finding)),
             Err(error) => findings.refuse("recipe", error.to_string(), "look at the guest's packages"),
         },
         Some(Recipe::Script { .. }) => {}

@@ -47,7 +47,7 @@ pub fn open_runs(journal: &dyn Journal, word: Option<&str>) -> Result<Vec<RunRec
 }
 
 /// Whether a word on the command line means this run.
-fn means(run: &RunRecord, word: &str) -> bool {
+pub(super) fn means(run: &RunRecord, word: &str) -> bool {
     run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word)
 }
 
@@ -109,6 +109,9 @@ pub struct StatusLine {
     pub now: Option<String>,
     /// Verbs possible now.
     pub next: Vec<String>,
+    /// Why the platform could not be asked, with `--live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Who is at a run.
@@ -190,5 +193,16 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         stuck_step: run.stuck.as_ref().map(|stuck| stuck.index + 1),
         now,
         next: next.iter().map(|verb| verb.word().to_owned()).collect(),
+        trouble: None,
     })
+}
+
+/// The list of undecided configuration files, for people.
+pub fn conffiles_list(files: &[Conffile]) -> String {
+    crate::recipe::conffiles::list(files)
+}
+
+/// One undecided configuration file with its diff, for people.
+pub fn conffile_shown(file: &Conffile, kept: Option<&[u8]>, offered: Option<&[u8]>) -> String {
+    crate::recipe::conffiles::show(file, kept, offered)
 }

@@ -8,7 +8,7 @@ use hypervisors::{GuestLink, Hypervisor};
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
-use super::preflight::{Finding, Verdict};
+use super::preflight::{Finding, recipe_finding};
 use super::record::RunFacts;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Recipe, Verb};
@@ -16,17 +16,6 @@ use crate::recipe;
 use crate::recipe::debian::Release;
 use crate::recipe::debian::apt::Phase;
 use crate::steps::{Action, upgrade};
-
-/// A recipe's finding as one of ours.
-pub fn finding(found: recipe::Finding) -> Finding {
-    let verdict = match found.verdict {
-        recipe::Verdict::Pass => Verdict::Passed,
-        recipe::Verdict::Warn => Verdict::Warning,
-        recipe::Verdict::Refuse => Verdict::Refused,
-    };
-    let remedy = Some(found.remedy).filter(|remedy| !remedy.is_empty());
-    Finding { id: found.id, verdict, detail: found.detail, remedy }
-}
 
 /// What is looked at in the running clone before the upgrade.
 ///
@@ -42,7 +31,7 @@ pub async fn preflight(
         Some(Recipe::Debian { to }) => {
             let guest = hypervisor.guest(&record.clone)?;
             let found = recipe::debian::preflight(&*guest, to, continuing).await?;
-            Ok(found.into_iter().map(finding).collect())
+            Ok(found.into_iter().map(recipe_finding).collect())
         }
         _ => Ok(Vec::new()),
     }

@@ -1,18 +1,16 @@
-//! `lab up|down|status|run|bench|clean`: the native lab by hand.
+//! `lab up|down|status|run|clean`: the native lab by hand.
 
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use integration::lab::guest::{self, Guest, MERCURE, TINY};
-use integration::lab::{Lab, storage};
+use integration::lab::guest::{Guest, MERCURE, TINY};
+use integration::lab::Lab;
 
 const USAGE: &str = "usage: lab [--number N] up [mercure] [tiny]   build lab N (0) with these guests (mercure)
        lab [--number N] down                   take it down, leaving nothing
        lab [--number N] status                 what of it is on the machine
        lab [--number N] run COMMAND…           run a command with LAB, LIBVIRT_DEFAULT_URI, UPGRADECTL_INVENTORY
                                                and UPGRADECTL_STATE set for it
-       lab [--number N] bench                  measure: lab up, snapshot, boot to ssh
        lab clean                               take every lab down and remove the images";
 
 fn main() -> Result<ExitCode> {
@@ -49,7 +47,6 @@ fn main() -> Result<ExitCode> {
                 .with_context(|| format!("starting {program}"))?;
             return Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
         }
-        ["bench"] => bench(&lab)?,
         ["clean"] => {
             for number in 0..integration::lab::LABS {
                 Lab::numbered(number)?.down()?;
@@ -75,26 +72,4 @@ fn explain(lab: &Lab, guests: &[Guest]) {
         println!("{:<10} ssh -i {} root@{address}", guest.name, key.display());
     }
     println!("try        lab run upgradectl plan clone {}", guests[0].name);
-}
-
-/// Prints what the parts of a lab cost here. The lab is down before and after.
-fn bench(lab: &Lab) -> Result<()> {
-    const TIMES: u32 = 10;
-    let begun = Instant::now();
-    let lab = lab.clone().standing(&[TINY])?;
-    println!("lab up with one guest      {:>8.1} s", begun.elapsed().as_secs_f64());
-    let root = lab.path("pool/guests/tiny");
-    let begun = Instant::now();
-    for number in 0..TIMES {
-        storage::snapshot(&root, &lab.path(format!("pool/guests/bench-{number}")))?;
-    }
-    println!("snapshot of a guest's root {:>8.3} s", begun.elapsed().as_secs_f64() / f64::from(TIMES));
-    let begun = Instant::now();
-    for _ in 0..TIMES {
-        lab.virsh(["destroy", TINY.name])?;
-        guest::start(&lab, TINY.name)?;
-        guest::wait_for_ssh(&lab, &lab.address(TINY.host), Duration::from_secs(60))?;
-    }
-    println!("destroy, start, ssh        {:>8.1} s", begun.elapsed().as_secs_f64() / f64::from(TIMES));
-    Ok(())
 }

@@ -1,0 +1,99 @@
+//! `target/bench.json`: what was measured, the samples beside it, and what was hoped for.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value, json};
+
+/// The most that each key may be.
+const TARGETS: [(&str, f64); 5] = [
+    ("clone_over_script", 1.10),
+    ("outage_over_hand", 1.10),
+    ("status_ms", 15.0),
+    ("peak_rss_mib", 40.0),
+    ("binary_mib", 40.0),
+];
+
+/// The file, with what this run has measured so far.
+#[derive(Debug)]
+pub struct Results {
+    path: PathBuf,
+    values: Map<String, Value>,
+    measured: Vec<&'static str>,
+}
+
+impl Results {
+    /// The file as it is; nothing measured yet.
+    pub fn read() -> Result<Results> {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+        let path = target.join("bench.json");
+        let values = match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Map::new(),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        Ok(Results { path, values, measured: Vec::new() })
+    }
+
+    /// Writes the file.
+    pub fn write(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.values)? + "\n";
+        fs::write(&self.path, text).with_context(|| format!("writing {}", self.path.display()))
+    }
+
+    /// Keeps the median of single samples.
+    pub fn single(&mut self, key: &'static str, samples: &[f64]) {
+        self.keep(key, median(samples.to_vec()), json!(samples.iter().copied().map(rounded).collect::<Vec<_>>()));
+    }
+
+    /// Keeps the median quotient of pairs `(product, hand)`.
+    pub fn ratio(&mut self, key: &'static str, pairs: &[(f64, f64)]) {
+        let quotients = pairs.iter().map(|(product, hand)| product / hand).collect();
+        let samples: Vec<[f64; 2]> = pairs.iter().map(|(a, b)| [rounded(*a), rounded(*b)]).collect();
+        self.keep(key, median(quotients), json!(samples));
+    }
+
+    fn keep(&mut self, key: &'static str, value: f64, samples: Value) {
+        let target = TARGETS.iter().find(|(known, _)| *known == key).map_or(f64::INFINITY, |(_, target)| *target);
+        println!("{key:<20} {value:>8.2}  (at most {target:.2})");
+        self.values.insert(key.to_owned(), json!((value * 100.0).round() / 100.0));
+        self.values.insert(format!("{key}_samples"), samples);
+        self.measured.push(key);
+    }
+
+    /// The keys measured now that are above what they may be.
+    pub fn missed(&self) -> Vec<&'static str> {
+        let over = |key: &str| {
+            let target = TARGETS.iter().find(|(known, _)| *known == key).map_or(f64::INFINITY, |(_, target)| *target);
+            self.values[key].as_f64().is_none_or(|value| value > target)
+        };
+        self.measured.iter().copied().filter(|key| over(key)).collect()
+    }
+}
+
+/// To a thousandth: the samples are seconds or larger numbers.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    let middle = samples.len() / 2;
+    match samples.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => samples[middle],
+        _ => f64::midpoint(samples[middle - 1], samples[middle]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_of_odd_and_even() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+    }
+}
