@@ -21,7 +21,7 @@ use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::inventory::{GuestSpec, IfCheckFails};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
-use crate::steps::{Action, Side as Decision, StepRef, World, files};
+use crate::steps::{Action, Side as Decision, StepError, StepRef, World, files};
 use crate::verify::{Report as CheckReport, Side};
 
 /// A run under its lease, with all that its plans need.
@@ -130,13 +130,46 @@ impl Held<'_> {
         let promote = self.pasts()?.into_iter().rfind(|past| past.plan.verb == "promote" && past.plan.undoes.is_none());
         let plan = promote.and_then(|past| back::rollback(&self.spec, &self.record, &past));
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("rollback"))?;
+        self.nothing_foreign(&plan, options).await?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
     async fn abort(&mut self, options: &Options) -> Result<Finish, Failure> {
         let plan = back::abort(&self.spec, &self.record, &self.pasts()?);
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("abort"))?;
+        self.nothing_foreign(&plan, options).await?;
         self.propose(plan, page, Vec::new(), options).await
+    }
+
+    /// Refuses a way back that would overwrite what someone else changed, unless it is decided whose version wins:
+    /// before it touches anything, for half-way production would be down for a question.
+    async fn nothing_foreign(&self, plan: &Plan, options: &Options) -> Result<(), Failure> {
+        if options.decision == Some(Decision::Ours) {
+            return Ok(());
+        }
+        let (world, pasts) = (self.world(options)?, self.pasts()?);
+        for step in &plan.steps {
+            let Op::Undo(at, Action::Define(define)) = &step.op else { continue };
+            let production = define.replaces.is_some();
+            if options.decision == Some(Decision::Theirs) && !production {
+                continue;
+            }
+            let past = pasts.iter().find(|past| past.id == at.plan).and_then(|past| past.histories.get(at.index));
+            let Some(found) = past.and_then(|past| past.found.as_ref()) else { continue };
+            let last = past.and_then(|past| past.done.as_ref()).map_or(&Value::Null, |done| &done["done"]);
+            if let Some(StepError::Foreign { what, diff }) = define.foreign(&world, found, last).await? {
+                let help = if production {
+                    "--ours takes it back all the same; make the change again afterwards"
+                } else {
+                    "--ours removes it all the same, --theirs leaves it"
+                };
+                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, self.spec.name))
+                    .cause(format!("{what} was changed by someone else"))
+                    .cause(diff)
+                    .help(help));
+            }
+        }
+        Ok(())
     }
 
     async fn commit(&mut self, options: &Options) -> Result<Finish, Failure> {

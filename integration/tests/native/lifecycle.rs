@@ -19,7 +19,9 @@ fn the_whole_lifecycle() -> Result<()> {
     let id = lab.domain_id("tiny")?;
 
     trial.says("plan clone tiny", 0)?;
-    ensure!(lab.domains()? == domains && subvolumes(lab)? == volumes && !trial.product.state().exists());
+    ensure!(
+        lab.domains()? == domains && subvolumes(lab)? == volumes && !trial.product.state().join("journal.db").exists()
+    );
 
     trial.says("clone tiny", 0)?;
     let name = trial.run()?.and_then(|run| run["run"].as_str().map(str::to_owned)).context("no run")?;
