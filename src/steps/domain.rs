@@ -36,6 +36,29 @@ fn three_way(name: &str, before: &str, ours: &str, theirs: &str) -> String {
     format!("{}{}", show("as upgradectl wrote it", before, ours), show("as it is now", before, theirs))
 }
 
+impl Define {
+    /// [`StepError::Foreign`] if taking this back would overwrite what someone else made of the definition since.
+    /// `found` and `last` are what its capture and its application returned.
+    ///
+    /// # Errors
+    /// The platform does not answer, or the journal has not kept what it should.
+    pub async fn foreign(&self, world: &World, found: &Value, last: &Value) -> Result<Option<StepError>, StepError> {
+        let name = &self.definition.name;
+        let Some(current) = world.hypervisor(&self.host)?.definition(name).await? else { return Ok(None) };
+        let before: Option<String> = super::read(&found["before"])?;
+        let before = before.map(|sha| world.recall_text(&sha)).transpose()?;
+        let stored = match last["data"]["stored"].as_str() {
+            Some(sha) => world.recall_text(sha)?,
+            None => self.definition.text.clone(),
+        };
+        let known = [before.as_deref().unwrap_or(&stored), &stored, &self.definition.text];
+        Ok((!known.iter().any(|text| same(text, &current.text))).then(|| StepError::Foreign {
+            what: format!("the definition of {name}"),
+            diff: three_way(name, before.as_deref().unwrap_or_default(), &stored, &current.text),
+        }))
+    }
+}
+
 #[async_trait]
 impl Step for Define {
     fn title(&self) -> String {
@@ -102,20 +125,14 @@ impl Step for Define {
         if before.as_deref().is_some_and(|before| same(before, &current)) {
             return Ok(Change::Unchanged.into());
         }
-        let stored = match world.last["data"]["stored"].as_str() {
-            Some(sha) => world.recall_text(sha)?,
-            None => self.definition.text.clone(),
-        };
-        if !same(&current, &stored) && !same(&current, &self.definition.text) {
+        if let Some(foreign) = self.foreign(world, found, &world.last).await? {
             match world.decision {
                 Some(Side::Ours) => {}
-                Some(Side::Theirs) => return Ok(Done::new(Change::Unchanged).warn(format!("{name}: left as it is"))),
-                None => {
-                    return Err(StepError::Foreign {
-                        what: format!("the definition of {name}"),
-                        diff: three_way(name, before.as_deref().unwrap_or_default(), &stored, &current),
-                    });
+                Some(Side::Theirs) if before.is_none() => {
+                    return Ok(Done::new(Change::Unchanged).warn(format!("{name}: left as it is")));
                 }
+                // Left as it is, production's definition would start the clone's disks as the original.
+                Some(Side::Theirs) | None => return Err(foreign),
             }
         }
         match before {
