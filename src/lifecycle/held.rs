@@ -21,7 +21,7 @@ use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::inventory::{GuestSpec, IfCheckFails};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
-use crate::steps::{Action, Side as Decision, StepRef, World, files};
+use crate::steps::{Action, Side as Decision, StepRef, World, files, sha256};
 use crate::verify::{Report as CheckReport, Side};
 
 /// A run under its lease, with all that its plans need.
@@ -130,15 +130,42 @@ impl Held<'_> {
 
     async fn rollback(&mut self, options: &Options) -> Result<Finish, Failure> {
         let promote = self.pasts()?.into_iter().rfind(|past| past.plan.verb == "promote" && past.plan.undoes.is_none());
+        self.foreign(Verb::Rollback, promote.as_slice(), options).await?;
         let plan = promote.and_then(|past| back::rollback(&self.spec, &self.record, &past));
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("rollback"))?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
     async fn abort(&mut self, options: &Options) -> Result<Finish, Failure> {
-        let plan = back::abort(&self.spec, &self.record, &self.pasts()?);
+        let pasts = self.pasts()?;
+        self.foreign(Verb::Abort, &pasts, options).await?;
+        let plan = back::abort(&self.spec, &self.record, &pasts);
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("abort"))?;
         self.propose(plan, page, Vec::new(), options).await
+    }
+
+    /// Refuses to begin a way back over definitions that someone else changed, unless it is said whose counts: found out
+    /// in the middle, production would be down meanwhile.
+    async fn foreign(&self, verb: Verb, pasts: &[Past], options: &Options) -> Result<(), Failure> {
+        if options.decision.is_some() {
+            return Ok(());
+        }
+        let world = self.world(options)?;
+        for (step, past) in pasts.iter().flat_map(|past| past.plan.steps.iter().zip(&past.histories)) {
+            let Op::Do(Action::Define(define)) = &step.op else { continue };
+            if !past.to_be_undone() {
+                continue;
+            }
+            let done = past.done.as_ref().map_or(Value::Null, |done| done["done"].clone());
+            let found = past.found.clone().unwrap_or(Value::Null);
+            if let Some(diff) = define.foreign(&world, &found, &done).await? {
+                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", verb.word(), self.spec.name))
+                    .cause(format!("the definition of {} was changed by someone else", define.definition.name))
+                    .cause(diff)
+                    .help("--theirs keeps that change and takes ours back, --ours gives back what was there before"));
+            }
+        }
+        Ok(())
     }
 
     async fn commit(&mut self, options: &Options) -> Result<Finish, Failure> {
@@ -417,6 +444,7 @@ impl Held<'_> {
                 .cause("the original is not defined any more")
                 .help("define it again; upgradectl log shows its definition's place in the journal")
         })?;
+        let replaces = sha256(definition.text.as_bytes());
         if definition.text.trim_end() != found.trim_end() {
             match options.decision {
                 Some(Decision::Theirs) => {}
@@ -455,6 +483,7 @@ impl Held<'_> {
         Ok(promote::Now {
             autostart: self.hypervisor.autostart(name).await?,
             definition,
+            replaces,
             restore: restored.edits,
             notes: restored.notes.into_iter().chain(lost.warnings).collect(),
             links,
