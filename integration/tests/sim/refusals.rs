@@ -67,7 +67,8 @@ fn inventory_that_is_not_there() {
 #[test]
 fn command_line_that_is_not_understood() {
     let bench = Bench::new();
-    for args in [&["clone"][..], &["clone", "mercure", "--ip", "nonsense"], &["clne", "mercure"], &["abort", "a", "b"]] {
+    for args in [&["clone"][..], &["clone", "mercure", "--ip", "nonsense"], &["clne", "mercure"], &["abort", "a", "b"]]
+    {
         let said = bench.ctl_run(args);
         assert_eq!(said.code, 2, "{said}");
     }
@@ -77,10 +78,12 @@ fn command_line_that_is_not_understood() {
 fn address_that_answers() {
     clone_is_refused(&["10.0.5.16 answers", "00:16:3e:00:00:99"], |bench| {
         let mac = "00:16:3e:00:00:99".parse().unwrap();
-        bench.sim().configure(|host| {
-            host.neighbours.insert("10.0.5.16".parse().unwrap(), mac);
-        })
-        .unwrap();
+        bench
+            .sim()
+            .configure(|host| {
+                host.neighbours.insert("10.0.5.16".parse().unwrap(), mac);
+            })
+            .unwrap();
     });
 }
 
@@ -208,7 +211,8 @@ fn state_directory_that_is_read_only() {
 fn journal_of_a_newer_version() {
     let bench = Bench::new();
     bench.good_way_to("cloned");
-    fs::write(bench.path("state/journal.db"), "this is no journal at all; it is longer than a header would be").unwrap();
+    fs::write(bench.path("state/journal.db"), "this is no journal at all; it is longer than a header would be")
+        .unwrap();
     let said = bench.verb("upgrade");
     assert_eq!(said.code, 11, "{said}");
 }
@@ -252,7 +256,9 @@ fn looking_changes_nothing() {
     let started = said.events().unwrap().into_iter().find(|event| event["event"] == "verb_started").unwrap();
     assert_eq!(started["plan"], digest.as_str());
 
-    for (verb, state) in [("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted"), ("rollback", "upgraded")] {
+    for (verb, state) in
+        [("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted"), ("rollback", "upgraded")]
+    {
         let before = (bench.picture(), bench.trace().len(), bench.state());
         let plan = bench.ctl_run(&["--json", "plan", verb, "mercure"]);
         assert_eq!(plan.code, 0, "{plan}");
