@@ -21,7 +21,7 @@ use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::inventory::{GuestSpec, IfCheckFails};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
-use crate::steps::{Action, Side as Decision, StepRef, World, files, sha256};
+use crate::steps::{Action, Side as Decision, StepError, StepRef, World, files, sha256};
 use crate::verify::{Report as CheckReport, Side};
 
 /// A run under its lease, with all that its plans need.
@@ -60,17 +60,15 @@ impl Held<'_> {
     pub(super) async fn verb(&mut self, verb: Verb, options: &Options) -> Result<Finish, Failure> {
         let state = self.state()?;
         let active = self.active()?;
-        if let Some(stuck) = &self.run.stuck
-            && verb != Verb::Resume
-        {
+        if let Some(stuck) = &self.run.stuck {
             return Err(Failure::new(exit::STUCK, format!("{} {}", verb.word(), self.spec.name))
                 .cause(format!("the run is stuck at step {}: {}", stuck.index + 1, stuck.why))
                 .help("decide: upgradectl retry, skip or abandon"));
         }
         let irreversible = active.as_ref().is_some_and(Past::irreversible);
-        let untidy = active.is_some() && verb == Verb::Resume;
-        if !state.verbs(irreversible).contains(&verb) && !untidy {
-            let allowed: Vec<&str> = state.verbs(irreversible).iter().map(|verb| verb.word()).collect();
+        let possible = super::query::possible(state, active.as_ref());
+        if !possible.contains(&verb) {
+            let allowed: Vec<&str> = possible.iter().map(|verb| verb.word()).collect();
             let cause = if irreversible {
                 "a step that cannot be taken back was begun".to_owned()
             } else {
@@ -130,39 +128,45 @@ impl Held<'_> {
 
     async fn rollback(&mut self, options: &Options) -> Result<Finish, Failure> {
         let promote = self.pasts()?.into_iter().rfind(|past| past.plan.verb == "promote" && past.plan.undoes.is_none());
-        self.foreign(Verb::Rollback, promote.as_slice(), options).await?;
         let plan = promote.and_then(|past| back::rollback(&self.spec, &self.record, &past));
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("rollback"))?;
+        self.nothing_foreign(&plan, options).await?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
     async fn abort(&mut self, options: &Options) -> Result<Finish, Failure> {
-        let pasts = self.pasts()?;
-        self.foreign(Verb::Abort, &pasts, options).await?;
-        let plan = back::abort(&self.spec, &self.record, &pasts);
+        let plan = back::abort(&self.spec, &self.record, &self.pasts()?);
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("abort"))?;
+        self.nothing_foreign(&plan, options).await?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
-    /// Refuses to begin a way back over definitions that someone else changed, unless it is said whose counts: found out
-    /// in the middle, production would be down meanwhile.
-    async fn foreign(&self, verb: Verb, pasts: &[Past], options: &Options) -> Result<(), Failure> {
-        if options.decision.is_some() {
+    /// Refuses a way back that would overwrite what someone else changed, unless it is decided whose version wins:
+    /// before it touches anything, for half-way production would be down for a question.
+    async fn nothing_foreign(&self, plan: &Plan, options: &Options) -> Result<(), Failure> {
+        if options.decision == Some(Decision::Ours) {
             return Ok(());
         }
-        let world = self.world(options)?;
-        for (step, past) in pasts.iter().flat_map(|past| past.plan.steps.iter().zip(&past.histories)) {
-            let Op::Do(Action::Define(define)) = &step.op else { continue };
-            if !past.to_be_undone() {
+        let (world, pasts) = (self.world(options)?, self.pasts()?);
+        for step in &plan.steps {
+            let Op::Undo(at, Action::Define(define)) = &step.op else { continue };
+            let production = define.replaces.is_some();
+            if options.decision == Some(Decision::Theirs) && !production {
                 continue;
             }
-            let done = past.done.as_ref().map_or(Value::Null, |done| done["done"].clone());
-            let found = past.found.clone().unwrap_or(Value::Null);
-            if let Some(diff) = define.foreign(&world, &found, &done).await? {
-                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", verb.word(), self.spec.name))
-                    .cause(format!("the definition of {} was changed by someone else", define.definition.name))
+            let past = pasts.iter().find(|past| past.id == at.plan).and_then(|past| past.histories.get(at.index));
+            let Some(found) = past.and_then(|past| past.found.as_ref()) else { continue };
+            let last = past.and_then(|past| past.done.as_ref()).map_or(&Value::Null, |done| &done["done"]);
+            if let Some(StepError::Foreign { what, diff }) = define.foreign(&world, found, last).await? {
+                let help = if production {
+                    "--ours takes it back all the same; make the change again afterwards"
+                } else {
+                    "--ours removes it all the same, --theirs leaves it"
+                };
+                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, self.spec.name))
+                    .cause(format!("{what} was changed by someone else"))
                     .cause(diff)
-                    .help("--theirs keeps that change and takes ours back, --ours gives back what was there before"));
+                    .help(help));
             }
         }
         Ok(())
@@ -185,7 +189,8 @@ impl Held<'_> {
             })
             .flatten()
             .collect();
-        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved).await?;
+        let rename = if options.rename { Some(self.checks_number()?) } else { None };
+        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved, rename).await?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
@@ -327,6 +332,8 @@ impl Held<'_> {
         self.show_checks(plan);
         error.code = exit::UNPROVEN;
         let back = match self.spec.promote.if_check_fails {
+            // Only a promotion can be taken back.
+            _ if plan.verb != "promote" => false,
             IfCheckFails::Keep => false,
             IfCheckFails::Rollback => true,
             IfCheckFails::Ask => {
@@ -334,7 +341,7 @@ impl Held<'_> {
                 self.app.front.ask(&question).unwrap_or(false)
             }
         };
-        if !back || plan.verb != "promote" {
+        if !back {
             return self.finish(exit::UNPROVEN, outage_s, Some(error));
         }
         let approved = Options { yes: true, ..options.clone() };
@@ -421,14 +428,14 @@ impl Held<'_> {
 
     pub(super) fn finish(&self, code: u8, outage_s: f64, error: Option<ErrorInfo>) -> Result<Finish, Failure> {
         let state = self.state()?;
-        let irreversible = self.active()?.as_ref().is_some_and(Past::irreversible);
+        let possible = super::query::possible(state, self.active()?.as_ref());
         Ok(Finish {
             run: Some(self.run.id.clone()),
             state: Some(state),
             code,
             outage_s,
             error,
-            next: state.verbs(irreversible).iter().map(|verb| verb.word().to_owned()).collect(),
+            next: possible.iter().map(|verb| verb.word().to_owned()).collect(),
             record: Some(self.record.clone()),
             planned: false,
         })

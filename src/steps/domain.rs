@@ -37,27 +37,25 @@ fn three_way(name: &str, before: &str, ours: &str, theirs: &str) -> String {
 }
 
 impl Define {
-    /// What the platform made of the definition when this step stored it.
-    fn stored(&self, world: &World, last: &Value) -> Result<String, StepError> {
-        match last["data"]["stored"].as_str() {
-            Some(sha) => world.recall_text(sha),
-            None => Ok(self.definition.text.clone()),
-        }
-    }
-
-    /// The three-way diff if someone else changed the definition after this step stored it. `found` is what it captured,
-    /// `last` what it recorded when it was done.
-    pub async fn foreign(&self, world: &World, found: &Value, last: &Value) -> Result<Option<String>, StepError> {
+    /// [`StepError::Foreign`] if taking this back would overwrite what someone else made of the definition since.
+    /// `found` and `last` are what its capture and its application returned.
+    ///
+    /// # Errors
+    /// The platform does not answer, or the journal has not kept what it should.
+    pub async fn foreign(&self, world: &World, found: &Value, last: &Value) -> Result<Option<StepError>, StepError> {
         let name = &self.definition.name;
-        let current = world.hypervisor(&self.host)?.definition(name).await?.map(|definition| definition.text);
-        let Some(current) = current else { return Ok(None) };
-        let before = found["before"].as_str().map(|sha| world.recall_text(sha)).transpose()?;
-        let stored = self.stored(world, last)?;
-        let known = [Some(&stored), Some(&self.definition.text), before.as_ref()];
-        if known.into_iter().flatten().any(|known| same(known, &current)) {
-            return Ok(None);
-        }
-        Ok(Some(three_way(name, before.as_deref().unwrap_or_default(), &stored, &current)))
+        let Some(current) = world.hypervisor(&self.host)?.definition(name).await? else { return Ok(None) };
+        let before: Option<String> = super::read(&found["before"])?;
+        let before = before.map(|sha| world.recall_text(&sha)).transpose()?;
+        let stored = match last["data"]["stored"].as_str() {
+            Some(sha) => world.recall_text(sha)?,
+            None => self.definition.text.clone(),
+        };
+        let known = [before.as_deref().unwrap_or(&stored), &stored, &self.definition.text];
+        Ok((!known.iter().any(|text| same(text, &current.text))).then(|| StepError::Foreign {
+            what: format!("the definition of {name}"),
+            diff: three_way(name, before.as_deref().unwrap_or_default(), &stored, &current.text),
+        }))
     }
 }
 
@@ -127,24 +125,14 @@ impl Step for Define {
         if before.as_deref().is_some_and(|before| same(before, &current)) {
             return Ok(Change::Unchanged.into());
         }
-        if let Some(diff) = self.foreign(world, found, &world.last).await? {
-            match (world.decision, &before) {
-                (Some(Side::Ours), _) => {}
-                (Some(Side::Theirs), Some(before)) => {
-                    // Their change stays, ours goes: left as it is, the original would start on the clone's volumes.
-                    let stored = self.stored(world, &world.last)?;
-                    let text = diffy::merge(&stored, &current, before).map_err(|_| {
-                        StepError::failed(
-                            format!("someone's change of the definition of {name} touches what upgradectl changed"),
-                            "--ours gives back the definition that was there before",
-                        )
-                    })?;
-                    return Ok(hypervisor.define(&Definition { name: name.clone(), text }).await?.into());
-                }
-                (Some(Side::Theirs), None) => {
+        if let Some(foreign) = self.foreign(world, found, &world.last).await? {
+            match world.decision {
+                Some(Side::Ours) => {}
+                Some(Side::Theirs) if before.is_none() => {
                     return Ok(Done::new(Change::Unchanged).warn(format!("{name}: left as it is")));
                 }
-                (None, _) => return Err(StepError::Foreign { what: format!("the definition of {name}"), diff }),
+                // Left as it is, production's definition would start the clone's disks as the original.
+                Some(Side::Theirs) | None => return Err(foreign),
             }
         }
         match before {

@@ -149,7 +149,7 @@ impl StepError {
             Self::Platform(error) => error.help.as_deref(),
             Self::Failed { help, .. } => help.as_deref(),
             Self::Foreign { .. } => {
-                Some("--theirs keeps that change and takes ours back, --ours gives back what was there before")
+                Some("--ours takes it back all the same; make the change again afterwards")
             }
             Self::Guest(crate::guest::GuestError::Unfit { help, .. }) => Some(help),
             _ => None,

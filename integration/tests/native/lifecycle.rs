@@ -19,7 +19,9 @@ fn the_whole_lifecycle() -> Result<()> {
     let id = lab.domain_id("tiny")?;
 
     trial.says("plan clone tiny", 0)?;
-    ensure!(lab.domains()? == domains && subvolumes(lab)? == volumes && !trial.product.state().exists());
+    ensure!(
+        lab.domains()? == domains && subvolumes(lab)? == volumes && !trial.product.state().join("journal.db").exists()
+    );
 
     trial.says("clone tiny", 0)?;
     let name = trial.run()?.and_then(|run| run["run"].as_str().map(str::to_owned)).context("no run")?;
@@ -49,7 +51,10 @@ fn the_whole_lifecycle() -> Result<()> {
     let outage = events.last().and_then(|last| last["outage_s"].as_f64()).context("no outage")?;
     ensure!(outage > 0.5 && outage < 60.0, "{outage}");
     ensure!(lab.ssh(&address, ["ls", "/root/mine", "/root/upgraded"])?.lines().count() == 2);
-    ensure!(lab.ssh(&address, ["cat", "/etc/machine-id"])? == fs::read_to_string(trial.root().join("etc/machine-id"))?.trim());
+    ensure!(
+        lab.ssh(&address, ["cat", "/etc/machine-id"])?
+            == fs::read_to_string(trial.root().join("etc/machine-id"))?.trim()
+    );
     ensure!(lab.ssh(&clone, ["true"]).is_err(), "the clone's address is given up");
     ensure!(autostart(lab, "tiny")? && definition(lab, "tiny")?.contains(&format!("{name}-root")));
     ensure!(lab.domains()?.keys().eq(["tiny"]));

@@ -52,7 +52,12 @@ impl Picture {
     /// Takes another one of the same guest, which must be equal.
     pub fn still(&self, lab: &Lab, guest: &str) -> Result<()> {
         let now = Picture::of(lab, guest, &self.root)?;
-        ensure!(now.definition == self.definition, "the definition was\n{}\nand is\n{}", self.definition, now.definition);
+        ensure!(
+            now.definition == self.definition,
+            "the definition was\n{}\nand is\n{}",
+            self.definition,
+            now.definition
+        );
         ensure!(now.autostart == self.autostart, "autostart is {}", now.autostart);
         let all = self.files.keys().chain(now.files.keys());
         let other: Vec<&PathBuf> = all.filter(|path| self.files.get(*path) != now.files.get(*path)).collect();
