@@ -4,8 +4,12 @@
 
 #[path = "sim/bench.rs"]
 mod bench;
+#[path = "sim/hooks.rs"]
+mod hooks;
 #[path = "sim/matrix.rs"]
 mod matrix;
+#[path = "sim/quarantine.rs"]
+mod quarantine;
 #[path = "sim/refusals.rs"]
 mod refusals;
 #[path = "sim/trouble.rs"]

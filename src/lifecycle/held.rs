@@ -21,7 +21,7 @@ use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::inventory::{GuestSpec, IfCheckFails};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
-use crate::steps::{Action, Side as Decision, StepError, StepRef, World, files};
+use crate::steps::{Action, Side as Decision, StepError, StepRef, World, files, sha256};
 use crate::verify::{Report as CheckReport, Side};
 
 /// A run under its lease, with all that its plans need.
@@ -451,6 +451,7 @@ impl Held<'_> {
                 .cause("the original is not defined any more")
                 .help("define it again; upgradectl log shows its definition's place in the journal")
         })?;
+        let replaces = sha256(definition.text.as_bytes());
         if definition.text.trim_end() != found.trim_end() {
             match options.decision {
                 Some(Decision::Theirs) => {}
@@ -489,6 +490,7 @@ impl Held<'_> {
         Ok(promote::Now {
             autostart: self.hypervisor.autostart(name).await?,
             definition,
+            replaces,
             restore: restored.edits,
             notes: restored.notes.into_iter().chain(lost.warnings).collect(),
             links,

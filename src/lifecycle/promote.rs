@@ -14,7 +14,7 @@ use super::record::RunFacts;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
 use crate::guest::{self, FileEdit, Tree};
 use crate::inventory::{CarryRule, GuestSpec, Verb};
-use crate::steps::{StepRef, adopt, carry, domain, files, net, queues, sha256, storage};
+use crate::steps::{StepRef, adopt, carry, domain, files, net, queues, storage};
 use crate::verify::Side;
 
 /// How long production may take to shut down, in seconds.
@@ -22,8 +22,10 @@ const PATIENCE_S: u64 = 180;
 
 /// What promotion rests on, as it is now.
 pub struct Now {
-    /// The original's definition.
+    /// The original's definition that the promoted guest's is made from.
     pub definition: Definition,
+    /// SHA-256 of the definition that stands there now; another one if ours was chosen over someone else's.
+    pub replaces: String,
     /// Whether the original starts with its host.
     pub autostart: bool,
     /// What giving the identity back changes in the clone's files.
@@ -187,11 +189,7 @@ pub fn plan(
     }
     steps.push(PlanStep::new(
         Stage::Define,
-        domain::Define {
-            host: host.clone(),
-            replaces: Some(sha256(now.definition.text.as_bytes())),
-            definition: promoted,
-        },
+        domain::Define { host: host.clone(), replaces: Some(now.replaces.clone()), definition: promoted },
         0.3,
     ));
     steps.push(

@@ -104,7 +104,7 @@ pub enum StepError {
     #[error("{0}")]
     Changed(String),
     /// Someone else changed an object of ours; `--ours` or `--theirs` decides.
-    #[error("{what} was changed by someone else")]
+    #[error("{what} was changed by someone else\n{diff}")]
     Foreign {
         /// The object.
         what: String,
@@ -148,6 +148,9 @@ impl StepError {
         match self {
             Self::Platform(error) => error.help.as_deref(),
             Self::Failed { help, .. } => help.as_deref(),
+            Self::Foreign { .. } => {
+                Some("--ours takes it back all the same; make the change again afterwards")
+            }
             Self::Guest(crate::guest::GuestError::Unfit { help, .. }) => Some(help),
             _ => None,
         }

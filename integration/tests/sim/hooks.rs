@@ -1,0 +1,133 @@
+//! The operator's hooks: the second half of a pair runs however the verb ends.
+
+use std::fs;
+
+use hypervisors::sim::How;
+
+use crate::bench::{Bench, Ending as _};
+
+/// A pair on the controller around these verbs, which writes down when it runs.
+fn bench(verbs: &str) -> Bench {
+    let bench = Bench::new();
+    let log = bench.path("log");
+    let say = |what: &str| format!("[\"/bin/sh\", \"-c\", \"echo {what} {{run}} >> {}\"]", log.display());
+    let text = fs::read_to_string(bench.path("inventory.toml")).unwrap();
+    let hook = format!(
+        "[[guests.mercure.hooks]]\nname = \"pair\"\naround = [{verbs}]\non = \"controller\"\nbefore = {}\nafter = {}\n",
+        say("before"),
+        say("after")
+    );
+    bench.inventory(&format!("{text}{hook}"));
+    bench
+}
+
+/// `b` for each first half, `a` for each second one.
+fn log(bench: &Bench) -> String {
+    let text = fs::read_to_string(bench.path("log")).unwrap_or_default();
+    text.lines().map(|line| if line.starts_with("before mercure--") { 'b' } else { 'a' }).collect()
+}
+
+#[test]
+fn pair_around_a_verb_that_succeeds() {
+    let bench = bench("\"clone\", \"promote\", \"rollback\"");
+    bench.good_way_to("promoted");
+    assert_eq!(log(&bench), "baba");
+    bench.good("rollback", "upgraded");
+    assert_eq!(log(&bench), "bababa");
+    bench.good("abort", "aborted");
+    assert_eq!(log(&bench), "bababa");
+}
+
+#[test]
+fn pair_around_a_verb_that_fails() {
+    let bench = bench("\"clone\"");
+    let before = bench.picture();
+    bench.fault("define", "", 1, How::Fail);
+    assert_eq!(bench.verb("clone").code, 1);
+    assert_eq!(log(&bench), "ba");
+    before.assert_same(&bench.picture(), "after a failed clone");
+}
+
+#[test]
+fn pair_around_a_verb_that_stops_part_way() {
+    let bench = bench("\"upgrade\"");
+    bench.good_way_to("cloned");
+    bench.fault("guest.job_start", "", 2, How::Fail);
+    assert_eq!(bench.verb("upgrade").code, 8);
+    assert_eq!(log(&bench), "ba");
+    bench.good("resume", "upgraded");
+    assert_eq!(log(&bench), "baba");
+}
+
+#[test]
+fn pair_around_a_verb_whose_controller_is_killed() {
+    for (verb, state) in [("resume", "cloned"), ("abort", "aborted")] {
+        let bench = bench("\"clone\"");
+        bench.fault("define", "", 1, How::KillAfter);
+        assert_eq!(bench.verb("clone").code, -1);
+        assert_eq!(log(&bench), "b");
+        bench.good(verb, state);
+        assert!(log(&bench).ends_with('a'), "{verb}: {}", log(&bench));
+        bench.no_conflicts(verb);
+    }
+}
+
+#[test]
+fn pair_whose_second_half_fails_is_tidied_later() {
+    let bench = Bench::with(
+        r#"
+[[guests.mercure.hooks]]
+name = "pair"
+around = ["clone"]
+on = "host"
+before = ["/before"]
+after = ["/after"]
+"#,
+    );
+    fs::write(bench.path("world/hostfs/before"), "exit 0\n").unwrap();
+    fs::write(bench.path("world/hostfs/after"), "exit 3\n").unwrap();
+    let said = bench.verb("clone");
+    assert_eq!((said.code, said.state().as_deref()), (10, Some("cloned")), "{said}");
+    fs::write(bench.path("world/hostfs/after"), "exit 0\n").unwrap();
+    bench.good("resume", "cloned");
+    let ran = bench.trace().iter().filter(|entry| entry.object == "/after").count();
+    assert_eq!(ran, 2);
+    bench.good("upgrade", "upgraded");
+}
+
+#[test]
+fn first_half_that_fails_stops_the_verb() {
+    let bench = Bench::with(
+        r#"
+[[guests.mercure.hooks]]
+name = "pair"
+around = ["clone"]
+on = "host"
+before = ["/before"]
+after = ["true"]
+"#,
+    );
+    fs::write(bench.path("world/hostfs/before"), "exit 1\n").unwrap();
+    let before = bench.picture();
+    assert_eq!(bench.verb("clone").code, 1);
+    before.assert_same(&bench.picture(), "after a failed hook");
+    assert!(!bench.trace().iter().any(|entry| entry.op.starts_with("storage")));
+}
+
+#[test]
+fn hook_in_the_clone_gets_its_words_filled_in() {
+    let bench = Bench::with(
+        r#"
+[[guests.mercure.hooks]]
+name = "mark"
+at = "after-upgrade"
+on = "clone"
+run = ["touch", "/root/{run} {original} {clone_address} {original_address}; exit 1"]
+"#,
+    );
+    bench.good_way_to("upgraded");
+    let run = bench.run_id();
+    let file = format!("root/{run} mercure 10.0.5.16 10.0.5.12; exit 1");
+    assert!(bench.volume(&format!("{run}-root"), &file).exists());
+    assert!(!bench.volume("mercure", &file).exists());
+}
