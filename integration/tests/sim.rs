@@ -6,5 +6,9 @@
 mod bench;
 #[path = "sim/matrix.rs"]
 mod matrix;
+#[path = "sim/refusals.rs"]
+mod refusals;
+#[path = "sim/trouble.rs"]
+mod trouble;
 #[path = "sim/ways.rs"]
 mod ways;

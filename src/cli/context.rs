@@ -137,7 +137,7 @@ impl Context {
         let report = report(finish, &seen);
         let never_down = finish.run.as_deref().is_some_and(|run| never_down(app, run));
         let ending = Ending { verb, finish, seen: &seen, report: report.as_ref(), never_down };
-        if !finish.planned && !(self.global.quiet && report.is_none()) {
+        if !finish.planned {
             out(&closing::result(&ending, self.style()));
         }
         err(&closing::failure(&ending, self.err_style()));

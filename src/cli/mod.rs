@@ -64,6 +64,8 @@ pub struct Global {
 enum Command {
     /// Write an inventory to start from, or make a simulated world (--sim)
     Init(tidy::Init),
+    /// Look for what is missing: on this machine, on the hosts, for each guest
+    Doctor(tidy::Doctor),
     /// Show the open runs: state, clone, what is being done, what is possible
     Status(look::Status),
     /// Show the record of a run: plans, who, when, every step with its outcome
@@ -77,6 +79,8 @@ enum Command {
     /// Look at the configuration files that an upgrade left undecided
     #[command(subcommand)]
     Conffiles(look::Conffiles),
+    /// Find what closed runs left behind, and remove it after asking
+    Gc(tidy::Gc),
     /// Log in to the clone, or run a command there
     Ssh(ssh::Ssh),
 }
@@ -92,9 +96,11 @@ impl Cli {
         let context = Context::new(self.global, plan_only);
         match self.command {
             Command::Init(init) => init.run(&context),
+            Command::Doctor(doctor) => doctor.run(&context),
             Command::Status(status) => status.run(&context),
             Command::Log(log) => log.run(&context),
             Command::Conffiles(conffiles) => conffiles.run(&context),
+            Command::Gc(gc) => gc.run(&context),
             Command::Ssh(ssh) => ssh.run(&context),
             Command::Plan(plan) => plan.verb.run(&context),
             Command::Change(verb) => verb.run(&context),

@@ -40,6 +40,9 @@ fn what_the_interface_page_says_can_be_typed() {
         "upgradectl conffiles show mercure /etc/a",
         "upgradectl ssh mercure --original -- journalctl -u dovecot",
         "upgradectl init --sim",
+        "upgradectl doctor mercure",
+        "upgradectl gc --from-world",
+        "upgradectl gc --adopt mercure--k3f9-xvda1",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }

@@ -316,24 +316,51 @@ fn writable(id: &str, path: &Path, findings: &mut Findings) {
     }
 }
 
-/// Whether the units that end what a killed controller left are enabled.
+/// Whether the shipped units that end what a killed controller left are enabled: at boot, and every minute.
 fn units(systemd: &Path, findings: &mut Findings) {
-    let enabled = |wants: &str, end: &str| {
-        let entries = std::fs::read_dir(systemd.join(wants)).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.file_name())
-            .any(|name| name.to_str().is_some_and(|name| name.starts_with("upgradectl") && name.ends_with(end)))
-    };
-    if enabled("timers.target.wants", ".timer") || enabled("multi-user.target.wants", ".service") {
-        findings.pass("units", "interrupted promotions are taken care of");
-    } else {
-        let detail = "no unit runs `upgradectl resume --interrupted`: if this machine or upgradectl dies in the middle of a \
-                      promotion, production stays down until somebody comes";
-        warn(
-            findings,
-            "units",
-            detail,
-            "install and enable the shipped units (upgradectl*.service, upgradectl*.timer)",
-        );
+    let links = ["timers.target.wants/upgradectl-resume.timer", "multi-user.target.wants/upgradectl-resume.service"];
+    let missing: Vec<&str> = links
+        .into_iter()
+        .filter(|link| systemd.join(link).symlink_metadata().is_err())
+        .filter_map(|link| link.rsplit('/').next())
+        .collect();
+    if missing.is_empty() {
+        return findings.pass("units", "interrupted promotions are taken care of");
+    }
+    let detail = format!(
+        "{} not enabled: if this machine or upgradectl dies in the middle of a promotion, production stays down until \
+         somebody comes",
+        missing.join(" and ")
+    );
+    let remedy =
+        format!("copy templates/systemd/* to {}, then systemctl enable {}", systemd.display(), missing.join(" "));
+    warn(findings, "units", detail, remedy);
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn both_units_have_to_be_enabled() {
+        let dir = tempfile::tempdir().unwrap();
+        let look = || {
+            let mut findings = Findings::default();
+            units(dir.path(), &mut findings);
+            findings.0.remove(0)
+        };
+        assert!(look().remedy.unwrap().ends_with("upgradectl-resume.timer upgradectl-resume.service"));
+        for (wants, unit) in [("timers", "timer"), ("multi-user", "service")] {
+            assert_eq!(look().verdict, Verdict::Warning);
+            let wants = dir.path().join(format!("{wants}.target.wants"));
+            std::fs::create_dir(&wants).unwrap();
+            // As systemctl enable makes it; where it leads is not looked at.
+            let unit = format!("upgradectl-resume.{unit}");
+            symlink(format!("/etc/systemd/system/{unit}"), wants.join(unit)).unwrap();
+        }
+        assert_eq!(look().verdict, Verdict::Passed);
     }
 }

@@ -7,6 +7,11 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use hypervisors::sim::{Fault, How};
+use hypervisors::{DiskSource, Hypervisor, Power};
+
+use super::error::exit;
+use super::invocation::Options;
 use super::query;
 use super::state::{State, Verb};
 use super::tests::Lab;
@@ -97,4 +102,36 @@ async fn an_upgrade_knows_older_conffiles_and_shows_its_sources() {
     let pasts = query::pasts(&*lab.journal(), &run).unwrap();
     let found: Vec<_> = query::conffiles(&pasts).into_iter().map(|file| file.older).collect();
     assert_eq!(found, [true, false]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commit_with_rename_brings_the_guest_back_to_its_paths() {
+    let lab = Lab::new();
+    for (verb, state) in [
+        (Verb::Clone, State::Cloned),
+        (Verb::Upgrade, State::Upgraded),
+        (Verb::Verify, State::Verified),
+        (Verb::Promote, State::Promoted),
+    ] {
+        lab.good(verb, state).await;
+    }
+    let clone = lab.clone_root();
+    let release = fs::read_to_string(clone.join("etc/os-release")).unwrap();
+    // The controller loses sight of the rename half-way: resume finishes it.
+    let fault = Fault { op: "storage.rename".into(), object: None, nth: 1, how: How::Partial };
+    lab.sim().inject(fault).unwrap();
+    let options = Options { yes: true, rename: true, ..Options::default() };
+    let stopped = lab.app.change(Verb::Commit, "mercure", &options).await;
+    assert_eq!((stopped.code, stopped.state), (exit::PARTWAY, Some(State::Committing)), "{:?}", stopped.error);
+    let finish = lab.app.change(Verb::Resume, "mercure", &options).await;
+    assert_eq!((finish.code, finish.state), (exit::DONE, Some(State::Committed)), "{:?}", finish.error);
+    assert!(finish.outage_s > 0.0);
+    assert!(!clone.exists());
+    assert_eq!(fs::read_to_string(lab.volume("mercure").join("etc/os-release")).unwrap(), release);
+    let facts = lab.sim().facts("mercure").await.unwrap().unwrap();
+    assert_eq!((facts.power, facts.autostart, facts.mark), (Power::On, true, None));
+    assert_eq!(facts.disks[0].source, DiskSource::Directory(lab.volume("mercure")));
+    for entry in lab.sim().trace().unwrap() {
+        assert!(entry.conflicts.is_empty(), "{entry:?}");
+    }
 }

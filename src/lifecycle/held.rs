@@ -60,17 +60,15 @@ impl Held<'_> {
     pub(super) async fn verb(&mut self, verb: Verb, options: &Options) -> Result<Finish, Failure> {
         let state = self.state()?;
         let active = self.active()?;
-        if let Some(stuck) = &self.run.stuck
-            && verb != Verb::Resume
-        {
+        if let Some(stuck) = &self.run.stuck {
             return Err(Failure::new(exit::STUCK, format!("{} {}", verb.word(), self.spec.name))
                 .cause(format!("the run is stuck at step {}: {}", stuck.index + 1, stuck.why))
                 .help("decide: upgradectl retry, skip or abandon"));
         }
         let irreversible = active.as_ref().is_some_and(Past::irreversible);
-        let untidy = active.is_some() && verb == Verb::Resume;
-        if !state.verbs(irreversible).contains(&verb) && !untidy {
-            let allowed: Vec<&str> = state.verbs(irreversible).iter().map(|verb| verb.word()).collect();
+        let possible = super::query::possible(state, active.as_ref());
+        if !possible.contains(&verb) {
+            let allowed: Vec<&str> = possible.iter().map(|verb| verb.word()).collect();
             let cause = if irreversible {
                 "a step that cannot be taken back was begun".to_owned()
             } else {
@@ -191,7 +189,8 @@ impl Held<'_> {
             })
             .flatten()
             .collect();
-        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved).await?;
+        let rename = if options.rename { Some(self.checks_number()?) } else { None };
+        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved, rename).await?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
@@ -333,6 +332,8 @@ impl Held<'_> {
         self.show_checks(plan);
         error.code = exit::UNPROVEN;
         let back = match self.spec.promote.if_check_fails {
+            // Only a promotion can be taken back.
+            _ if plan.verb != "promote" => false,
             IfCheckFails::Keep => false,
             IfCheckFails::Rollback => true,
             IfCheckFails::Ask => {
@@ -340,7 +341,7 @@ impl Held<'_> {
                 self.app.front.ask(&question).unwrap_or(false)
             }
         };
-        if !back || plan.verb != "promote" {
+        if !back {
             return self.finish(exit::UNPROVEN, outage_s, Some(error));
         }
         let approved = Options { yes: true, ..options.clone() };
@@ -427,14 +428,14 @@ impl Held<'_> {
 
     pub(super) fn finish(&self, code: u8, outage_s: f64, error: Option<ErrorInfo>) -> Result<Finish, Failure> {
         let state = self.state()?;
-        let irreversible = self.active()?.as_ref().is_some_and(Past::irreversible);
+        let possible = super::query::possible(state, self.active()?.as_ref());
         Ok(Finish {
             run: Some(self.run.id.clone()),
             state: Some(state),
             code,
             outage_s,
             error,
-            next: state.verbs(irreversible).iter().map(|verb| verb.word().to_owned()).collect(),
+            next: possible.iter().map(|verb| verb.word().to_owned()).collect(),
             record: Some(self.record.clone()),
             planned: false,
         })

@@ -31,6 +31,8 @@ pub struct Options {
     pub strategy: Option<Strategy>,
     /// Hostname of the clone.
     pub hostname: Option<String>,
+    /// `commit`: the guest returns to the paths of its original.
+    pub rename: bool,
     /// Plan only.
     pub dry_run: bool,
     /// Approves the page just printed.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::back::Past;
 use super::error::Failure;
 use super::record::RunFacts;
-use super::state::State;
+use super::state::{State, Verb};
 use crate::engine::{Op, Plan};
 use crate::journal::{EventKind, Journal, RunRecord};
 use crate::recipe::conffiles::Conffile;
@@ -150,6 +150,13 @@ pub struct VolumeInfo {
     pub full_in_s: Option<f64>,
 }
 
+/// The verbs possible now. A verb that is done but for its tidying up can be resumed too.
+pub fn possible(state: State, active: Option<&Past>) -> Vec<Verb> {
+    let verbs = state.verbs(active.is_some_and(Past::irreversible));
+    let untidy = active.filter(|_| !verbs.contains(&Verb::Resume)).map(|_| Verb::Resume);
+    untidy.into_iter().chain(verbs.iter().copied()).collect()
+}
+
 /// What the journal says of one run.
 ///
 /// # Errors
@@ -160,13 +167,12 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
     let holder = holder.filter(|holder| !holder.is_gone());
     let state = State::parse(&run.state);
     let busy = state.is_some_and(State::in_progress);
-    let past = if busy { active(journal, &run.id)? } else { None };
-    let irreversible = past.as_ref().is_some_and(Past::irreversible);
+    let past = active(journal, &run.id)?;
     let now = past.as_ref().and_then(|past| {
         let at = past.histories.iter().rposition(|step| step.status != crate::engine::history::Status::Pending)?;
         Some(format!("{}/{} {}", at + 1, past.plan.steps.len(), past.plan.steps[at].title()))
     });
-    let next = state.map_or(&[] as &[_], |state| state.verbs(irreversible));
+    let next = state.map_or_else(Vec::new, |state| possible(state, past.as_ref()));
     let mac = facts.addressing.clone_places.first().and_then(|place| place.mac);
     Ok(StatusLine {
         run: run.id.clone(),

@@ -57,10 +57,8 @@ pub fn approval(proposal: &Proposal, look: Look) -> String {
     let irreversible = (0..plan.steps.len()).filter(|index| plan.irreversible(*index)).count();
     if irreversible > 0 {
         let many = count(irreversible, "step");
-        text.push_str(&hanging(
-            "  ",
-            &look.style.warn(&format!("{many} of {} cannot be taken back", plan.steps.len())),
-        ));
+        let line = format!("  {many} of {} cannot be taken back", plan.steps.len());
+        text.push_str(&format!("{}\n\n", look.style.warn(&line)));
     }
     text
 }

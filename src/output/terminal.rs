@@ -163,10 +163,8 @@ impl Terminal {
             EventBody::OutageEnded { elapsed_s } => {
                 self.plain(&inner, &format!("{} is up again after {}\n", event.guest, measured(*elapsed_s)));
             }
-            EventBody::Warning { message } => {
-                if inner.warned.insert(message.clone()) {
-                    self.tell(&inner, &page::warning(message, false, self.manner.style), true);
-                }
+            EventBody::Warning { message } if inner.warned.insert(message.clone()) => {
+                self.tell(&inner, &page::warning(message, false, self.manner.style), true);
             }
             EventBody::VerbFinished { .. } => {
                 if let Some(bar) = inner.bar.take() {

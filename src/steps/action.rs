@@ -34,6 +34,7 @@ macro_rules! actions {
 actions! {
     "storage.snapshot" Snapshot(storage::Snapshot),
     "storage.remove" RemoveVolumes(storage::RemoveVolumes),
+    "storage.rename" RenameVolume(storage::RenameVolume),
     "storage.mark" MarkVolume(storage::MarkVolume),
     "guest.define" Define(domain::Define),
     "guest.undefine" Undefine(domain::Undefine),

@@ -121,13 +121,18 @@ impl Bench {
     }
 
     /// Waits for what [`Bench::spawn`] started.
-    pub fn ended(&self, mut child: Child, args: &[&str]) -> Said {
+    pub fn ended(&self, child: Child, args: &[&str]) -> Said {
+        self.ended_within(child, args, PATIENCE)
+    }
+
+    /// The same for what may take longer.
+    pub fn ended_within(&self, mut child: Child, args: &[&str], patience: Duration) -> Said {
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break status;
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > patience {
                 child.kill().unwrap();
             }
             std::thread::sleep(Duration::from_millis(2));
