@@ -106,9 +106,9 @@ impl Context {
     /// Runs a query that has to wait for machines.
     pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map(|runtime| runtime.block_on(work)).map_err(|error| {
-            Failure::new(exit::BUG, "start").cause(error.to_string())
-        })
+        runtime
+            .map(|runtime| runtime.block_on(work))
+            .map_err(|error| Failure::new(exit::BUG, "start").cause(error.to_string()))
     }
 
     /// Tells of a failure outside of any verb's events; returns its exit code.
@@ -148,10 +148,8 @@ fn report(finish: &Finish, seen: &Seen) -> Option<verify::Report> {
     }
     let directory = &finish.record.as_ref()?.run_dir;
     let number = |name: &str| -> Option<usize> { name.strip_prefix("checks-")?.strip_suffix(".json")?.parse().ok() };
-    let newest = std::fs::read_dir(directory)
-        .ok()?
-        .filter_map(|entry| number(entry.ok()?.file_name().to_str()?))
-        .max()?;
+    let newest =
+        std::fs::read_dir(directory).ok()?.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).max()?;
     let bytes = std::fs::read(directory.join(format!("checks-{newest}.json"))).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

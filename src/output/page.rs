@@ -52,7 +52,10 @@ pub fn approval(proposal: &Proposal, look: Look) -> String {
     let irreversible = (0..plan.steps.len()).filter(|index| plan.irreversible(*index)).count();
     if irreversible > 0 {
         let many = count(irreversible, "step");
-        text.push_str(&hanging("  ", &look.style.warn(&format!("{many} of {} cannot be taken back", plan.steps.len()))));
+        text.push_str(&hanging(
+            "  ",
+            &look.style.warn(&format!("{many} of {} cannot be taken back", plan.steps.len())),
+        ));
     }
     text
 }

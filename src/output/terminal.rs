@@ -113,7 +113,9 @@ impl Terminal {
     fn event(&self, event: &Event) {
         let mut inner = self.lock();
         match &event.body {
-            EventBody::Preflight { verdict, detail, .. } if verdict == "warning" => inner.preflight.push(detail.clone()),
+            EventBody::Preflight { verdict, detail, .. } if verdict == "warning" => {
+                inner.preflight.push(detail.clone())
+            }
             EventBody::VerbStarted { .. } => {
                 for detail in std::mem::take(&mut inner.preflight) {
                     self.tell(&inner, &page::warning(&detail, false, self.manner.style), false);
@@ -189,8 +191,11 @@ impl Terminal {
     /// A finished step; on a terminal the moving line has told it already.
     fn step_line(&self, inner: &Inner, step: &StepInfo, word: &str, elapsed_s: f64) {
         let failed = word == "FAILED" || word == "uncertain";
-        let line = format!("[{}/{}] {}: {word}, {}\n", step.index, step.of, printable(&step.title), measured(elapsed_s));
-        if !self.manner.moving || self.manner.verbose || failed { self.tell(inner, &line, false) }
+        let line =
+            format!("[{}/{}] {}: {word}, {}\n", step.index, step.of, printable(&step.title), measured(elapsed_s));
+        if !self.manner.moving || self.manner.verbose || failed {
+            self.tell(inner, &line, false)
+        }
     }
 
     fn plain(&self, inner: &Inner, line: &str) {

@@ -3,8 +3,8 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use integration::lab::guest::{Guest, MERCURE, TINY};
 use integration::lab::Lab;
+use integration::lab::guest::{Guest, MERCURE, TINY};
 
 const USAGE: &str = "usage: lab [--number N] up [mercure] [tiny]   build lab N (0) with these guests (mercure)
        lab [--number N] down                   take it down, leaving nothing
