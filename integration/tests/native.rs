@@ -2,5 +2,19 @@
 //!
 //! Tests of this ring run one at a time (`.config/nextest.toml`), in lab 1, so that the demo's lab 0 may stand beside.
 
+#[path = "native/interruptions.rs"]
+mod interruptions;
 #[path = "native/lab.rs"]
 mod lab;
+#[path = "native/lifecycle.rs"]
+mod lifecycle;
+#[path = "native/mail.rs"]
+mod mail;
+#[path = "native/picture.rs"]
+mod picture;
+#[path = "native/refusals.rs"]
+mod refusals;
+#[path = "native/shapes.rs"]
+mod shapes;
+#[path = "native/trial.rs"]
+mod trial;

@@ -26,7 +26,7 @@ pub(super) enum Changing {
     /// Give production back to the original, as before promote
     Rollback(OnGuest),
     /// Keep the promoted guest for good and remove the old system
-    Commit(OnGuest),
+    Commit(CommitArgs),
     /// Remove the clone; the original is as before clone, byte for byte
     Abort(OnGuest),
     /// Clone, upgrade and verify, stopping at the first that does not end well
@@ -51,6 +51,16 @@ pub(super) struct OnGuest {
     approval: Approval,
     #[command(flatten)]
     hold: Hold,
+}
+
+/// `commit`.
+#[derive(Debug, Args)]
+pub(super) struct CommitArgs {
+    #[command(flatten)]
+    on: OnGuest,
+    /// Bring the guest back to the paths of its original; restarts it (an outage, named)
+    #[arg(long)]
+    rename: bool,
 }
 
 /// `clone`.
@@ -85,7 +95,6 @@ pub(super) struct Wishes {
 
 /// Strategies as they are typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "the words of the inventory")]
 pub(super) enum StrategyWord {
     Snapshot,
     Origin,
@@ -181,13 +190,11 @@ impl Changing {
         match self {
             Self::Clone(clone) => clone.approval.dry_run,
             Self::Run(run) => run.approval.dry_run,
+            Self::Commit(commit) => commit.on.approval.dry_run,
             Self::Resume(resume) => resume.approval.dry_run,
-            Self::Upgrade(on)
-            | Self::Verify(on)
-            | Self::Promote(on)
-            | Self::Rollback(on)
-            | Self::Commit(on)
-            | Self::Abort(on) => on.approval.dry_run,
+            Self::Upgrade(on) | Self::Verify(on) | Self::Promote(on) | Self::Rollback(on) | Self::Abort(on) => {
+                on.approval.dry_run
+            }
         }
     }
 
@@ -203,7 +210,10 @@ impl Changing {
             Self::Verify(on) => on.verb(Verb::Verify, context),
             Self::Promote(on) => on.verb(Verb::Promote, context),
             Self::Rollback(on) => on.verb(Verb::Rollback, context),
-            Self::Commit(on) => on.verb(Verb::Commit, context),
+            Self::Commit(commit) => {
+                let (verb, guest, options) = commit.on.verb(Verb::Commit, context);
+                (verb, guest, Options { rename: commit.rename, ..options })
+            }
             Self::Abort(on) => on.verb(Verb::Abort, context),
         };
         context.with_app(async |app| {

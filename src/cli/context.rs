@@ -1,7 +1,7 @@
 //! What every verb needs of its surroundings: inventory, directories, terminal, signals, runtime.
 
 use std::io::{IsTerminal, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -57,13 +57,17 @@ impl Context {
         Style::choose(self.global.color, &stderr())
     }
 
+    pub(super) fn inventory_path(&self) -> &Path {
+        &self.global.inventory
+    }
+
     /// Reads the inventory.
     pub(super) fn inventory(&self) -> Result<Inventory, Failure> {
         inventory::load(&self.global.inventory).map_err(|error| match error {
             InventoryError::Io { path, source } => Failure::new(exit::USAGE, "read the inventory")
                 .cause(source.to_string())
                 .place(path.display().to_string())
-                .help("write one there, or name it with -i FILE"),
+                .help("upgradectl init writes one to start from; -i FILE names another"),
             InventoryError::Invalid(problems) => {
                 let failure = Failure::new(exit::USAGE, "read the inventory");
                 problems.iter().fold(failure, |failure, problem| failure.cause(problem.to_string()))
@@ -133,7 +137,7 @@ impl Context {
         let report = report(finish, &seen);
         let never_down = finish.run.as_deref().is_some_and(|run| never_down(app, run));
         let ending = Ending { verb, finish, seen: &seen, report: report.as_ref(), never_down };
-        if !finish.planned && !(self.global.quiet && report.is_none()) {
+        if !finish.planned {
             out(&closing::result(&ending, self.style()));
         }
         err(&closing::failure(&ending, self.err_style()));

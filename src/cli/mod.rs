@@ -8,6 +8,8 @@ mod look;
 mod resume;
 mod run;
 mod signals;
+mod ssh;
+mod tidy;
 
 use std::path::PathBuf;
 
@@ -18,7 +20,7 @@ use context::Context;
 
 /// Clones a guest, upgrades the clone, verifies it and puts it in the original's place; with a way back at every step.
 #[derive(Debug, Parser)]
-#[command(name = "upgradectl", version, disable_help_subcommand = true, infer_subcommands = false)]
+#[command(name = "upgradectl", version, disable_help_subcommand = true, max_term_width = 80)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -28,6 +30,7 @@ pub struct Cli {
 
 /// What every verb takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// Inventory of hosts and guests
     #[arg(
@@ -59,14 +62,27 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write an inventory to start from, or make a simulated world (--sim)
+    Init(tidy::Init),
+    /// Look for what is missing: on this machine, on the hosts, for each guest
+    Doctor(tidy::Doctor),
     /// Show the open runs: state, clone, what is being done, what is possible
     Status(look::Status),
+    /// Show the record of a run: plans, who, when, every step with its outcome
+    Log(look::Log),
     /// Show the plan of a verb; touches nothing (the same as VERB --dry-run)
     Plan(change::PlanOf),
     #[command(flatten)]
     Change(Changing),
     #[command(flatten)]
     Decide(decide::Deciding),
+    /// Look at the configuration files that an upgrade left undecided
+    #[command(subcommand)]
+    Conffiles(look::Conffiles),
+    /// Find what closed runs left behind, and remove it after asking
+    Gc(tidy::Gc),
+    /// Log in to the clone, or run a command there
+    Ssh(ssh::Ssh),
 }
 
 impl Cli {
@@ -79,7 +95,13 @@ impl Cli {
         };
         let context = Context::new(self.global, plan_only);
         match self.command {
+            Command::Init(init) => init.run(&context),
+            Command::Doctor(doctor) => doctor.run(&context),
             Command::Status(status) => status.run(&context),
+            Command::Log(log) => log.run(&context),
+            Command::Conffiles(conffiles) => conffiles.run(&context),
+            Command::Gc(gc) => gc.run(&context),
+            Command::Ssh(ssh) => ssh.run(&context),
             Command::Plan(plan) => plan.verb.run(&context),
             Command::Change(verb) => verb.run(&context),
             Command::Decide(choice) => choice.run(&context),

@@ -187,7 +187,7 @@ impl Emitter {
         let event = Event {
             schema: 1,
             seq: self.seq.fetch_add(1, Ordering::Relaxed) + 1,
-            time: Timestamp::now(),
+            time: Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_default(),
             run: self.run.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             guest: self.guest.clone(),
             verb: self.verb.clone(),

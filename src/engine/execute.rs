@@ -90,6 +90,7 @@ impl Engine {
             !step.temporary && matches!(past.status, Status::Pending | Status::Intended | Status::Undoing)
         });
         let mut unproven = None;
+        let mut clone_left = false;
         for (index, step) in plan.steps.iter().enumerate() {
             let again = step.temporary && work_left && histories[index].status == Status::Undone;
             let finished = matches!(histories[index].status, Status::Done | Status::Skipped | Status::Undone);
@@ -97,8 +98,27 @@ impl Engine {
                 continue;
             }
             if self.world.stop.load(Ordering::Relaxed) {
-                let untidy = self.tidy(id, plan, &mut histories).await?;
-                return Ok(self.report(Ended::Stopped(untidy)));
+                match self.on_request(plan, &histories) {
+                    OnRequest::GoOn => {}
+                    OnRequest::Undo => {
+                        let cause = ErrorInfo {
+                            message: format!("finish {}", plan.verb),
+                            causes: vec!["stopped on request while production was down".into()],
+                            ..ErrorInfo::default()
+                        };
+                        return self.undo_everything(id, plan, &histories, cause).await;
+                    }
+                    OnRequest::Stop => {
+                        let untidy = self.tidy(id, plan, &mut histories).await?;
+                        return Ok(self.report(Ended::Stopped(untidy)));
+                    }
+                }
+            }
+            // A clone whose way back failed somewhere stays as it is: started with production's identity it would be a
+            // second owner of production's address.
+            if clone_left && step.clone_side && step.on_failure == OnFailure::Warn {
+                self.record(id, index, EventKind::Skipped, &Value::Null)?;
+                continue;
             }
             if step.outage_begins {
                 self.outage_started(id, plan)?;
@@ -110,7 +130,10 @@ impl Engine {
             if let Err(error) = result {
                 let cause = self.error_info(step, &error);
                 match step.on_failure {
-                    OnFailure::Warn => self.emit.warning(format!("{}: {error}", step.title())),
+                    OnFailure::Warn => {
+                        clone_left |= step.clone_side;
+                        self.emit.warning(format!("{}: {error}", step.title()));
+                    }
                     OnFailure::Unproven => {
                         unproven.get_or_insert(cause);
                     }
@@ -144,6 +167,20 @@ impl Engine {
             self.journal.set_state(&self.lease, &plan.done, false)?;
         }
         Ok(self.report(Ended::Done { unproven, untidy }))
+    }
+
+    /// A request to stop never leaves production down: before the promoted guest is live everything is undone, after
+    /// that (and on a way back) the verb goes on until production serves.
+    fn on_request(&self, plan: &Plan, histories: &[StepHistory]) -> OnRequest {
+        if self.outage_since.is_none() {
+            return OnRequest::Stop;
+        }
+        let live = plan.steps.iter().zip(histories).any(|(step, past)| step.goes_live && past.to_be_undone());
+        if plan.undoes.is_none() && !live && undo_steps(0, plan, histories).is_some() {
+            OnRequest::Undo
+        } else {
+            OnRequest::GoOn
+        }
     }
 
     fn report(&self, ended: Ended) -> Report {
@@ -466,6 +503,12 @@ fn undo_plan(id: i64, plan: &Plan, histories: &[StepHistory]) -> Option<Plan> {
         steps: undo_steps(id, plan, histories)?,
         ..plan.clone()
     })
+}
+
+enum OnRequest {
+    GoOn,
+    Undo,
+    Stop,
 }
 
 enum Work {

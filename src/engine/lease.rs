@@ -22,7 +22,7 @@ pub async fn take(journal: &dyn Journal, run: &str, take_over: bool, wait: Durat
             Some(other) if other.is_this_process() => {}
             Some(other) if other.is_gone() => end_children(&other).await,
             Some(other) if take_over => end(&other).await?,
-            Some(other) if tokio::time::Instant::now() >= until => return Err(JournalError::Held(other)),
+            Some(other) if tokio::time::Instant::now() >= until => return Err(JournalError::Held(other.into())),
             Some(_) => {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 continue;
@@ -40,7 +40,7 @@ pub async fn take(journal: &dyn Journal, run: &str, take_over: bool, wait: Durat
 async fn end(holder: &Holder) -> Result<(), JournalError> {
     let here = Holder::this_process();
     if holder.boot != here.boot {
-        return Err(JournalError::Held(holder.clone()));
+        return Err(JournalError::Held(holder.clone().into()));
     }
     let pid = Pid::from_raw(holder.pid);
     let _ = kill(pid, Signal::SIGKILL);
@@ -51,7 +51,7 @@ async fn end(holder: &Holder) -> Result<(), JournalError> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     if !holder.is_gone() {
-        return Err(JournalError::Held(holder.clone()));
+        return Err(JournalError::Held(holder.clone().into()));
     }
     end_children(holder).await;
     Ok(())

@@ -98,7 +98,8 @@ pub struct PlanStep {
     /// Lives inside the verb only: undone at its end, however it ends.
     #[serde(default, skip_serializing_if = "is_false")]
     pub temporary: bool,
-    /// Taking it back only restores the clone; left out when the clone is discarded anyway.
+    /// Taking it back only restores the clone; left out when the clone is discarded anyway, and when one before it failed
+    /// and was only worth a warning.
     #[serde(default, skip_serializing_if = "is_false")]
     pub clone_side: bool,
     /// Production goes down when it begins.
@@ -181,10 +182,7 @@ impl PlanStep {
     pub fn title(&self) -> String {
         match &self.op {
             Op::Do(action) => action.step().title(),
-            Op::Undo(_, action) => match action.step().undo_title() {
-                undo if undo == "-" => action.step().title(),
-                undo => format!("{undo} ({})", action.step().title()),
-            },
+            Op::Undo(_, action) => action.step().taken_back(),
         }
     }
 }

@@ -164,6 +164,9 @@ pub struct CloneSpec {
     pub hostname: Option<String>,
     /// Mount points whose data stays with the original (absolute).
     pub detached: Vec<PathBuf>,
+    /// Directories made beneath the mount points of detached data, which services need to start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skeletons: Vec<(PathBuf, Vec<mounts::SkeletonDirectory>)>,
     /// systemd unit names (without suffix: services) and init scripts switched off in addition to the shipped list.
     pub quarantine: Vec<String>,
     /// 32 hexadecimal digits for the clone's machine-id (derived from the run, so that it is the same at each try).
@@ -187,6 +190,9 @@ pub fn clone_edits(tree: &Tree, spec: &CloneSpec) -> Result<Vec<FileEdit>, Guest
     hostname::rewrite(&mut edits, spec)?;
     sshd::rewrite(&mut edits, spec)?;
     mounts::rewrite(&mut edits, spec)?;
+    for (mount_point, skeleton) in &spec.skeletons {
+        mounts::skeleton_edits(&mut edits, mount_point, skeleton)?;
+    }
     system::rewrite(&mut edits, spec)?;
     keys::rewrite(&mut edits, spec)?;
     quarantine::rewrite(&mut edits, spec)?;

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::beneath::{self, Beneath, Budget, io};
 use super::tree::{FileImage, Overlay, shown};
 use super::{COMMENT, CloneSpec, FileEdit, GuestError, Tree};
@@ -186,7 +188,7 @@ fn clean(path: &Path) -> PathBuf {
 }
 
 /// A directory of a detached mount point.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkeletonDirectory {
     /// Relative to the mount point; empty for the mount point itself.
     pub path: PathBuf,
@@ -230,17 +232,33 @@ pub fn skeleton(mounted: &Tree) -> Result<Vec<SkeletonDirectory>, GuestError> {
 }
 
 /// Plans the directories of a skeleton beneath an empty mount point (absolute, or relative to the root). What is there
-/// already stays, the mount point's own mode and owner excepted.
+/// already stays, the mount point's own mode and owner excepted. What is missing above the mount point is made too.
 pub fn skeleton_edits(
     edits: &mut Overlay<'_>,
     mount_point: &Path,
     skeleton: &[SkeletonDirectory],
 ) -> Result<(), GuestError> {
+    let mount_point = clean(mount_point);
+    let mut above: Vec<&Path> = mount_point.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+    above.reverse();
+    for path in above {
+        if edits.image(path)?.is_none() {
+            let image = edits.tree().new_directory(0o755);
+            edits.put(path, Some(image), format!("{} is mounted beneath it", shown(&mount_point)))?;
+        }
+    }
+    let is_directory = |image: Option<FileImage>| matches!(image, Some(FileImage::Directory { .. }));
     for bone in skeleton {
-        let path = clean(mount_point).join(&bone.path);
-        if bone.path.as_os_str().is_empty() || edits.image(&path)?.is_none() {
+        let path = mount_point.join(&bone.path);
+        let top = bone.path.as_os_str().is_empty();
+        // A mount point that is a link, or a file hidden beneath one, is left alone with all that would be in it.
+        if !top && !is_directory(edits.image(path.parent().unwrap_or(Path::new("")))?) {
+            continue;
+        }
+        let current = edits.image(&path)?;
+        if current.is_none() || (top && is_directory(current)) {
             let image = FileImage::Directory { mode: bone.mode, uid: bone.uid, gid: bone.gid };
-            let why = format!("services find the directories of {}", shown(&clean(mount_point)));
+            let why = format!("services find the directories of {}", shown(&mount_point));
             edits.put(&path, Some(image), why)?;
         }
     }
@@ -428,6 +446,26 @@ mod tests {
         let mut again = Overlay::new(&tree);
         skeleton_edits(&mut again, Path::new("/srv/mail"), &bones).unwrap();
         assert_eq!(again.into_edits(), []);
+    }
+
+    #[test]
+    fn a_skeleton_gets_the_directories_above_it_and_leaves_links_alone() {
+        let root = root();
+        symlink("/srv/mail", root.path().join("srv/link")).unwrap();
+        fs::write(root.path().join("srv/mail/a"), "hidden by the mount").unwrap();
+        let bone = |path: &str| SkeletonDirectory { path: path.into(), mode: 0o755, uid: 0, gid: 0 };
+        let bones = [bone(""), bone("a"), bone("a/b"), bone("c")];
+        let paths = |point: &str| {
+            let spec = CloneSpec { skeletons: vec![(point.into(), bones.to_vec())], ..CloneSpec::default() };
+            let edits = super::super::clone_edits(&Tree::open(root.path()).unwrap(), &spec).unwrap();
+            edits.into_iter().map(|edit| edit.path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            paths("/data/deep"),
+            ["data", "data/deep", "data/deep/a", "data/deep/a/b", "data/deep/c"].map(str::to_owned)
+        );
+        assert_eq!(paths("/srv/link"), Vec::<String>::new());
+        assert!(!paths("/srv/mail").iter().any(|path| path.starts_with("srv/mail/a")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Queues: what a service has accepted and not yet done. A clone must not do it a second time.
 //!
 //! The rules are in `templates/quarantine.toml`. In the clone the queues are set aside ([`set_aside`]) before its first
-//! start; at promotion they are made exactly those of the stopped original ([`mirror`]); rollback mirrors the other way
+//! start; at promotion they are made exactly those of the stopped original ([`mirror()`]); rollback mirrors the other way
 //! with the original's own set aside. Queues may be large, so they are moved and copied here, not edited as files.
 //! The trees' guests must be stopped.
 //!

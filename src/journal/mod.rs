@@ -163,7 +163,7 @@ pub enum JournalError {
     },
     /// Another process holds the lease.
     #[error("held by {0}")]
-    Held(Holder),
+    Held(Box<Holder>),
     /// This process lost its lease to another; nothing was written.
     #[error("the lease on {0} was taken over by another process")]
     Lost(String),

@@ -282,7 +282,7 @@ impl Journal for SqliteJournal {
             return Ok(Lease { run: run.to_owned(), epoch: seen + 1 });
         }
         match self.holder(run)? {
-            (_, Some(other)) => Err(JournalError::Held(other)),
+            (_, Some(other)) => Err(JournalError::Held(other.into())),
             (_, None) => Err(JournalError::Lost(run.to_owned())),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hypervisors::Hypervisor;
 use rand::Rng;
@@ -12,6 +12,7 @@ use super::clone::{self, CloneWishes};
 use super::error::{Failure, exit};
 use super::facts::Facts;
 use super::held::Held;
+pub use super::invocation::{Finish, Front, Options};
 use super::page::Proposal;
 use super::preflight::{self, Finding, Findings, Verdict};
 use super::record::RunFacts;
@@ -21,63 +22,6 @@ use crate::engine::{Emitter, EventBody, Sink, lease};
 use crate::inventory::values::AddressWish;
 use crate::inventory::{GuestSpec, Inventory, Strategy};
 use crate::journal::{Holder, Journal, JournalError, RunRecord, SqliteJournal};
-use crate::steps::Side as Decision;
-
-/// Asks the operator. Implemented by the command line.
-pub trait Front: Send + Sync {
-    /// Shows a plan. `asking`: an answer is about to be asked for.
-    fn show(&self, proposal: &Proposal, asking: bool);
-    /// Asks for the word; `None` if nobody can be asked.
-    fn confirm(&self, word: &str) -> Option<bool>;
-    /// Asks yes or no; `None` if nobody can be asked.
-    fn ask(&self, question: &str) -> Option<bool>;
-}
-
-/// What the command line says beside verb and guest.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Addresses for the clone.
-    pub ip: Vec<AddressWish>,
-    /// Hardware addresses for the clone, `[NIC=]MAC`.
-    pub mac: Vec<String>,
-    /// Strategy.
-    pub strategy: Option<Strategy>,
-    /// Hostname of the clone.
-    pub hostname: Option<String>,
-    /// Plan only.
-    pub dry_run: bool,
-    /// Approves the page just printed.
-    pub yes: bool,
-    /// Approves this plan only.
-    pub approve: Option<String>,
-    /// How long to wait for the lock.
-    pub wait: Duration,
-    /// End the old holder first.
-    pub take_over: bool,
-    /// Whose version of an object wins.
-    pub decision: Option<Decision>,
-}
-
-/// How an invocation ended.
-#[derive(Clone, Debug, Default)]
-pub struct Finish {
-    /// Run.
-    pub run: Option<String>,
-    /// State it is in.
-    pub state: Option<State>,
-    /// Exit code.
-    pub code: u8,
-    /// Seconds production was down.
-    pub outage_s: f64,
-    /// What went wrong.
-    pub error: Option<crate::engine::ErrorInfo>,
-    /// Verbs to go on with.
-    pub next: Vec<String>,
-    /// The run's facts, for the closing words.
-    pub record: Option<RunFacts>,
-    /// Nothing was carried out: this was a plan.
-    pub planned: bool,
-}
 
 /// The program, apart from its command line.
 pub struct App {
@@ -176,14 +120,7 @@ impl App {
             Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
         };
         if !options.dry_run {
-            emit.send(EventBody::VerbFinished {
-                state: finish.state.map(|state| state.word().to_owned()),
-                exit_code: finish.code,
-                elapsed_s: started.elapsed().as_secs_f64(),
-                outage_s: finish.outage_s,
-                error: finish.error.clone(),
-                next: finish.next.clone(),
-            });
+            emit.send(finish.event(started.elapsed()));
         }
         finish
     }
@@ -239,7 +176,7 @@ impl App {
             if let (_, Some(holder)) = existing.as_ref().map_or(Ok((0, None)), |journal| journal.holder(&run.id))?
                 && !holder.is_gone()
             {
-                return Err(JournalError::Held(holder).into());
+                return Err(JournalError::Held(holder.into()).into());
             }
             return Err(Failure::new(exit::STATE, format!("clone {guest}"))
                 .cause(format!("{} is open: {}", run.id, run.state))
@@ -253,7 +190,7 @@ impl App {
         let addressing = address::choose(&facts, &wishes, &options.mac)?;
         let strategy = options.strategy.or(spec.clone.strategy).unwrap_or(Strategy::Snapshot);
         let record = clone::record(&facts, &addressing, strategy, &self.state, &self.scratch)?;
-        let wishes = CloneWishes { hostname: options.hostname.clone() };
+        let wishes = CloneWishes { hostname: options.hostname.clone(), skeletons: clone::skeletons(&facts).await? };
         let mut findings = Findings::default();
         // Before there is a run, what is known of the original's keys lies in the scratch directory.
         let mut link = record.original.clone();
@@ -367,7 +304,7 @@ fn private_dir(path: &Path) -> Result<(), Failure> {
     })
 }
 
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(parent) = path.parent() {
         private_dir(parent)?;
     }

@@ -59,7 +59,11 @@ fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts) -> Vec<PlanStep> {
         };
         let starts_clone = matches!(&step.op, Op::Undo(_, Action::Stop(stop)) if stop.guest == record.clone.name);
         if starts_original {
-            let silent = net::ProveSilent { host: host.clone(), places: places.clone() };
+            let silent = net::ProveSilent {
+                host: host.clone(),
+                places: places.clone(),
+                before: Some(record.original.name.clone()),
+            };
             // Two owners would break both: this one is not only worth a warning.
             steps.push(proof(Stage::Fence, silent.into(), 0.5).on_failure(OnFailure::Stop));
         }

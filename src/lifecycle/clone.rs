@@ -13,6 +13,7 @@ use super::page::{Page, Row};
 use super::record::{RunDisk, RunFacts};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{Plan, PlanStep, Stage, Undo};
+use crate::guest::mounts::SkeletonDirectory;
 use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::{DiskRule, Strategy, Verb};
 use crate::steps::{domain, files, queues, sha256, storage, upgrade, verify};
@@ -22,6 +23,8 @@ use crate::steps::{domain, files, queues, sha256, storage, upgrade, verify};
 pub struct CloneWishes {
     /// New hostname; `None` as declared.
     pub hostname: Option<String>,
+    /// What services need of detached data ([`skeletons`]).
+    pub skeletons: Vec<(PathBuf, Vec<SkeletonDirectory>)>,
 }
 
 /// Where the copy of a disk goes: beside its source, named by run and disk.
@@ -102,6 +105,21 @@ pub fn record(
     })
 }
 
+/// The directories of detached data by mount point, where the data lies in a directory of this machine.
+///
+/// # Errors
+/// If a detached volume that can be opened cannot be read.
+pub async fn skeletons(facts: &Facts) -> Result<Vec<(PathBuf, Vec<SkeletonDirectory>)>, Failure> {
+    let mut skeletons = Vec::new();
+    for disk in facts.detached() {
+        let mount_point = PathBuf::from(&disk.disk.name);
+        let (true, Ok(volume)) = (mount_point.is_absolute(), &disk.volume) else { continue };
+        let data = facts.hypervisor.storage(volume.kind)?.open(volume).await?;
+        skeletons.push((mount_point, guest::mounts::skeleton(&Tree::open(&data)?)?));
+    }
+    Ok(skeletons)
+}
+
 /// What cloning changes in the guest's files.
 fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSpec {
     let mut detached: Vec<PathBuf> =
@@ -116,6 +134,7 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
         macs: record.addressing.macs.clone(),
         hostname: wishes.hostname.clone().or_else(|| facts.spec.clone.hostname.clone()),
         detached,
+        skeletons: wishes.skeletons.clone(),
         quarantine: facts.spec.quarantine.off.clone(),
         machine_id: sha256(format!("machine-id {}", record.clone.name).as_bytes())[..32].to_owned(),
         host_keys: BTreeMap::new(),
@@ -165,7 +184,8 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     let pause_s: f64 = facts.cloned().filter_map(|(disk, _)| disk.facts.as_ref()).map(|seen| seen.pause_s).sum();
     let hooks = Hooks::new(facts, record);
     let boots = if facts.hypervisor.capabilities().shares_host_kernel { 8.0 } else { 80.0 };
-    let needles: Vec<String> = record.addressing.changes.iter().map(|change| change.old.to_string()).collect();
+    let mut needles: Vec<String> = record.addressing.changes.iter().map(|change| change.old.to_string()).collect();
+    needles.extend(spec.hostname.as_ref().filter(|new| **new != record.hostname).map(|_| record.hostname.clone()));
 
     let mut steps = hooks.before(Verb::Clone);
     steps.push(PlanStep::new(

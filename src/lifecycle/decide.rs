@@ -1,14 +1,16 @@
 //! A stuck run: `retry`, `skip`, `abandon`. An undo failed, and only a person can say what is true.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::json;
 
-use super::app::{App, Finish, Options};
+use super::app::App;
 use super::error::{Failure, exit};
+use super::invocation::{Finish, Options};
 use super::query;
 use super::state::Verb;
-use crate::engine::{Emitter, EventBody, Op};
+use crate::engine::{Emitter, Op};
 use crate::journal::{EventKind, Holder};
 
 /// What the operator decides.
@@ -30,19 +32,13 @@ impl App {
             Choice::Skip => "skip",
             Choice::Abandon => "abandon",
         };
+        let started = Instant::now();
         let emit = Arc::new(Emitter::new(self.sink.clone(), word, verb));
         let finish = match self.try_decide(choice, word, step, reason, options, &emit).await {
             Ok(finish) => finish,
             Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
         };
-        emit.send(EventBody::VerbFinished {
-            state: finish.state.map(|state| state.word().to_owned()),
-            exit_code: finish.code,
-            elapsed_s: 0.0,
-            outage_s: finish.outage_s,
-            error: finish.error.clone(),
-            next: finish.next.clone(),
-        });
+        emit.send(finish.event(started.elapsed()));
         finish
     }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use hypervisors::Hypervisor;
 use serde_json::{Value, json};
 
-use super::app::{App, Finish, Options};
+use super::app::App;
 use super::back::{self, Past};
 use super::error::{Failure, exit};
+use super::invocation::{Finish, Options};
 use super::memory::RunMemory;
 use super::page::{Page, Proposal};
-use super::preflight::{Finding, Findings};
+use super::preflight::{Finding, Findings, Verdict};
 use super::record::{RunFacts, Verification};
 use super::state::{State, Verb};
 use super::step_log::StepLog;
@@ -20,7 +21,7 @@ use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::inventory::{GuestSpec, IfCheckFails};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
-use crate::steps::{Action, Side as Decision, StepRef, World, files};
+use crate::steps::{Action, Side as Decision, StepError, StepRef, World, files};
 use crate::verify::{Report as CheckReport, Side};
 
 /// A run under its lease, with all that its plans need.
@@ -59,17 +60,15 @@ impl Held<'_> {
     pub(super) async fn verb(&mut self, verb: Verb, options: &Options) -> Result<Finish, Failure> {
         let state = self.state()?;
         let active = self.active()?;
-        if let Some(stuck) = &self.run.stuck
-            && verb != Verb::Resume
-        {
+        if let Some(stuck) = &self.run.stuck {
             return Err(Failure::new(exit::STUCK, format!("{} {}", verb.word(), self.spec.name))
                 .cause(format!("the run is stuck at step {}: {}", stuck.index + 1, stuck.why))
                 .help("decide: upgradectl retry, skip or abandon"));
         }
         let irreversible = active.as_ref().is_some_and(Past::irreversible);
-        let untidy = active.is_some() && verb == Verb::Resume;
-        if !state.verbs(irreversible).contains(&verb) && !untidy {
-            let allowed: Vec<&str> = state.verbs(irreversible).iter().map(|verb| verb.word()).collect();
+        let possible = super::query::possible(state, active.as_ref());
+        if !possible.contains(&verb) {
+            let allowed: Vec<&str> = possible.iter().map(|verb| verb.word()).collect();
             let cause = if irreversible {
                 "a step that cannot be taken back was begun".to_owned()
             } else {
@@ -101,8 +100,15 @@ impl Held<'_> {
     async fn upgrade(&mut self, state: State, options: &Options) -> Result<Finish, Failure> {
         let continuing = state == State::Upgrading || self.tried(Verb::Upgrade)?;
         let findings = upgrade::preflight(&self.spec, &self.record, &self.hypervisor, continuing).await?;
+        // A refusal explains more than a look that fails.
+        let seen = if findings.iter().any(|finding| finding.verdict == Verdict::Refused) {
+            upgrade::Seen::default()
+        } else {
+            let older = super::query::conffiles_before(&self.pasts()?);
+            upgrade::Seen::look(&self.spec, &self.record, &self.hypervisor, older).await?
+        };
         let number = self.journal.plans(&self.run.id)?.len() + 1;
-        let (plan, page) = upgrade::plan(&self.spec, &self.record, &self.record.codename, continuing, number)?;
+        let (plan, page) = upgrade::plan(&self.spec, &self.record, &self.record.codename, continuing, number, &seen)?;
         self.propose(plan, page, findings, options).await
     }
 
@@ -124,13 +130,46 @@ impl Held<'_> {
         let promote = self.pasts()?.into_iter().rfind(|past| past.plan.verb == "promote" && past.plan.undoes.is_none());
         let plan = promote.and_then(|past| back::rollback(&self.spec, &self.record, &past));
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("rollback"))?;
+        self.nothing_foreign(&plan, options).await?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
     async fn abort(&mut self, options: &Options) -> Result<Finish, Failure> {
         let plan = back::abort(&self.spec, &self.record, &self.pasts()?);
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("abort"))?;
+        self.nothing_foreign(&plan, options).await?;
         self.propose(plan, page, Vec::new(), options).await
+    }
+
+    /// Refuses a way back that would overwrite what someone else changed, unless it is decided whose version wins:
+    /// before it touches anything, for half-way production would be down for a question.
+    async fn nothing_foreign(&self, plan: &Plan, options: &Options) -> Result<(), Failure> {
+        if options.decision == Some(Decision::Ours) {
+            return Ok(());
+        }
+        let (world, pasts) = (self.world(options)?, self.pasts()?);
+        for step in &plan.steps {
+            let Op::Undo(at, Action::Define(define)) = &step.op else { continue };
+            let production = define.replaces.is_some();
+            if options.decision == Some(Decision::Theirs) && !production {
+                continue;
+            }
+            let past = pasts.iter().find(|past| past.id == at.plan).and_then(|past| past.histories.get(at.index));
+            let Some(found) = past.and_then(|past| past.found.as_ref()) else { continue };
+            let last = past.and_then(|past| past.done.as_ref()).map_or(&Value::Null, |done| &done["done"]);
+            if let Some(StepError::Foreign { what, diff }) = define.foreign(&world, found, last).await? {
+                let help = if production {
+                    "--ours takes it back all the same; make the change again afterwards"
+                } else {
+                    "--ours removes it all the same, --theirs leaves it"
+                };
+                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, self.spec.name))
+                    .cause(format!("{what} was changed by someone else"))
+                    .cause(diff)
+                    .help(help));
+            }
+        }
+        Ok(())
     }
 
     async fn commit(&mut self, options: &Options) -> Result<Finish, Failure> {
@@ -150,7 +189,8 @@ impl Held<'_> {
             })
             .flatten()
             .collect();
-        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved).await?;
+        let rename = if options.rename { Some(self.checks_number()?) } else { None };
+        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved, rename).await?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
@@ -292,6 +332,8 @@ impl Held<'_> {
         self.show_checks(plan);
         error.code = exit::UNPROVEN;
         let back = match self.spec.promote.if_check_fails {
+            // Only a promotion can be taken back.
+            _ if plan.verb != "promote" => false,
             IfCheckFails::Keep => false,
             IfCheckFails::Rollback => true,
             IfCheckFails::Ask => {
@@ -299,7 +341,7 @@ impl Held<'_> {
                 self.app.front.ask(&question).unwrap_or(false)
             }
         };
-        if !back || plan.verb != "promote" {
+        if !back {
             return self.finish(exit::UNPROVEN, outage_s, Some(error));
         }
         let approved = Options { yes: true, ..options.clone() };
@@ -386,14 +428,14 @@ impl Held<'_> {
 
     pub(super) fn finish(&self, code: u8, outage_s: f64, error: Option<ErrorInfo>) -> Result<Finish, Failure> {
         let state = self.state()?;
-        let irreversible = self.active()?.as_ref().is_some_and(Past::irreversible);
+        let possible = super::query::possible(state, self.active()?.as_ref());
         Ok(Finish {
             run: Some(self.run.id.clone()),
             state: Some(state),
             code,
             outage_s,
             error,
-            next: state.verbs(irreversible).iter().map(|verb| verb.word().to_owned()).collect(),
+            next: possible.iter().map(|verb| verb.word().to_owned()).collect(),
             record: Some(self.record.clone()),
             planned: false,
         })
@@ -433,7 +475,10 @@ impl Held<'_> {
             .map(|(past, index)| StepRef { plan: past.id, index })
             .ok_or_else(|| Failure::new(exit::JOURNAL, "find what clone changed in the guest"))?;
         let recorded = files::Restore::recorded(&world, rewrite)?;
-        let restored = promote::restoration(&self.root_path(false).await?, &recorded)?;
+        let links = files::Restore::links(&world, rewrite)?;
+        let clone = self.root_path(false).await?;
+        let restored = promote::restoration(&clone, &recorded)?;
+        let lost = crate::guest::mounts::lost_links(&crate::guest::Tree::open(&clone)?, &links)?;
         let mut pending = Vec::new();
         for rule in promote::carry_rules(&self.spec, &self.record) {
             let count = rule.pending(&world).await?;
@@ -445,11 +490,12 @@ impl Held<'_> {
             autostart: self.hypervisor.autostart(name).await?,
             definition,
             restore: restored.edits,
-            notes: restored.notes,
+            notes: restored.notes.into_iter().chain(lost.warnings).collect(),
+            links,
             rewrite,
             pending,
             queues: queues.into_iter().map(|queue| (queue.service, queue.messages)).collect(),
-            conffiles: super::query::conffiles(&pasts).len(),
+            conffiles: super::query::conffiles(&pasts).iter().filter(|file| !file.older).count(),
         })
     }
 

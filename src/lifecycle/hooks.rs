@@ -30,7 +30,9 @@ impl<'a> Hooks<'a> {
             HookTime::Around { verbs, before, after } if verbs.contains(&verb) => {
                 let argv = before.clone().unwrap_or_else(|| vec!["true".into()]);
                 let step = self.step(hook, &argv, after.as_ref());
-                Some(PlanStep::new(Stage::Announce, step, 1.0).temporary().on_failure(failure(verb, HookPoint::Before)))
+                let step = PlanStep::new(Stage::Announce, step, 1.0).temporary();
+                let step = if hook.on == HookPlace::Clone { step.clone_side() } else { step };
+                Some(step.on_failure(failure(verb, HookPoint::Before)))
             }
             _ => None,
         });

@@ -2,13 +2,15 @@
 //! minute. Declaring it in the inventory approves it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hypervisors::Power;
 
-use super::app::{App, Finish, Options};
+use super::app::App;
 use super::back::Past;
 use super::error::Failure;
 use super::held::Held;
+use super::invocation::{Finish, Options};
 use super::query;
 use super::state::{State, Verb};
 use crate::engine::{Emitter, Op};
@@ -58,16 +60,17 @@ impl App {
             }
             let emit = Arc::new(Emitter::new(self.sink.clone(), &run.guest, Verb::Resume.word()));
             emit.set_run(&run.id);
+            let started = Instant::now();
             let mut held = self.hold(journal.clone(), run, options, &emit).await?;
             let result = held.interrupted(state, options).await;
             let _ = held.journal.release(&held.lease);
-            match result {
-                Ok(Some(finish)) => finishes.push(finish),
-                Ok(None) => {}
-                Err(Failure(error)) => {
-                    finishes.push(Finish { code: error.code, error: Some(error), ..Finish::default() });
-                }
-            }
+            let finish = match result {
+                Ok(Some(finish)) => finish,
+                Ok(None) => continue,
+                Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
+            };
+            emit.send(finish.event(started.elapsed()));
+            finishes.push(finish);
         }
         Ok(finishes)
     }
@@ -76,7 +79,9 @@ impl App {
 impl Held<'_> {
     async fn interrupted(&mut self, state: State, options: &Options) -> Result<Option<Finish>, Failure> {
         let Some(past) = query::active(&*self.journal, &self.run.id)? else { return Ok(None) };
-        let down = past.plan.steps.iter().any(|step| step.outage_begins);
+        // A guest frozen for the instant of a snapshot is as good as down.
+        let frozen = self.hypervisor.power(&self.spec.name).await? == Power::Paused;
+        let down = frozen || past.plan.steps.iter().any(|step| step.outage_begins);
         let undoing = past.plan.undoes.is_some();
         let live = self.live(&past).await?;
         let declared = self.spec.promote.if_interrupted.filter(|_| !undoing);

@@ -5,7 +5,7 @@
 //! * [`clone`], [`upgrade`], [`verify`], [`promote`], [`back`] (rollback, abort), [`commit`]: one plan each.
 //! * [`app`]: one invocation: the run, its lease, the approval, the engine, the exit code.
 //! * [`interrupted`], [`decide`]: what happens to runs whose owner is gone, or that are stuck.
-//! * [`query`], [`gc`], [`doctor`]: looking, and tidying up.
+//! * [`init`], [`query`], [`doctor`], [`gc`]: beginning, looking, and tidying up.
 //!
 //! May not: start processes, print, or know a platform's name. Plans are made by pure functions; only [`app`] acts.
 
@@ -15,11 +15,17 @@ pub mod back;
 pub mod clone;
 pub mod commit;
 pub mod decide;
+pub mod doctor;
 pub mod error;
 pub mod facts;
+pub mod gc;
 pub mod held;
 pub mod hooks;
+pub mod init;
 pub mod interrupted;
+pub mod invocation;
+pub mod live;
+pub mod log;
 pub mod memory;
 pub mod page;
 pub mod preflight;
@@ -52,5 +58,11 @@ pub fn local_time(time: Timestamp) -> String {
     time.to_zoned(jiff::tz::TimeZone::system()).strftime("%-d %b %H:%M").to_string()
 }
 
+#[cfg(test)]
+mod doctor_tests;
+#[cfg(test)]
+mod gc_tests;
+#[cfg(test)]
+mod guest_tests;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use hypervisors::host::Command;
-use hypervisors::{GuestLink, Power};
+use hypervisors::{GuestLink, Host, Power};
 use serde::{Deserialize, Serialize};
 
 use super::address::Addressing;
@@ -297,19 +297,36 @@ fn checks(facts: &Facts, findings: &mut Findings) {
     }
 }
 
+/// Whether a program of that name is on the controller's `PATH`.
+pub fn installed(tool: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':').any(|dir| Path::new(dir).join(tool).is_file())
+}
+
 async fn tools(facts: &Facts, findings: &mut Findings) {
     let mut wanted = vec![("ssh-keygen", "openssh-client")];
     if facts.spec.carry.iter().any(|rule| matches!(rule, CarryRule::Rsync { .. })) {
         wanted.push(("rsync", "rsync"));
     }
-    let path = std::env::var("PATH").unwrap_or_default();
     for (tool, package) in wanted {
-        if path.split(':').any(|dir| Path::new(dir).join(tool).is_file()) {
+        if installed(tool) {
             findings.pass("tools", tool);
         } else {
             findings.refuse("tools", format!("{tool} is missing here"), format!("apt install {package}"));
         }
     }
+}
+
+/// A recipe's finding as one of ours.
+pub fn recipe_finding(found: crate::recipe::Finding) -> Finding {
+    use crate::recipe::Verdict as Recipe;
+    let verdict = match found.verdict {
+        Recipe::Pass => Verdict::Passed,
+        Recipe::Warn => Verdict::Warning,
+        Recipe::Refuse => Verdict::Refused,
+    };
+    let remedy = Some(found.remedy).filter(|remedy| !remedy.is_empty());
+    Finding { id: found.id, verdict, detail: found.detail, remedy }
 }
 
 /// What the running original says: reachable, packages in order.
@@ -330,13 +347,46 @@ async fn inside(facts: &Facts, link: &GuestLink, findings: &mut Findings) {
         return findings.refuse("ssh", format!("{} cannot be reached by ssh: {error}", facts.spec.name), help);
     }
     findings.pass("ssh", format!("{} lets us in", link.address));
+    let command = Command::new(["id", "-u"]);
+    match guest.run(&command).await {
+        Ok(output) if output.text().trim() == "0" => findings.pass("root", "commands run as root there"),
+        Ok(_) => findings.refuse(
+            "root",
+            format!("{} is not root on {}", link.user, facts.spec.name),
+            "log in as root, or let the user sudo without a password and set ssh = { sudo = true }",
+        ),
+        Err(error) => findings.refuse("root", error.to_string(), error.help.clone().unwrap_or_default()),
+    }
+    live_addresses(facts, &*guest, findings).await;
     match facts.spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
         Some(Recipe::Debian { to }) => match crate::recipe::debian::preflight(&*guest, to, false).await {
-            Ok(found) => findings.0.extend(found.into_iter().map(super::upgrade::finding)),
+            Ok(found) => findings.0.extend(found.into_iter().map(recipe_finding)),
             Err(error) => findings.refuse("recipe", error.to_string(), "look at the guest's packages"),
         },
         Some(Recipe::Script { .. }) => {}
         Some(_) => findings.refuse("recipe", "that recipe does not fit this guest", "recipes here: debian, script"),
         None => findings.warn("recipe", "no upgrade is declared; upgrade will want one"),
+    }
+}
+
+/// Addresses the guest has but its files do not name: a cluster's, a VRRP router's. The clone must not bring them up.
+async fn live_addresses(facts: &Facts, guest: &dyn Host, findings: &mut Findings) {
+    let command = Command::new(["ip", "-j", "addr", "show"]);
+    let Ok(output) = guest.run(&command).await else { return };
+    let Ok(links) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return };
+    let infos =
+        links.as_array().into_iter().flatten().flat_map(|link| link["addr_info"].as_array().into_iter().flatten());
+    for info in infos.filter(|info| info["scope"] == "global" && info["dynamic"] != true) {
+        let Some(ip) = info["local"].as_str().and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+        if !facts.addresses.iter().any(|own| own.ip == ip) {
+            findings.refuse(
+                "address",
+                format!(
+                    "{} holds {ip}, which its network configuration does not name (a cluster or VRRP address?)",
+                    facts.spec.name
+                ),
+                "take it out of the cluster for the time of the run, or write the address into its configuration",
+            );
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `promote`: the clone takes the original's place. Production is down from the stop of the original until the
 //! promoted guest's checks have passed, and only what must be inside that time is inside it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hypervisors::{Definition, DefinitionEdit, DiskEdit, Hypervisor, Mark, Role, VolumeKind, VolumeRef};
@@ -13,7 +14,7 @@ use super::record::RunFacts;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
 use crate::guest::{self, FileEdit, Tree};
 use crate::inventory::{CarryRule, GuestSpec, Verb};
-use crate::steps::{StepRef, carry, domain, files, net, queues, sha256, storage};
+use crate::steps::{StepRef, adopt, carry, domain, files, net, queues, sha256, storage};
 use crate::verify::Side;
 
 /// How long production may take to shut down, in seconds.
@@ -29,6 +30,8 @@ pub struct Now {
     pub restore: Vec<FileEdit>,
     /// Notes of it.
     pub notes: Vec<String>,
+    /// Links of the root into detached data, as clone found them.
+    pub links: Vec<(PathBuf, PathBuf)>,
     /// The step that put the clone's identity on.
     pub rewrite: StepRef,
     /// Files each carry rule would copy now.
@@ -127,6 +130,10 @@ pub fn plan(
         )
         .clone_side(),
     );
+    if !now.links.is_empty() {
+        let relink = adopt::Relink { host: host.clone(), volume: new_root.clone(), links: now.links.clone() };
+        steps.push(PlanStep::new(Stage::Adopt, relink, 0.1).clone_side());
+    }
     steps.push(
         PlanStep::new(Stage::Define, domain::Undefine { host: host.clone(), guest: run.clone() }, 1.0).clone_side(),
     );
@@ -150,12 +157,18 @@ pub fn plan(
         .outage_begins(),
     );
     steps.push(
-        PlanStep::new(Stage::Fence, net::ProveSilent { host: host.clone(), places: production.clone() }, 0.5)
-            .undo(Undo::Nothing),
+        PlanStep::new(
+            Stage::Fence,
+            net::ProveSilent { host: host.clone(), places: production.clone(), before: None },
+            0.5,
+        )
+        .undo(Undo::Nothing),
     );
     for rule in carry_last {
         steps.push(PlanStep::new(Stage::FinalCarry, rule, 1.0).undo(Undo::WithClone));
     }
+    let restamp = adopt::Restamp { host: host.clone(), from: old_root.clone(), to: new_root.clone() };
+    steps.push(PlanStep::new(Stage::FinalCarry, restamp, 0.1).undo(Undo::WithClone));
     if !now.queues.is_empty() {
         let mirror = queues::Mirror { host: host.clone(), from: old_root.clone(), to: new_root.clone() };
         steps.push(PlanStep::new(Stage::FinalCarry, mirror, 0.2).undo(Undo::WithClone));

@@ -1,14 +1,17 @@
 //! Looking at runs: status, the record, conffiles. Reads the journal only.
 
-use serde::Serialize;
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::back::Past;
 use super::error::Failure;
 use super::record::RunFacts;
-use super::state::State;
-use crate::engine::Plan;
+use super::state::{State, Verb};
+use crate::engine::{Op, Plan};
 use crate::journal::{EventKind, Journal, RunRecord};
+use crate::recipe::conffiles::Conffile;
+use crate::steps::Action;
 
 /// The run's plans with what became of them, oldest first.
 ///
@@ -44,7 +47,7 @@ pub fn open_runs(journal: &dyn Journal, word: Option<&str>) -> Result<Vec<RunRec
 }
 
 /// Whether a word on the command line means this run.
-fn means(run: &RunRecord, word: &str) -> bool {
+pub(super) fn means(run: &RunRecord, word: &str) -> bool {
     run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word)
 }
 
@@ -56,15 +59,23 @@ pub fn never_down(journal: &dyn Journal, run: &str) -> Result<bool, Failure> {
     Ok(!journal.events(run)?.iter().any(|event| event.kind == EventKind::OutageStarted))
 }
 
-/// What the newest collection of conffiles found; each as the recipe wrote it.
-pub fn conffiles(pasts: &[Past]) -> Vec<Value> {
+/// The undecided configuration files that the newest collection found.
+pub fn conffiles(pasts: &[Past]) -> Vec<Conffile> {
     pasts
         .iter()
         .rev()
         .flat_map(|past| past.plan.steps.iter().zip(&past.histories))
         .filter(|(step, _)| step.op.action().kind() == "conffiles.collect")
-        .find_map(|(_, past)| past.done.as_ref()?["done"]["data"]["conffiles"].as_array().cloned())
+        .find_map(|(_, past)| Vec::deserialize(&past.done.as_ref()?["done"]["data"]).ok())
         .unwrap_or_default()
+}
+
+/// What lay undecided in the clone before its first upgrade, by the plan of that; `None` if there was none.
+pub fn conffiles_before(pasts: &[Past]) -> Option<BTreeMap<String, String>> {
+    pasts.iter().flat_map(|past| &past.plan.steps).find_map(|step| match &step.op {
+        Op::Do(Action::CollectConffiles(collect)) => Some(collect.older.clone()),
+        _ => None,
+    })
 }
 
 /// One line of `status`.
@@ -98,6 +109,9 @@ pub struct StatusLine {
     pub now: Option<String>,
     /// Verbs possible now.
     pub next: Vec<String>,
+    /// Why the platform could not be asked, with `--live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Who is at a run.
@@ -136,6 +150,13 @@ pub struct VolumeInfo {
     pub full_in_s: Option<f64>,
 }
 
+/// The verbs possible now. A verb that is done but for its tidying up can be resumed too.
+pub fn possible(state: State, active: Option<&Past>) -> Vec<Verb> {
+    let verbs = state.verbs(active.is_some_and(Past::irreversible));
+    let untidy = active.filter(|_| !verbs.contains(&Verb::Resume)).map(|_| Verb::Resume);
+    untidy.into_iter().chain(verbs.iter().copied()).collect()
+}
+
 /// What the journal says of one run.
 ///
 /// # Errors
@@ -146,13 +167,12 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
     let holder = holder.filter(|holder| !holder.is_gone());
     let state = State::parse(&run.state);
     let busy = state.is_some_and(State::in_progress);
-    let past = if busy { active(journal, &run.id)? } else { None };
-    let irreversible = past.as_ref().is_some_and(Past::irreversible);
+    let past = active(journal, &run.id)?;
     let now = past.as_ref().and_then(|past| {
         let at = past.histories.iter().rposition(|step| step.status != crate::engine::history::Status::Pending)?;
         Some(format!("{}/{} {}", at + 1, past.plan.steps.len(), past.plan.steps[at].title()))
     });
-    let next = state.map_or(&[] as &[_], |state| state.verbs(irreversible));
+    let next = state.map_or_else(Vec::new, |state| possible(state, past.as_ref()));
     let mac = facts.addressing.clone_places.first().and_then(|place| place.mac);
     Ok(StatusLine {
         run: run.id.clone(),
@@ -179,5 +199,16 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         stuck_step: run.stuck.as_ref().map(|stuck| stuck.index + 1),
         now,
         next: next.iter().map(|verb| verb.word().to_owned()).collect(),
+        trouble: None,
     })
+}
+
+/// The list of undecided configuration files, for people.
+pub fn conffiles_list(files: &[Conffile]) -> String {
+    crate::recipe::conffiles::list(files)
+}
+
+/// One undecided configuration file with its diff, for people.
+pub fn conffile_shown(file: &Conffile, kept: Option<&[u8]>, offered: Option<&[u8]>) -> String {
+    crate::recipe::conffiles::show(file, kept, offered)
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use hypervisors::sim::{self, Sim};
 
-use super::app::{App, Finish, Front, Options};
+use super::app::App;
 use super::error::exit;
+use super::invocation::{Finish, Front, Options};
 use super::page::Proposal;
 use super::state::{State, Verb};
 use crate::engine::Event;
@@ -42,14 +43,14 @@ impl Front for Yes {
     }
 }
 
-struct Lab {
-    dir: tempfile::TempDir,
-    app: App,
+pub(super) struct Lab {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) app: App,
     events: Arc<Mutex<Vec<Event>>>,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         sim::seed(&state.join("sim")).unwrap();
@@ -68,16 +69,16 @@ impl Lab {
         Self { dir, app, events }
     }
 
-    fn sim(&self) -> Sim {
+    pub(super) fn sim(&self) -> Sim {
         Sim::open(&self.app.state.join("sim")).unwrap()
     }
 
-    async fn verb(&self, verb: Verb) -> Finish {
+    pub(super) async fn verb(&self, verb: Verb) -> Finish {
         let options = Options { wait: Duration::ZERO, yes: true, ..Options::default() };
         self.app.change(verb, "mercure", &options).await
     }
 
-    async fn good(&self, verb: Verb, state: State) {
+    pub(super) async fn good(&self, verb: Verb, state: State) {
         let finish = self.verb(verb).await;
         let events = self.events.lock().unwrap();
         let tail: Vec<String> =
@@ -86,7 +87,7 @@ impl Lab {
     }
 
     /// What must be as before: definitions, autostart and power, and every file of the volumes.
-    fn world(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(super) fn world(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut world = BTreeMap::new();
         let root = self.app.state.join("sim");
         for part in ["definitions", "volumes"] {
@@ -113,7 +114,7 @@ fn read(dir: &Path, root: &Path, world: &mut BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-fn assert_same(before: &BTreeMap<PathBuf, Vec<u8>>, after: &BTreeMap<PathBuf, Vec<u8>>) {
+pub(super) fn assert_same(before: &BTreeMap<PathBuf, Vec<u8>>, after: &BTreeMap<PathBuf, Vec<u8>>) {
     let changed: Vec<&PathBuf> = before
         .keys()
         .chain(after.keys())

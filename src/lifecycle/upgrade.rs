@@ -8,24 +8,14 @@ use hypervisors::{GuestLink, Hypervisor};
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
-use super::preflight::{Finding, Verdict};
+use super::preflight::{Finding, recipe_finding};
 use super::record::RunFacts;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Recipe, Verb};
 use crate::recipe;
+use crate::recipe::debian::Release;
 use crate::recipe::debian::apt::Phase;
 use crate::steps::{Action, upgrade};
-
-/// A recipe's finding as one of ours.
-pub fn finding(found: recipe::Finding) -> Finding {
-    let verdict = match found.verdict {
-        recipe::Verdict::Pass => Verdict::Passed,
-        recipe::Verdict::Warn => Verdict::Warning,
-        recipe::Verdict::Refuse => Verdict::Refused,
-    };
-    let remedy = Some(found.remedy).filter(|remedy| !remedy.is_empty());
-    Finding { id: found.id, verdict, detail: found.detail, remedy }
-}
 
 /// What is looked at in the running clone before the upgrade.
 ///
@@ -41,9 +31,45 @@ pub async fn preflight(
         Some(Recipe::Debian { to }) => {
             let guest = hypervisor.guest(&record.clone)?;
             let found = recipe::debian::preflight(&*guest, to, continuing).await?;
-            Ok(found.into_iter().map(finding).collect())
+            Ok(found.into_iter().map(recipe_finding).collect())
         }
         _ => Ok(Vec::new()),
+    }
+}
+
+/// What the plan of an upgrade tells of the running clone.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Undecided configuration files that lie there from before the upgrade, path to SHA-256.
+    pub older: BTreeMap<String, String>,
+    /// What happens to the package sources.
+    pub sources: Option<String>,
+}
+
+impl Seen {
+    /// Looks at the running clone. `older`: what an earlier attempt of this run saw before it changed anything.
+    ///
+    /// # Errors
+    /// If the clone cannot be reached, or its package sources cannot be rewritten.
+    pub async fn look(
+        spec: &GuestSpec,
+        record: &RunFacts,
+        hypervisor: &Arc<dyn Hypervisor>,
+        older: Option<BTreeMap<String, String>>,
+    ) -> Result<Self, Failure> {
+        let guest = hypervisor.guest(&record.clone)?;
+        let older = match older {
+            Some(older) => older,
+            None => recipe::conffiles::leftovers(&*guest).await?,
+        };
+        let mut sources = None;
+        if let Some(Recipe::Debian { to }) = spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe)
+            && let (Some(from), Some(to)) = (Release::named(&record.codename), Release::named(to))
+        {
+            let files = recipe::debian::source_files(&*guest, from, to).await?;
+            sources = Some(recipe::debian::source_diff(&files)).filter(|diff| !diff.is_empty());
+        }
+        Ok(Self { older, sources })
     }
 }
 
@@ -58,6 +84,7 @@ fn debian(
     from: &str,
     to: &str,
     continuing: bool,
+    diff: Option<String>,
     job: &dyn Fn(&str) -> String,
 ) -> Vec<PlanStep> {
     let (host, link, to) = (host.to_owned(), link.clone(), to.to_owned());
@@ -70,13 +97,8 @@ fn debian(
         job,
         patience_s,
     };
-    let sources = upgrade::DebianSources {
-        host: host.clone(),
-        link: link.clone(),
-        from: from.to_owned(),
-        to: to.clone(),
-        diff: None,
-    };
+    let sources =
+        upgrade::DebianSources { host: host.clone(), link: link.clone(), from: from.to_owned(), to: to.clone(), diff };
     let update = upgrade::DebianUpdate { host: host.clone(), link: link.clone(), job: job("update"), patience_s };
     let mut steps = vec![step(Stage::Prepare, sources, 1.0)];
     if continuing {
@@ -102,6 +124,7 @@ pub fn plan(
     from: &str,
     continuing: bool,
     number: usize,
+    seen: &Seen,
 ) -> Result<(Plan, Page), Failure> {
     let refuse = |why: &str, help: &str| {
         Failure::new(exit::REFUSED, format!("plan the upgrade of {}", spec.name))
@@ -123,7 +146,7 @@ pub fn plan(
     match &wanted.recipe {
         Recipe::Debian { to } => {
             page.rows.push(Row::new("recipe", format!("Debian release upgrade to {to}")));
-            steps.extend(debian(host, link, from, to, continuing, &job));
+            steps.extend(debian(host, link, from, to, continuing, seen.sources.clone(), &job));
         }
         Recipe::Script { run } => {
             page.rows.push(Row::new("recipe", run.join(" ")));
@@ -143,7 +166,7 @@ pub fn plan(
     steps.push(step(Stage::Reboot, upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s }, 15.0));
     steps.push(step(
         Stage::Settle,
-        upgrade::CollectConffiles { host: host.clone(), link: link.clone(), older: BTreeMap::new() },
+        upgrade::CollectConffiles { host: host.clone(), link: link.clone(), older: seen.older.clone() },
         2.0,
     ));
     page.rows.push(Row::new("production", "untouched; keeps serving"));

@@ -22,10 +22,10 @@ pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) ->
     let (link, quarantined) = match side {
         Side::Clone => {
             let started = &spec.quarantine.while_verifying;
-            let off = record.quarantined.iter().filter(|unit| {
-                let name = unit.trim_end_matches(".service");
-                !started.iter().any(|wanted| wanted.trim_end_matches(".service") == name)
-            });
+            let off = record
+                .quarantined
+                .iter()
+                .filter(|unit| !started.iter().any(|wanted| services::service(wanted) == services::service(unit)));
             (&record.clone, off.cloned().collect())
         }
         Side::Promoted => (&record.original, Vec::new()),
@@ -48,9 +48,11 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
     let mut steps = hooks.before(Verb::Verify);
     let started = &spec.quarantine.while_verifying;
     if side == Side::Clone && !started.is_empty() {
-        let step = |action: Action| PlanStep::new(Stage::Prepare, action, 2.0).temporary();
+        let step = |action: Action| PlanStep::new(Stage::Prepare, action, 2.0).temporary().clone_side();
         steps.push(step(services::FenceOutgoing::new(&record.host, &record.clone).into()));
-        steps.push(step(services::StartWhileVerifying::new(&record.host, &record.clone, started).into()));
+        steps.push(step(
+            services::StartWhileVerifying::new(&record.host, &record.clone, started, &record.quarantined).into(),
+        ));
     }
     steps.push(
         PlanStep::new(Stage::Check, checks(spec, record, side, number), 10.0)

@@ -150,8 +150,15 @@ fn promoted(ending: &Ending<'_>, record: &RunFacts, guest: &str, down: &str) -> 
 }
 
 fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> String {
-    let volumes = record.disks.iter().filter(|disk| disk.target.is_some()).count();
-    let mut text = hanging("  removed   ", &format!("{run}, its definition, {}", count(volumes, "volume")));
+    let took = |wanted: &str| ending.seen.undone.iter().any(|(kind, _)| *kind == wanted);
+    let mut removed = vec![run.to_owned()];
+    if took("guest.define") {
+        removed.push("its definition".to_owned());
+    }
+    if took("storage.snapshot") {
+        removed.push(count(record.disks.iter().filter(|disk| disk.target.is_some()).count(), "volume"));
+    }
+    let mut text = hanging("  removed   ", &removed.join(", "));
     let hooks = ending.seen.undone.iter().filter(|(kind, _)| *kind == "hook");
     for (_, title) in hooks {
         text.push_str(&hanging("  restored  ", &printable(title)));
@@ -159,7 +166,10 @@ fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> St
     let original = if ending.never_down {
         "never stopped; its definition unchanged".to_owned()
     } else {
-        format!("serves; {}", outage(ending.finish, ending.seen).trim_end_matches('.').to_lowercase())
+        match ending.finish.outage_s {
+            down if down > 0.0 => format!("serves again after {}; its definition as before clone", measured(down)),
+            _ => "kept serving; its definition as before clone".to_owned(),
+        }
     };
     text.push_str(&hanging("  original  ", &original));
     text.push_str(&hanging("", &format!("{guest} is as it was. Record: {}", record_of(run))));

@@ -41,6 +41,19 @@ pub fn time(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%-d %b %H:%M").to_string()
 }
 
+/// A size: `512 MiB`, `8.0 GiB`.
+pub fn bytes(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let gib = bytes as f64 / f64::from(1 << 30);
+    match bytes {
+        b if b < 1 << 10 => format!("{b} B"),
+        b if b < 1 << 20 => format!("{} KiB", b >> 10),
+        b if b < 1 << 30 => format!("{} MiB", b >> 20),
+        _ if gib < 100.0 => format!("{gib:.1} GiB"),
+        _ => format!("{gib:.0} GiB"),
+    }
+}
+
 /// `1 volume`, `2 volumes`.
 pub fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
@@ -117,6 +130,7 @@ mod tests {
         for (seconds, shown) in [(0.1, "<1 s"), (1.0, "1 s"), (80.0, "80 s"), (720.0, "12 m"), (7200.0, "2 h")] {
             assert_eq!(about(seconds), shown);
         }
+        assert_eq!((bytes(512 << 20), bytes(8 << 30)), ("512 MiB".into(), "8.0 GiB".into()));
         assert_eq!(clock(41.9), "0:41");
         assert_eq!(clock(3723.0), "1:02:03");
         assert_eq!((measured(97.31), measured(725.0)), ("97.3 s".into(), "12:05".into()));

@@ -1,7 +1,7 @@
 //! What people and programs read: one event stream in, terminal text or JSON lines out.
 //!
 //! * [`terminal`]: progress and closing words for people; [`json`]: one event a line, one object a query.
-//! * [`page`]: plans and approval pages; [`error`]: failures; [`status`], [`log`]: the tables of the queries.
+//! * [`page`]: plans and approval pages; [`error`]: failures; [`status`], [`log`], [`tidy`]: the tables of the queries.
 //! * [`format`]: sizes, durations, times, wrapping: the one place for each.
 //!
 //! May not: decide anything, or fail. A terminal that is gone never stops a verb, so what cannot be written is dropped.
@@ -17,6 +17,7 @@ pub mod log;
 pub mod page;
 pub mod status;
 pub mod terminal;
+pub mod tidy;
 
 use std::io::{IsTerminal, Write};
 

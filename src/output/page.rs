@@ -25,8 +25,10 @@ pub fn plan(proposal: &Proposal, look: Look) -> String {
     let mut text = lines(&headline);
     text.push('\n');
     body(&mut text, page);
-    text.push_str(&preflight(findings, look.style));
-    text.push('\n');
+    if !findings.is_empty() {
+        text.push_str(&preflight(findings, look.style));
+        text.push('\n');
+    }
     text.push_str(&steps(plan, look));
     text.push_str(&format!("{}  Plan {}.\n", outage(plan), plan.digest()));
     text
@@ -45,17 +47,18 @@ pub fn approval(proposal: &Proposal, look: Look) -> String {
     };
     text.push('\n');
     body(&mut text, page);
-    text.push_str(&warnings(findings, look.style));
+    let warnings = warnings(findings, look.style);
+    if !warnings.is_empty() {
+        text.push_str(&format!("{warnings}\n"));
+    }
     if look.verbose || page.rows.is_empty() {
-        text.push_str(&steps(plan, look));
+        text.push_str(&format!("{}\n", steps(plan, look)));
     }
     let irreversible = (0..plan.steps.len()).filter(|index| plan.irreversible(*index)).count();
     if irreversible > 0 {
         let many = count(irreversible, "step");
-        text.push_str(&hanging(
-            "  ",
-            &look.style.warn(&format!("{many} of {} cannot be taken back", plan.steps.len())),
-        ));
+        let line = format!("  {many} of {} cannot be taken back", plan.steps.len());
+        text.push_str(&format!("{}\n\n", look.style.warn(&line)));
     }
     text
 }
@@ -79,9 +82,6 @@ fn body(text: &mut String, page: &Page) {
 
 /// `Preflight: 17 passed, 2 warnings` and what is not as it should be.
 pub fn preflight(findings: &[Finding], style: Style) -> String {
-    if findings.is_empty() {
-        return String::new();
-    }
     let number = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
     let mut parts = Vec::new();
     if number(Verdict::Refused) > 0 {

@@ -53,5 +53,6 @@ fn doing(line: &StatusLine) -> String {
     } else {
         format!("next: {next}")
     };
-    format!("{power}{now}")
+    let trouble = line.trouble.as_ref().map(|why| format!("; {}", printable(why))).unwrap_or_default();
+    format!("{power}{now}{trouble}")
 }

@@ -47,6 +47,20 @@ pub struct Seen {
     pub expected_s: Option<f64>,
 }
 
+impl Seen {
+    /// Remembers what an event tells.
+    pub fn note(&mut self, event: &EventBody) {
+        match event {
+            EventBody::Check { check } => self.checks.push(check.clone()),
+            EventBody::OutageStarted { expected_s } => self.expected_s = Some(*expected_s),
+            EventBody::StepUndone { step, outcome: StepOutcome::Undone, .. } => {
+                self.undone.push((step.kind, step.title.clone()));
+            }
+            _ => {}
+        }
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     bar: Option<ProgressBar>,
@@ -112,6 +126,7 @@ impl Terminal {
 
     fn event(&self, event: &Event) {
         let mut inner = self.lock();
+        inner.seen.note(&event.body);
         match &event.body {
             EventBody::Preflight { verdict, detail, .. } if verdict == "warning" => {
                 inner.preflight.push(detail.clone())
@@ -127,13 +142,8 @@ impl Terminal {
                 let mut line = inner.step.lock().unwrap_or_else(PoisonError::into_inner);
                 line.detail = format!("{}{percent}", printable(detail));
             }
-            EventBody::StepFinished { step, outcome, elapsed_s, .. } => {
-                self.step_line(&inner, step, word(*outcome), *elapsed_s);
-            }
-            EventBody::StepUndone { step, outcome, elapsed_s, .. } => {
-                if *outcome == StepOutcome::Undone {
-                    inner.seen.undone.push((step.kind, step.title.clone()));
-                }
+            EventBody::StepFinished { step, outcome, elapsed_s, .. }
+            | EventBody::StepUndone { step, outcome, elapsed_s, .. } => {
                 self.step_line(&inner, step, word(*outcome), *elapsed_s);
             }
             EventBody::Command { host, argv, status, elapsed_s, .. } if self.manner.verbose => {
@@ -147,18 +157,14 @@ impl Terminal {
                 self.tell(&inner, &line, false);
             }
             EventBody::OutageStarted { expected_s } => {
-                inner.seen.expected_s = Some(*expected_s);
                 let line = format!("{} is down now, for about {}\n", event.guest, about(*expected_s));
                 self.plain(&inner, &line);
             }
             EventBody::OutageEnded { elapsed_s } => {
                 self.plain(&inner, &format!("{} is up again after {}\n", event.guest, measured(*elapsed_s)));
             }
-            EventBody::Check { check } => inner.seen.checks.push(check.clone()),
-            EventBody::Warning { message } => {
-                if inner.warned.insert(message.clone()) {
-                    self.tell(&inner, &page::warning(message, false, self.manner.style), true);
-                }
+            EventBody::Warning { message } if inner.warned.insert(message.clone()) => {
+                self.tell(&inner, &page::warning(message, false, self.manner.style), true);
             }
             EventBody::VerbFinished { .. } => {
                 if let Some(bar) = inner.bar.take() {
@@ -257,7 +263,7 @@ impl Front for Terminal {
     }
 
     fn confirm(&self, word: &str) -> Option<bool> {
-        let answer = self.person.answer(&format!("\nType {word} to go on: "), exit::UNDECIDED)?;
+        let answer = self.person.answer(&format!("Type {word} to go on: "), exit::UNDECIDED)?;
         Some(answer == word)
     }
 

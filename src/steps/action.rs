@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
+use super::{Step, adopt, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
 
 macro_rules! actions {
     ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
@@ -34,6 +34,7 @@ macro_rules! actions {
 actions! {
     "storage.snapshot" Snapshot(storage::Snapshot),
     "storage.remove" RemoveVolumes(storage::RemoveVolumes),
+    "storage.rename" RenameVolume(storage::RenameVolume),
     "storage.mark" MarkVolume(storage::MarkVolume),
     "guest.define" Define(domain::Define),
     "guest.undefine" Undefine(domain::Undefine),
@@ -42,9 +43,12 @@ actions! {
     "guest.autostart" Autostart(domain::Autostart),
     "files.rewrite" Rewrite(files::Rewrite),
     "files.restore" Restore(files::Restore),
+    "files.relink" Relink(adopt::Relink),
+    "files.restamp" Restamp(adopt::Restamp),
     "queues.set_aside" SetAside(queues::SetAside),
     "queues.mirror" Mirror(queues::Mirror),
     "queues.return" Return(queues::Return),
+    "queues.discard" Discard(queues::Discard),
     "carry.rsync" Carry(carry::Carry),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),

@@ -36,6 +36,29 @@ fn three_way(name: &str, before: &str, ours: &str, theirs: &str) -> String {
     format!("{}{}", show("as upgradectl wrote it", before, ours), show("as it is now", before, theirs))
 }
 
+impl Define {
+    /// [`StepError::Foreign`] if taking this back would overwrite what someone else made of the definition since.
+    /// `found` and `last` are what its capture and its application returned.
+    ///
+    /// # Errors
+    /// The platform does not answer, or the journal has not kept what it should.
+    pub async fn foreign(&self, world: &World, found: &Value, last: &Value) -> Result<Option<StepError>, StepError> {
+        let name = &self.definition.name;
+        let Some(current) = world.hypervisor(&self.host)?.definition(name).await? else { return Ok(None) };
+        let before: Option<String> = super::read(&found["before"])?;
+        let before = before.map(|sha| world.recall_text(&sha)).transpose()?;
+        let stored = match last["data"]["stored"].as_str() {
+            Some(sha) => world.recall_text(sha)?,
+            None => self.definition.text.clone(),
+        };
+        let known = [before.as_deref().unwrap_or(&stored), &stored, &self.definition.text];
+        Ok((!known.iter().any(|text| same(text, &current.text))).then(|| StepError::Foreign {
+            what: format!("the definition of {name}"),
+            diff: three_way(name, before.as_deref().unwrap_or_default(), &stored, &current.text),
+        }))
+    }
+}
+
 #[async_trait]
 impl Step for Define {
     fn title(&self) -> String {
@@ -46,6 +69,12 @@ impl Step for Define {
     }
     fn undo_title(&self) -> String {
         if self.replaces.is_some() { "the definition as it was".into() } else { "undefine it".into() }
+    }
+    fn taken_back(&self) -> String {
+        match self.replaces {
+            Some(_) => format!("give {} its definition back", self.definition.name),
+            None => format!("undefine {}", self.definition.name),
+        }
     }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![vec!["virsh".into(), "define".into(), format!("{}.xml", self.definition.name)]]
@@ -96,20 +125,14 @@ impl Step for Define {
         if before.as_deref().is_some_and(|before| same(before, &current)) {
             return Ok(Change::Unchanged.into());
         }
-        let stored = match world.last["data"]["stored"].as_str() {
-            Some(sha) => world.recall_text(sha)?,
-            None => self.definition.text.clone(),
-        };
-        if !same(&current, &stored) && !same(&current, &self.definition.text) {
+        if let Some(foreign) = self.foreign(world, found, &world.last).await? {
             match world.decision {
                 Some(Side::Ours) => {}
-                Some(Side::Theirs) => return Ok(Done::new(Change::Unchanged).warn(format!("{name}: left as it is"))),
-                None => {
-                    return Err(StepError::Foreign {
-                        what: format!("the definition of {name}"),
-                        diff: three_way(name, before.as_deref().unwrap_or_default(), &stored, &current),
-                    });
+                Some(Side::Theirs) if before.is_none() => {
+                    return Ok(Done::new(Change::Unchanged).warn(format!("{name}: left as it is")));
                 }
+                // Left as it is, production's definition would start the clone's disks as the original.
+                Some(Side::Theirs) | None => return Err(foreign),
             }
         }
         match before {
@@ -135,6 +158,9 @@ impl Step for Undefine {
     }
     fn undo_title(&self) -> String {
         "define it again".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("define {} again", self.guest)
     }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![vec!["virsh".into(), "undefine".into(), self.guest.clone()]]
@@ -197,6 +223,9 @@ impl Step for Start {
     fn undo_title(&self) -> String {
         "stop it".into()
     }
+    fn taken_back(&self) -> String {
+        format!("stop {}", self.guest)
+    }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![vec!["virsh".into(), "start".into(), self.guest.clone()]]
     }
@@ -255,6 +284,9 @@ impl Step for Stop {
     fn undo_title(&self) -> String {
         "start it".into()
     }
+    fn taken_back(&self) -> String {
+        format!("start {} again", self.guest)
+    }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![vec!["virsh".into(), "shutdown".into(), self.guest.clone()]]
     }
@@ -297,6 +329,9 @@ impl Step for Autostart {
     }
     fn undo_title(&self) -> String {
         "as it was".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("autostart of {} as it was", self.guest)
     }
     fn commands(&self) -> Vec<Vec<String>> {
         let mut argv = vec!["virsh".to_owned(), "autostart".to_owned()];

@@ -34,12 +34,27 @@ pub fn expected(edits: &[FileEdit]) -> Vec<Expected> {
         .collect()
 }
 
+/// Refuses edits that are not those of the plan.
+fn as_planned(edits: &[FileEdit], planned: &[Expected]) -> Result<(), StepError> {
+    let now = expected(edits);
+    let changed: Vec<String> = now
+        .iter()
+        .filter(|file| !planned.contains(file))
+        .chain(planned.iter().filter(|file| !now.iter().any(|other| other.path == file.path)))
+        .map(|file| format!("/{}", file.path.display()))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(StepError::Changed(format!("changed in the guest since the plan was made: {}", changed.join(", "))))
+}
+
 pub(super) async fn open(world: &World, host: &str, volume: &VolumeRef) -> Result<Tree, StepError> {
     let path = world.hypervisor(host)?.storage(volume.kind)?.open(volume).await?;
     Ok(Tree::open(&path)?)
 }
 
-fn reversed(edits: &[FileEdit]) -> Vec<FileEdit> {
+pub(super) fn reversed(edits: &[FileEdit]) -> Vec<FileEdit> {
     edits
         .iter()
         .rev()
@@ -47,12 +62,12 @@ fn reversed(edits: &[FileEdit]) -> Vec<FileEdit> {
         .collect()
 }
 
-fn keep(world: &World, edits: &[FileEdit]) -> Result<Value, StepError> {
+pub(super) fn keep(world: &World, edits: &[FileEdit]) -> Result<Value, StepError> {
     let bytes = serde_json::to_vec(edits).map_err(|error| StepError::Memory(error.to_string()))?;
     Ok(json!({ "edits": world.memory.keep(&bytes)? }))
 }
 
-fn recall(world: &World, found: &Value) -> Result<Vec<FileEdit>, StepError> {
+pub(super) fn recall(world: &World, found: &Value) -> Result<Vec<FileEdit>, StepError> {
     let Some(sha) = found["edits"].as_str() else { return Ok(Vec::new()) };
     serde_json::from_slice(&world.memory.recall(sha)?).map_err(|error| StepError::Memory(error.to_string()))
 }
@@ -64,6 +79,10 @@ fn names(edits: &[Expected], most: usize) -> String {
         names.push(format!("{} more", edits.len() - most));
     }
     names.join(", ")
+}
+
+fn beneath(path: &Path, mount_point: &Path) -> bool {
+    path.starts_with(mount_point.strip_prefix("/").unwrap_or(mount_point))
 }
 
 /// Makes the copy of a guest not be the guest: address, keys, mounts, quarantine.
@@ -136,7 +155,9 @@ fn read_keys(dir: &Path) -> Result<BTreeMap<String, String>, StepError> {
 #[async_trait]
 impl Step for Rewrite {
     fn title(&self) -> String {
-        format!("rewrite {} files in the clone", self.expected.len())
+        // Directories beneath detached mount points are many and say little.
+        let bones = |file: &&Expected| !self.spec.skeletons.iter().any(|(point, _)| beneath(&file.path, point));
+        format!("rewrite {} files in the clone", self.expected.iter().filter(bones).count())
     }
     fn undo_title(&self) -> String {
         "goes with the clone".into()
@@ -175,7 +196,9 @@ impl Step for Rewrite {
                 changed.join(", ")
             )));
         }
-        keep(world, &edits)
+        let mut found = keep(world, &edits)?;
+        found["links"] = json!(guest::mounts::links_into(&tree, &self.spec.detached)?);
+        Ok(found)
     }
     async fn apply(&self, world: &World, found: &Value) -> Result<Done, StepError> {
         let edits = recall(world, found)?;
@@ -221,6 +244,13 @@ impl Restore {
         recall(world, &found)
     }
 
+    /// The links into detached data that [`Rewrite`] found, from the journal: path in the root, target as written.
+    pub fn links(world: &World, rewrite: StepRef) -> Result<Vec<(PathBuf, PathBuf)>, StepError> {
+        let found = world.memory.found(rewrite)?.unwrap_or_default();
+        // Runs of before this was recorded have none.
+        if found["links"].is_null() { Ok(Vec::new()) } else { super::read(&found["links"]) }
+    }
+
     async fn edits(&self, world: &World) -> Result<guest::restore::Restored, StepError> {
         let tree = open(world, &self.host, &self.volume).await?;
         Ok(guest::restore::restore_edits(&tree, &Self::recorded(world, self.rewrite)?)?)
@@ -235,6 +265,9 @@ impl Step for Restore {
     fn undo_title(&self) -> String {
         "the clone's identity again".into()
     }
+    fn taken_back(&self) -> String {
+        "give the clone its own identity again".into()
+    }
     fn diff(&self) -> Option<String> {
         Some(self.diff.clone())
     }
@@ -242,7 +275,9 @@ impl Step for Restore {
         Ok(if self.edits(world).await?.edits.is_empty() { Probe::Present } else { Probe::Absent })
     }
     async fn capture(&self, world: &World) -> Result<Value, StepError> {
-        keep(world, &self.edits(world).await?.edits)
+        let edits = self.edits(world).await?.edits;
+        as_planned(&edits, &self.expected)?;
+        keep(world, &edits)
     }
     async fn apply(&self, world: &World, found: &Value) -> Result<Done, StepError> {
         let tree = open(world, &self.host, &self.volume).await?;

@@ -68,6 +68,12 @@ impl Step for Hook {
     fn undo_title(&self) -> String {
         self.undo.as_ref().map_or_else(|| "-".into(), |argv| argv.join(" "))
     }
+    fn taken_back(&self) -> String {
+        match &self.undo {
+            Some(argv) => format!("{}: {} (hook)", self.name, argv.join(" ")),
+            None => self.title(),
+        }
+    }
     fn commands(&self) -> Vec<Vec<String>> {
         vec![self.argv.clone()]
     }

@@ -4,6 +4,7 @@
 //! Nothing here knows the journal: what a step has to remember goes through [`Memory`].
 
 mod action;
+pub mod adopt;
 pub mod carry;
 pub mod domain;
 pub mod files;
@@ -245,6 +246,10 @@ pub trait Step: Send + Sync {
     fn title(&self) -> String;
     /// What undo does, as an operator would say it: `remove it`; `-` if there is nothing to take back.
     fn undo_title(&self) -> String;
+    /// What undo does, in full, where it stands as a step of its own: `remove mercure--k3f9-xvda1`.
+    fn taken_back(&self) -> String {
+        format!("{} ({})", self.undo_title(), self.title())
+    }
     /// The commands it comes down to, for `plan -v` and the log (argv each; library calls as the equivalent command).
     fn commands(&self) -> Vec<Vec<String>> {
         Vec::new()

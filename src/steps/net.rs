@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hypervisors::{Change, MacAddr};
+use hypervisors::{Change, MacAddr, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -32,6 +32,10 @@ pub struct ProveSilent {
     pub host: String,
     /// Which addresses.
     pub places: Vec<Place>,
+    /// The guest that is about to take them. If it runs, the proof was held before it started: an attempt that was
+    /// cut short got further than its journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
 }
 
 #[async_trait]
@@ -46,7 +50,13 @@ impl Step for ProveSilent {
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let net = world.hypervisor(&self.host)?.net();
+        let hypervisor = world.hypervisor(&self.host)?;
+        if let Some(guest) = &self.before
+            && hypervisor.power(guest).await? == Power::On
+        {
+            return Ok(Change::Unchanged.into());
+        }
+        let net = hypervisor.net();
         for place in &self.places {
             let mut owner = None;
             for _ in 0..5 {

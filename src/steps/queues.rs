@@ -123,6 +123,9 @@ impl Step for Return {
     fn undo_title(&self) -> String {
         "bring the queues back to the original".into()
     }
+    fn taken_back(&self) -> String {
+        "bring the queues back to the original".into()
+    }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         Ok(Probe::Absent)
     }
@@ -135,5 +138,39 @@ impl Step for Return {
         queues::set_aside(&original, &world.run)?;
         let messages = mirror_all(&promoted, &original)?;
         Ok(Done::new(Change::Changed).with(json!({ "messages": messages })))
+    }
+}
+
+/// Removes the queues that clone set aside, for good: the promoted guest's are the ones that count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discard {
+    /// Inventory host.
+    pub host: String,
+    /// Root volume of the promoted guest.
+    pub volume: VolumeRef,
+}
+
+#[async_trait]
+impl Step for Discard {
+    fn title(&self) -> String {
+        "remove the queues that the clone had set aside".into()
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let tree = files::open(world, &self.host, &self.volume).await?;
+        Ok(match queues::is_set_aside(&tree, &world.run)? {
+            Aside::Absent => Probe::Present,
+            Aside::Partial | Aside::Present => Probe::Absent,
+        })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let tree = files::open(world, &self.host, &self.volume).await?;
+        let changed = queues::discard(&tree, &world.run)?;
+        Ok(Done::new(if changed { Change::Removed } else { Change::Unchanged }))
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
     }
 }

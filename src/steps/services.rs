@@ -20,24 +20,47 @@ async fn run(guest: &dyn Host, argv: &[&str]) -> Result<String, StepError> {
 pub struct StartWhileVerifying {
     host: String,
     link: GuestLink,
+    /// What is started.
     units: Vec<String>,
+    /// What is masked of these services: the units themselves, their templates, sockets, timers.
+    masked: Vec<String>,
+}
+
+/// The service a unit belongs to: `postfix` of `postfix.service`, `postfix@.service`, `postfix@`.
+pub fn service(unit: &str) -> &str {
+    let name = unit.rsplit_once('.').map_or(unit, |(name, kind)| match kind {
+        "service" | "socket" | "timer" | "path" => name,
+        _ => unit,
+    });
+    name.split('@').next().unwrap_or(name)
+}
+
+fn full(name: &str) -> String {
+    if name.rsplit_once('.').is_some_and(|(_, kind)| matches!(kind, "service" | "socket" | "timer" | "path")) {
+        name.to_owned()
+    } else {
+        format!("{name}.service")
+    }
 }
 
 impl StartWhileVerifying {
-    /// Of this clone, these services.
-    pub fn new(host: &str, link: &GuestLink, services: &[String]) -> Self {
-        let unit = |name: &String| if name.contains('.') { name.clone() } else { format!("{name}.service") };
-        Self { host: host.to_owned(), link: link.clone(), units: services.iter().map(unit).collect() }
+    /// Of this clone, these services of those that are off.
+    pub fn new(host: &str, link: &GuestLink, services: &[String], off: &[String]) -> Self {
+        let wanted = |unit: &&String| services.iter().any(|name| service(name) == service(unit));
+        Self {
+            host: host.to_owned(),
+            link: link.clone(),
+            units: services.iter().map(|name| full(name)).collect(),
+            masked: off.iter().filter(wanted).map(|unit| full(unit)).collect(),
+        }
     }
 
-    async fn each(&self, world: &World, verbs: &[&str]) -> Result<Done, StepError> {
+    async fn each(&self, world: &World, verb: &str, units: &[String]) -> Result<(), StepError> {
         let guest = world.hypervisor(&self.host)?.guest(&self.link)?;
-        for verb in verbs {
-            for unit in &self.units {
-                run(&*guest, &["systemctl", verb, unit]).await?;
-            }
+        for unit in units {
+            run(&*guest, &["systemctl", verb, unit]).await?;
         }
-        Ok(Change::Changed.into())
+        Ok(())
     }
 }
 
@@ -51,16 +74,21 @@ impl Step for StartWhileVerifying {
     }
     fn commands(&self) -> Vec<Vec<String>> {
         let argv = |verb: &str, unit: &String| vec!["systemctl".to_owned(), verb.to_owned(), unit.clone()];
-        self.units.iter().flat_map(|unit| [argv("unmask", unit), argv("start", unit)]).collect()
+        let unmask = self.masked.iter().map(|unit| argv("unmask", unit));
+        unmask.chain(self.units.iter().map(|unit| argv("start", unit))).collect()
     }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        self.each(world, &["unmask", "start"]).await
+        self.each(world, "unmask", &self.masked).await?;
+        self.each(world, "start", &self.units).await?;
+        Ok(Change::Changed.into())
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        self.each(world, &["stop", "mask"]).await
+        self.each(world, "stop", &self.units).await?;
+        self.each(world, "mask", &self.masked).await?;
+        Ok(Change::Changed.into())
     }
 }
 
@@ -123,26 +151,34 @@ impl FenceOutgoing {
         let after = |key: &str| words.iter().position(|word| *word == key).and_then(|at| words.get(at + 1)).copied();
         let width = if controller.is_ipv4() { 32 } else { 128 };
         let own = format!("{controller}/{width}");
+        let mut commands = Vec::new();
         if let Some(device) = after("dev").filter(|device| *device != "lo") {
             let mut argv = vec!["ip", "route", verb, &own];
             if let Some(gateway) = after("via") {
                 argv.extend(["via", gateway]);
             }
             argv.extend(["dev", device]);
-            self.tolerant(&*guest, &argv, verb).await?;
+            commands.push(argv.into_iter().map(str::to_owned).collect::<Vec<_>>());
         }
         for (network, prefix) in Self::networks(&*guest).await? {
             let family = if network.is_ipv4() { "-4" } else { "-6" };
             for half in halves(network, prefix) {
-                self.tolerant(&*guest, &["ip", family, "route", verb, "unreachable", &half], verb).await?;
+                commands.push(["ip", family, "route", verb, "unreachable", &half].map(str::to_owned).to_vec());
             }
+        }
+        // Our own way is the first to be opened and the last to be given up: never cut off in between.
+        if verb == "del" {
+            commands.reverse();
+        }
+        for argv in &commands {
+            self.tolerant(&*guest, argv, verb).await?;
         }
         Ok(Change::Changed.into())
     }
 
     /// Taking back what is not there is no failure.
-    async fn tolerant(&self, guest: &dyn Host, argv: &[&str], verb: &str) -> Result<(), StepError> {
-        let command = Command::new(argv.iter().copied());
+    async fn tolerant(&self, guest: &dyn Host, argv: &[String], verb: &str) -> Result<(), StepError> {
+        let command = Command::new(argv.to_vec());
         let output = guest.run(&command).await?;
         if verb != "del" {
             output.checked(argv.join(" "), &command)?;
@@ -173,6 +209,16 @@ impl Step for FenceOutgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_belongs_to_its_service() {
+        for unit in
+            ["postfix", "postfix@", "postfix.service", "postfix@.service", "postfix@-.service", "postfix.socket"]
+        {
+            assert_eq!(service(unit), "postfix");
+        }
+        assert_eq!(service("foo.bar"), "foo.bar");
+    }
 
     #[test]
     fn halves_cover_the_whole_and_are_more_specific() {

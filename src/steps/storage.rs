@@ -82,6 +82,10 @@ impl Step for Snapshot {
     fn undo_title(&self) -> String {
         "remove it".into()
     }
+    fn taken_back(&self) -> String {
+        let names: Vec<String> = self.copies.iter().map(|pair| pair.target.to_string()).collect();
+        format!("remove {}", names.join(", "))
+    }
     fn commands(&self) -> Vec<Vec<String>> {
         self.copies
             .iter()
@@ -204,6 +208,9 @@ impl Step for MarkVolume {
     fn undo_title(&self) -> String {
         "mark it as before".into()
     }
+    fn taken_back(&self) -> String {
+        format!("mark {} as before", self.volume)
+    }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let wanted = self.role.map(|role| Mark { run: world.run.clone(), role });
         let storage = world.hypervisor(&self.host)?.storage(self.volume.kind)?;
@@ -230,5 +237,48 @@ impl Step for MarkVolume {
             return Ok(Change::Unchanged.into());
         }
         Ok(storage.mark(&self.volume, mark.as_ref()).await?.into())
+    }
+}
+
+/// Gives a volume another name; nothing may run on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenameVolume {
+    /// Inventory host.
+    pub host: String,
+    /// The volume as it is called.
+    pub from: VolumeRef,
+    /// What it shall be called, beside it.
+    pub to: VolumeRef,
+}
+
+#[async_trait]
+impl Step for RenameVolume {
+    fn title(&self) -> String {
+        format!("rename {} to {}", self.from, self.to.path.file_name().unwrap_or_default().to_string_lossy())
+    }
+    fn undo_title(&self) -> String {
+        "its old name".into()
+    }
+    fn commands(&self) -> Vec<Vec<String>> {
+        vec![vec!["mv".into(), "-nT".into(), self.from.to_string(), self.to.to_string()]]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let storage = world.hypervisor(&self.host)?.storage(self.from.kind)?;
+        let (old, new) = (storage.inspect(&self.from).await?, storage.inspect(&self.to).await?);
+        Ok(match (old.is_some(), new.is_some()) {
+            (true, false) => Probe::Absent,
+            (false, true) => Probe::Present,
+            // A driver may be half-way; one that is not refuses to apply it.
+            (true, true) => Probe::Partial,
+            (false, false) => {
+                return Err(StepError::failed(format!("{} does not exist", self.from), "look at the host's storage"));
+            }
+        })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(world.hypervisor(&self.host)?.storage(self.from.kind)?.rename(&self.from, &self.to).await?.into())
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(world.hypervisor(&self.host)?.storage(self.from.kind)?.rename(&self.to, &self.from).await?.into())
     }
 }

@@ -349,6 +349,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<Change
     Ok(if before.is_some() { Change::Changed } else { Change::Created })
 }
 
+/// Becomes another program in place of this one (`ssh` for a person); returns only if that failed.
+pub fn become_command(argv: &[String]) -> std::io::Error {
+    use std::os::unix::process::CommandExt as _;
+    match argv.split_first() {
+        Some((program, rest)) => std::process::Command::new(program).args(rest).exec(),
+        None => std::io::ErrorKind::InvalidInput.into(),
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {

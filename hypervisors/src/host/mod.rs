@@ -9,7 +9,7 @@ mod local;
 mod record;
 mod ssh;
 
-pub use local::LocalHost;
+pub use local::{LocalHost, become_command};
 pub(crate) use local::{blocking, replace};
 pub use record::{
     CommandObserver, CommandRecord, LEASE_VARIABLE, current_observer, end_marked, observed, set_lease_marker,

@@ -107,6 +107,29 @@ impl SshHost {
             .map(drop)
     }
 
+    /// The argv of a session for a person: the same options, host key and key file as every other connection. Without a
+    /// command a login shell; `terminal` asks for one there. Ends as ssh(1) does.
+    ///
+    /// # Errors
+    /// If a path or name cannot be given to ssh.
+    pub fn session(&self, command: &[String], terminal: bool) -> Result<Vec<String>> {
+        let target = &self.target;
+        if target.address.is_empty() || target.address.starts_with('-') || target.user.starts_with('-') {
+            return Err(self.unfit("the address or login name"));
+        }
+        let mut argv = self.options()?;
+        argv.retain(|word| word != "-T");
+        if terminal {
+            argv.push("-t".into());
+        }
+        argv.extend(["--".to_owned(), target.address.clone()]);
+        if !command.is_empty() {
+            let sudo = target.sudo.then_some(["sudo", "-n", "--"]).into_iter().flatten().map(str::to_owned);
+            argv.push(shell_quote(&sudo.chain(command.iter().cloned()).collect::<Vec<_>>()));
+        }
+        Ok(argv)
+    }
+
     /// `ssh` with its options, without the destination.
     fn options(&self) -> Result<Vec<String>> {
         let target = &self.target;

@@ -1,7 +1,7 @@
 //! Edits of a domain XML that leave every byte alone that they do not name: comments, unknown elements, name
 //! spaces, order, quotes and entity forms stay. Pure.
 //!
-//! An edit is a set of cuts on the original text at positions found by [`super::tree`]. What comes out is read
+//! An edit is a set of cuts on the original text at positions found by `tree`. What comes out is read
 //! again and must say exactly what was asked, and nothing else must have changed; otherwise the edit is an error.
 //!
 //! The run mark's removal gives back the bytes that were there before it was set. For that, an empty `<metadata>`

@@ -208,7 +208,7 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// Opens the world in a directory made by [`Sim::create`] or [`super::seed`].
+    /// Opens the world in a directory made by [`Sim::create`] or [`super::seed()`].
     pub fn open(dir: &Path) -> Result<Self> {
         let doing = || format!("open the simulated world {}", dir.display());
         let path = dir.canonicalize().map_err(|error| Error::io(doing(), error))?;

@@ -1,11 +1,13 @@
 //! Takes a lab down: what `up` made, what an `up` that broke off left, and what the product made in it.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 
 use anyhow::{Result, bail, ensure};
 
 use super::register::Register;
 use super::{Lab, daemon, network, storage};
+use crate::command::run;
 
 /// Takes down whatever is there. Every part is tried, whatever another part said.
 ///
@@ -22,6 +24,7 @@ pub fn down(lab: &Lab) -> Result<()> {
             troubles.push(format!("{what}: {error:#}"));
         }
     };
+    connections(lab);
     part("guests and libvirtd", daemon::down(lab));
     part("network", network::down(lab));
     part("what labs share", Register::of_this_machine().leave(lab.number()));
@@ -33,6 +36,17 @@ pub fn down(lab: &Lab) -> Result<()> {
     let left = leftovers(lab);
     ensure!(left.is_empty(), "lab {} left: {}", lab.number(), left.join("; "));
     Ok(())
+}
+
+/// Ends the ssh connections that the product shares between its commands. They outlive it for a while, and their bound
+/// sockets hold the mount they are on (unix(7)).
+fn connections(lab: &Lab) {
+    let Ok(entries) = fs::read_dir(lab.state().join("run")) else { return };
+    for entry in entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket())) {
+        let socket = format!("ControlPath={}", entry.path().display());
+        // One that has ended by itself left its socket, which holds nothing.
+        run("ssh").args(["-F", "none", "-O", "exit", "-o", &socket, "anyone"]).succeeds();
+    }
 }
 
 /// Removes the lab's directory, never through a mount.

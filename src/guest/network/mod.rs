@@ -1,7 +1,7 @@
 //! Network configuration in the guest's files: who has which address by which system, and giving the clone its own.
 //!
 //! Three systems are understood, whichever of them are there: ifupdown, systemd-networkd and netplan. Only the address
-//! itself is replaced, prefix and gateway stay; what is taken off is commented out with [`splice::OFF`]. A file that
+//! itself is replaced, prefix and gateway stay; what is taken off is commented out with `# upgradectl: `. A file that
 //! cannot be understood stops everything; an address that is to change and stands nowhere does too.
 
 pub mod ifupdown;

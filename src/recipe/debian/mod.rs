@@ -1,7 +1,7 @@
 //! Release upgrades of Debian, as the release notes describe them: sources, minimal upgrade, full upgrade.
 //!
 //! * [`release`]: which release leads to which. * [`sources`]: package sources rewritten. * [`apt`]: what is called
-//!   and what it prints. * [`preflight`]: what is refused before anything is touched.
+//!   and what it prints. * [`mod@preflight`]: what is refused before anything is touched.
 //!
 //! The steps that use these are in `crate::steps::upgrade`.
 

@@ -43,46 +43,61 @@ impl Inside<'_> {
         all
     }
 
-    /// `find DIR [-maxdepth N] [( -type f -o -type l )] [-printf FORMAT]`, FORMAT of `%y`, `%m`, `%p`, `\\0` and `\\n`.
+    /// `find DIR… [-xdev] [-maxdepth N] [( -type f -o -type l )] [( -name *END -o … )] [-printf FORMAT | -print0]`, FORMAT of
+    /// `%y`, `%m`, `%p`, `\\0` and `\\n`. Tests of one kind are alternatives, of two kinds both have to hold.
     pub(super) fn find(&self, args: &[&str]) -> Output {
-        let Some((&start, rest)) = args.split_first() else { return fail(1, "find: missing directory") };
-        let (mut depth, mut types, mut format) = (u32::MAX, Vec::new(), "%p\\n");
-        let mut words = rest.iter();
+        let starts: Vec<&str> = args.iter().copied().take_while(|word| !word.starts_with(['-', '('])).collect();
+        if starts.is_empty() {
+            return fail(1, "find: missing directory");
+        }
+        let (mut depth, mut types, mut ends, mut format) = (u32::MAX, Vec::new(), Vec::new(), "%p\\n");
+        let mut words = args[starts.len()..].iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().copied().unwrap_or_default();
             match *word {
                 "-maxdepth" => depth = value().parse().unwrap_or(0),
                 "-type" => types.push(value()),
+                "-name" => match value().strip_prefix('*') {
+                    Some(end) if !end.contains(['*', '?', '[']) => ends.push(end),
+                    _ => return fail(1, "find: -name: only *END is understood in the simulated world"),
+                },
                 "-printf" => format = value(),
-                "(" | ")" | "-o" => {}
+                "-print0" => format = "%p\\0",
+                "(" | ")" | "-o" | "-xdev" => {}
                 other => return fail(1, format!("find: {other}: not understood in the simulated world")),
             }
         }
-        let Ok(place) = self.place(start, true) else { return fail(1, format!("find: {start}: cannot be read")) };
-        let mut text = String::new();
-        let mut left = vec![(start.trim_end_matches('/').to_owned(), place, depth)];
-        while let Some((path, place, depth)) = left.pop() {
-            let Ok(meta) = fs::symlink_metadata(&place) else {
-                return fail(1, format!("find: \u{2018}{path}\u{2019}: No such file or directory"));
+        let mut all = Output::default();
+        for start in starts {
+            let missing = format!("find: \u{2018}{start}\u{2019}: No such file or directory\n");
+            let Some(place) = self.place(start, true).ok().filter(|place| fs::symlink_metadata(place).is_ok()) else {
+                all.status = 1;
+                all.stderr.extend(missing.into_bytes());
+                continue;
             };
-            let kind = if meta.is_symlink() {
-                "l"
-            } else if meta.is_dir() {
-                "d"
-            } else {
-                "f"
-            };
-            if types.is_empty() || types.contains(&kind) {
-                let mode = format!("{:o}", meta.permissions().mode() & 0o7777);
-                let line = format.replace("%y", kind).replace("%m", &mode).replace("%p", &path);
-                text += &line.replace("\\0", "\0").replace("\\n", "\n");
-            }
-            if kind == "d" && depth > 0 {
-                let names = tree::names(&place, "").into_iter().rev();
-                left.extend(names.map(|name| (format!("{path}/{name}"), place.join(&name), depth - 1)));
+            let mut left = vec![(start.trim_end_matches('/').to_owned(), place, depth)];
+            while let Some((path, place, depth)) = left.pop() {
+                let Ok(meta) = fs::symlink_metadata(&place) else { continue };
+                let kind = if meta.is_symlink() {
+                    "l"
+                } else if meta.is_dir() {
+                    "d"
+                } else {
+                    "f"
+                };
+                let fits = ends.is_empty() || ends.iter().any(|end| path.ends_with(end));
+                if fits && (types.is_empty() || types.contains(&kind)) {
+                    let mode = format!("{:o}", meta.permissions().mode() & 0o7777);
+                    let line = format.replace("%y", kind).replace("%m", &mode).replace("%p", &path);
+                    all.stdout.extend(line.replace("\\0", "\0").replace("\\n", "\n").into_bytes());
+                }
+                if kind == "d" && depth > 0 {
+                    let names = tree::names(&place, "").into_iter().rev();
+                    left.extend(names.map(|name| (format!("{path}/{name}"), place.join(&name), depth - 1)));
+                }
             }
         }
-        out(text)
+        all
     }
 
     fn test(&self, args: &[&str]) -> Output {

@@ -1,0 +1,154 @@
+//! What the tests of the ring share: the product in a lab of its own, and a verb that can be watched and killed.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use integration::cli::{Said, Upgradectl};
+use integration::lab::guest::{Guest, TINY};
+use integration::lab::{Lab, Standing};
+use serde_json::Value;
+
+/// An upgrade that takes no time and leaves a trace.
+pub const QUICK: &str = r#"upgrade = { recipe = "script", run = ["touch", "/root/upgraded"] }"#;
+
+/// The product in lab 1 with guest `tiny`, or others. Everything goes when it is dropped.
+#[derive(Debug)]
+pub struct Trial {
+    pub lab: Standing,
+    pub product: Upgradectl,
+}
+
+impl Trial {
+    /// A lab with these guests; the inventory is the lab's own.
+    pub fn with(guests: &[Guest]) -> Result<Trial> {
+        let lab = Lab::numbered(1)?.standing(guests)?;
+        let product = Upgradectl::in_lab(&lab)?;
+        Ok(Trial { lab, product })
+    }
+
+    /// A lab with `tiny`, whose upgrade is [`QUICK`].
+    pub fn tiny() -> Result<Trial> {
+        let trial = Trial::with(&[TINY])?;
+        trial.declare(QUICK)?;
+        Ok(trial)
+    }
+
+    /// Writes the inventory anew: `tiny` with these further lines.
+    pub fn declare(&self, lines: &str) -> Result<()> {
+        Ok(fs::write(self.lab.inventory(), self.inventory("", lines))?)
+    }
+
+    /// An inventory of `tiny`: `ssh` adds keys to its ssh table (and takes precedence), `lines` to its own.
+    pub fn inventory(&self, ssh: &str, lines: &str) -> String {
+        let key = self.lab.key();
+        let ssh = if ssh.is_empty() { format!("user = \"root\", key = \"{}\"", key.display()) } else { ssh.to_owned() };
+        format!(
+            "version = 1\n\n[defaults]\nssh = {{ {ssh} }}\n\n[hosts]\nhere = {{ hypervisor = \"libvirt\", uri = \"{}\" }}\n\n[guests.tiny]\nhost = \"here\"\nclone = {{ ip = [\".24\"] }}\n{lines}\n",
+            self.lab.uri()
+        )
+    }
+
+    /// Types a command; it must end with this exit code.
+    pub fn says(&self, line: &str, code: i32) -> Result<Said> {
+        self.product.run(line.split(' '))?.expect(code)
+    }
+
+    /// Types commands that all end well.
+    pub fn all(&self, lines: &[&str]) -> Result<()> {
+        lines.iter().try_for_each(|line| self.says(line, 0).map(drop))
+    }
+
+    /// The address of `tiny`.
+    pub fn address(&self) -> String {
+        self.lab.address(TINY.host)
+    }
+
+    /// The address its clones get.
+    pub fn clone_address(&self) -> String {
+        self.lab.address(TINY.host + 4)
+    }
+
+    /// The root of `tiny` as the host sees it.
+    pub fn root(&self) -> PathBuf {
+        TINY.root(&self.lab)
+    }
+
+    /// What `status --json` says of the one open run; `None` if there is none.
+    pub fn run(&self) -> Result<Option<Value>> {
+        let status = self.says("status --json", 0)?.json()?;
+        let runs = status["runs"].as_array().context("status has no runs")?;
+        ensure!(runs.len() <= 1, "{runs:?}");
+        Ok(runs.first().cloned())
+    }
+
+    /// The state of the one open run; empty if there is none.
+    pub fn state(&self) -> Result<String> {
+        Ok(self.run()?.and_then(|run| run["state"].as_str().map(str::to_owned)).unwrap_or_default())
+    }
+
+    /// Begins a verb, to be watched by its events.
+    pub fn begin(&self, line: &str) -> Result<Verb> {
+        let mut child = self
+            .product
+            .command(line.split(' '))
+            .arg("--json")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting upgradectl {line}"))?;
+        let events = BufReader::new(child.stdout.take().context("no pipe")?).lines();
+        Ok(Verb { line: line.to_owned(), child, events, seen: Vec::new() })
+    }
+}
+
+/// A verb that is under way.
+#[derive(Debug)]
+pub struct Verb {
+    line: String,
+    child: Child,
+    events: Lines<BufReader<ChildStdout>>,
+    seen: Vec<Value>,
+}
+
+impl Verb {
+    /// Reads events up to one for which this holds.
+    pub fn until(&mut self, holds: impl Fn(&Value) -> bool) -> Result<&Value> {
+        while let Some(line) = self.events.next() {
+            let event: Value = serde_json::from_str(&line?)?;
+            let found = holds(&event);
+            self.seen.push(event);
+            if found {
+                return self.seen.last().context("just seen");
+            }
+        }
+        anyhow::bail!("upgradectl {} ended without that event: {:#?}", self.line, self.seen.last())
+    }
+
+    /// Ends it as `kill -9` does: no handler, no last words.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        let status = self.child.wait()?;
+        ensure!(status.code().is_none(), "upgradectl {} had ended before it was killed: {status}", self.line);
+        Ok(())
+    }
+
+    /// Reads the rest; its exit code and all of its events.
+    pub fn end(mut self) -> Result<(i32, Vec<Value>)> {
+        for line in self.events {
+            self.seen.push(serde_json::from_str(&line?)?);
+        }
+        Ok((self.child.wait()?.code().unwrap_or(-1), self.seen))
+    }
+}
+
+/// Whether an event is this one of a step: its kind, and (part of) what it is about.
+pub fn step<'a>(event: &'a str, kind: &'a str, title: &'a str) -> impl Fn(&Value) -> bool + 'a {
+    move |seen| {
+        seen["event"] == event
+            && seen["step"]["kind"] == kind
+            && seen["step"]["title"].as_str().is_some_and(|found| found.ends_with(title))
+    }
+}

@@ -1,0 +1,225 @@
+//! Every operation that a verb does to the world fails, and the controller is killed right after it: from there, both
+//! ways out. Which operations there are is taken from the trace of a good run, so none is forgotten.
+
+use hypervisors::sim::{How, TraceEntry};
+
+use crate::bench::{Bench, Ending as _, Picture};
+
+/// Where a fault strikes.
+#[derive(Debug, Clone)]
+struct Strike {
+    op: String,
+    object: String,
+    nth: u32,
+}
+
+/// A verb with what leads to it.
+struct Passage {
+    verb: &'static str,
+    /// Verbs before it, with the states they lead to.
+    before: &'static [(&'static str, &'static str)],
+    /// The state it leads to.
+    done: &'static str,
+    /// States it may end in when an operation fails, by exit code.
+    failing: &'static [(i32, &'static str)],
+}
+
+const CLONE: Passage = Passage { verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
+const UPGRADE: Passage = Passage {
+    verb: "upgrade",
+    before: &[("clone", "cloned")],
+    done: "upgraded",
+    failing: &[(8, "upgrading"), (7, "")],
+};
+const VERIFY: Passage = Passage {
+    verb: "verify",
+    before: &[("clone", "cloned"), ("upgrade", "upgraded")],
+    done: "verified",
+    failing: &[(3, "upgraded"), (10, "verified")],
+};
+const PROMOTE: Passage = Passage {
+    verb: "promote",
+    before: &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")],
+    done: "promoted",
+    failing: &[(1, "verified"), (3, "promoted")],
+};
+const PROMOTED: &[(&str, &str)] =
+    &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted")];
+const ROLLBACK: Passage = Passage {
+    verb: "rollback",
+    before: PROMOTED,
+    done: "upgraded",
+    failing: &[(4, "rolling_back"), (8, "rolling_back")],
+};
+const COMMIT: Passage = Passage { verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
+const ABORT: Passage =
+    Passage { verb: "abort", before: PROMOTED, done: "aborted", failing: &[(4, "aborting"), (8, "aborting")] };
+const ABORT_CLONE: Passage = Passage {
+    verb: "abort",
+    before: &[("clone", "cloned")],
+    done: "aborted",
+    failing: &[(4, "aborting"), (8, "aborting")],
+};
+
+/// The operations of a good run of the verb.
+fn strikes(trace: &[TraceEntry], run: &str) -> Vec<Strike> {
+    // The next run has another id.
+    let pattern = |object: &str| object.split_once(run).map_or(object, |(start, _)| start).to_owned();
+    let mut strikes: Vec<Strike> = Vec::new();
+    for (index, entry) in trace.iter().enumerate() {
+        let object = pattern(&entry.object);
+        let same = |other: &&TraceEntry| other.op == entry.op && other.object.contains(&object);
+        let nth = u32::try_from(trace[..=index].iter().filter(same).count()).unwrap();
+        strikes.push(Strike { op: entry.op.clone(), object, nth });
+    }
+    strikes
+}
+
+struct Ground {
+    bench: Bench,
+    passage: &'static Passage,
+    /// Before the run.
+    first: Picture,
+    /// Before the verb.
+    start: Picture,
+    strikes: Vec<Strike>,
+}
+
+impl Ground {
+    fn new(passage: &'static Passage) -> Self {
+        let bench = Bench::new();
+        let first = bench.picture();
+        for (verb, state) in passage.before {
+            bench.good(verb, state);
+        }
+        bench.keep("start");
+        let start = bench.picture();
+        let before = bench.trace().len();
+        bench.good(passage.verb, passage.done);
+        let run = if passage.verb == "clone" { bench.run_id() } else { "\0".to_owned() };
+        let strikes = strikes(&bench.trace()[before..], &run);
+        assert!(strikes.len() >= 2, "{strikes:?}");
+        Self { bench, passage, first, start, strikes }
+    }
+
+    /// The world is as before the run.
+    fn as_before_the_run(&self, about: &str) {
+        self.first.clone().after_a_promotion().assert_same(&self.bench.picture().after_a_promotion(), about);
+        self.bench.no_conflicts(about);
+        assert_eq!(self.bench.state(), "none", "{about}");
+    }
+
+    /// Goes on to the state the verb leads to.
+    fn forward(&self, about: &str) {
+        let Passage { verb, done, .. } = self.passage;
+        for _ in 0..4 {
+            let state = self.bench.state();
+            if state == *done || (state == "none" && matches!(*done, "committed" | "aborted")) {
+                self.bench.no_conflicts(about);
+                return;
+            }
+            let stuck = self.bench.run().and_then(|run| run["stuck_step"].as_u64());
+            let said = if let Some(step) = stuck {
+                let step = step.to_string();
+                self.bench.verb_with("retry", &["--step", &step, "--reason", "the fault is gone"])
+            } else if state.ends_with("ing") || state == "rolling_back" {
+                self.bench.verb("resume")
+            } else {
+                self.bench.verb(verb)
+            };
+            // Going on with the undoing of a verb that had failed is well done, too.
+            assert_eq!(said.code, 0, "{about}, going on from {state}: {said}");
+        }
+        panic!("{about}: the way forward does not lead to {done} but to {}", self.bench.state());
+    }
+
+    /// Takes everything back.
+    fn backward(&self, about: &str) {
+        let state = self.bench.state();
+        if let Some(step) = self.bench.run().and_then(|run| run["stuck_step"].as_u64()) {
+            let step = step.to_string();
+            let said = self.bench.verb_with("retry", &["--step", &step, "--reason", "the fault is gone"]);
+            assert_eq!(said.code, 0, "{about}, trying again: {said}");
+        }
+        if self.bench.state() != "none" {
+            let said = self.bench.verb("abort");
+            if self.passage.verb == "commit" && said.code == 9 {
+                return self.forward(about);
+            }
+            assert_eq!(said.code, 0, "{about}, abort from {state}: {said}");
+        }
+        self.as_before_the_run(about);
+    }
+
+    /// One fault, both ways out.
+    fn strike(&self, strike: &Strike, how: How) {
+        let about = format!("{} with {how:?} at {strike:?}", self.passage.verb);
+        self.bench.back_to("start");
+        self.bench.fault(&strike.op, &strike.object, strike.nth, how);
+        let said = self.bench.verb(self.passage.verb);
+        self.bench.no_faults();
+        self.bench.no_conflicts(&about);
+        match how {
+            How::KillBefore | How::KillMid | How::KillAfter => assert_eq!(said.code, -1, "{about}: {said}"),
+            _ if said.code == 0 => assert_eq!(said.state().as_deref(), Some(self.passage.done), "{about}: {said}"),
+            _ => {
+                let ending = (said.code, said.state().unwrap_or_default());
+                let known = self.passage.failing.iter().any(|(code, state)| *code == ending.0 && *state == ending.1);
+                assert!(known, "{about}: ended {ending:?}: {said}");
+            }
+        }
+        if said.code == 1 || said.code == 7 {
+            let start = self.start.clone().after_a_promotion();
+            start.assert_same(&self.bench.picture().after_a_promotion(), &format!("{about}, undone"));
+        }
+        self.bench.keep("struck");
+        self.forward(&format!("{about}, forward"));
+        if self.bench.path("kept/struck").exists() {
+            self.bench.back_to("struck");
+            self.backward(&format!("{about}, backward"));
+        }
+    }
+}
+
+/// Strikes every operation; tells of all that go wrong, not only the first.
+fn every_strike(passage: &'static Passage, how: How) {
+    let ground = Ground::new(passage);
+    let mut wrong = Vec::new();
+    for strike in &ground.strikes {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ground.strike(strike, how)));
+        if let Err(why) = result {
+            let text = why.downcast_ref::<String>().cloned();
+            wrong.push(text.or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default());
+        }
+    }
+    let count = wrong.len();
+    assert!(wrong.is_empty(), "{count} of {} go wrong:\n{}", ground.strikes.len(), wrong.join("\n----\n"));
+}
+
+macro_rules! strikes {
+    ($($name:ident: $passage:ident $how:ident),+ $(,)?) => {
+        $(#[test]
+        fn $name() {
+            every_strike(&$passage, How::$how);
+        })+
+    };
+}
+
+strikes! {
+    clone_fails: CLONE Fail,
+    clone_is_killed: CLONE KillAfter,
+    upgrade_fails: UPGRADE Fail,
+    upgrade_is_killed: UPGRADE KillAfter,
+    verify_fails: VERIFY Fail,
+    verify_is_killed: VERIFY KillAfter,
+    promote_fails: PROMOTE Fail,
+    promote_is_killed: PROMOTE KillAfter,
+    rollback_fails: ROLLBACK Fail,
+    rollback_is_killed: ROLLBACK KillAfter,
+    commit_fails: COMMIT Fail,
+    commit_is_killed: COMMIT KillAfter,
+    abort_fails: ABORT Fail,
+    abort_is_killed: ABORT KillAfter,
+    abort_of_a_clone_fails: ABORT_CLONE Fail,
+    abort_of_a_clone_is_killed: ABORT_CLONE KillAfter,
+}

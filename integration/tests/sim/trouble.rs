@@ -1,0 +1,355 @@
+//! Trouble in the middle: someone else's changes, a second controller, signals, an undo that fails, and what the boot unit
+//! does about an interrupted run.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use hypervisors::sim::How;
+use integration::cli::Said;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::bench::{Bench, Ending as _};
+
+fn definition(bench: &Bench) -> String {
+    fs::read_to_string(bench.path("world/definitions/mercure.json")).unwrap()
+}
+
+/// Someone gives the guest another CPU.
+fn edit_definition(bench: &Bench) -> String {
+    let text = definition(bench);
+    let edited = text.replace("\"vcpus\": 1", "\"vcpus\": 2");
+    assert_ne!(text, edited);
+    fs::write(bench.path("world/definitions/mercure.json"), &edited).unwrap();
+    edited
+}
+
+#[track_caller]
+fn undecided(bench: &Bench, said: &Said, state: &str) {
+    assert!([4, 6].contains(&said.code), "{said}");
+    let error = said.ending()["error"].to_string();
+    for word in ["--ours", "--theirs", "+  \\\"vcpus\\\": 2"] {
+        assert!(error.contains(word), "{word} is not in {error}");
+    }
+    assert_eq!(bench.state(), state);
+}
+
+#[test]
+fn definition_changed_before_promotion() {
+    for (side, vcpus) in [("--theirs", 2), ("--ours", 1)] {
+        let bench = Bench::new();
+        bench.good_way_to("verified");
+        let found = definition(&bench);
+        let edited = edit_definition(&bench);
+        let effects = bench.trace().len();
+        undecided(&bench, &bench.verb("promote"), "verified");
+        assert_eq!((definition(&bench), bench.trace().len()), (edited.clone(), effects));
+
+        let said = bench.verb_with("promote", &[side]);
+        assert_eq!(said.code, 0, "{side}: {said}");
+        assert!(definition(&bench).contains(&format!("\"vcpus\": {vcpus}")), "{side}");
+        // Rollback returns the definition that promote found, abort the one that clone found.
+        bench.good("rollback", "upgraded");
+        assert_eq!(definition(&bench), edited, "{side}: after rollback");
+        let said = bench.verb("abort");
+        assert_eq!(said.code, 0, "{side}: {said}");
+        assert!([&edited, &found].contains(&&definition(&bench)), "{side}: after abort");
+        bench.no_conflicts(side);
+    }
+}
+
+#[test]
+fn definition_changed_after_promotion() {
+    for verb in ["rollback", "abort"] {
+        for side in ["--ours", "--theirs"] {
+            let bench = Bench::new();
+            let found = definition(&bench);
+            bench.good_way_to("promoted");
+            let edited = edit_definition(&bench);
+            let said = bench.verb(verb);
+            assert!([4, 6].contains(&said.code), "{said}");
+            let error = said.ending()["error"].to_string();
+            assert!(error.contains("vcpus"), "no diff: {error}");
+            assert!(error.contains("--ours") && error.contains("--theirs"), "no choice: {error}");
+            assert_eq!(definition(&bench), edited, "{verb}: overwritten without being asked");
+            if let Some(step) = bench.run().and_then(|run| run["stuck_step"].as_u64()) {
+                let step = step.to_string();
+                let said = bench.verb_with("retry", &["--step", &step, "--reason", "decided", side]);
+                assert_eq!(said.code, 0, "{verb} {side}: {said}");
+            } else {
+                let said = bench.verb_with(verb, &[side]);
+                assert_eq!(said.code, 0, "{verb} {side}: {said}");
+            }
+            if side == "--ours" {
+                assert_eq!(definition(&bench), found, "{verb} {side}");
+            } else {
+                assert_eq!(definition(&bench), edited, "{verb} {side}");
+            }
+            bench.no_conflicts(verb);
+        }
+    }
+}
+
+/// Starts a verb that takes long at this operation, and waits until it is there.
+fn slow(bench: &Bench, verb: &str, op: &str, object: &str, ms: u64) -> std::process::Child {
+    bench.fault(op, object, 1, How::DelayMs(ms));
+    let child = bench.spawn(&["--json", verb, "mercure", "--yes"]);
+    let begun = Instant::now();
+    while bench.path("world/faults.json").exists() && !bench.sim().faults().unwrap().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{verb} does not come to {op}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[test]
+fn second_controller() {
+    let bench = Bench::new();
+    bench.good_way_to("verified");
+    let first = slow(&bench, "promote", "shutdown", "mercure", 3_000);
+    let output = bench.ctl.run(["--json", "abort", "mercure", "--yes"]).unwrap();
+    assert_eq!(output.code, 5, "{output}");
+    assert!(output.stdout.contains(&format!("{}", first.id())), "the holder is not named: {output}");
+    let said = bench.ended(first, &["promote"]);
+    assert_eq!((said.code, said.state().as_deref()), (0, Some("promoted")), "{said}");
+    bench.no_conflicts("two controllers");
+}
+
+#[test]
+fn two_clones_at_once() {
+    let bench = Bench::new();
+    let first = slow(&bench, "clone", "storage.snapshot", "", 1_500);
+    let output = bench.ctl.run(["--json", "clone", "mercure"]).unwrap();
+    assert_eq!(output.code, 5, "{output}");
+    assert_eq!(bench.ended(first, &["clone"]).code, 0);
+    bench.no_conflicts("two clones");
+}
+
+#[test]
+fn take_over_ends_the_first() {
+    let bench = Bench::new();
+    let before = bench.picture();
+    bench.good_way_to("verified");
+    let first = slow(&bench, "promote", "shutdown", "mercure", 60_000);
+    let output = bench.ctl.run(["--json", "abort", "mercure", "--yes", "--take-over"]).unwrap();
+    assert_eq!((output.code, output.state().as_deref()), (0, Some("aborted")), "{output}");
+    assert_eq!(bench.ended(first, &["promote"]).code, -1, "the first one lived on");
+    before.assert_same(&bench.picture().after_a_promotion(), "after abort");
+    bench.no_conflicts("take-over");
+}
+
+#[test]
+fn take_over_ends_the_children_of_the_first() {
+    let bench = Bench::with(
+        r#"
+[[guests.mercure.hooks]]
+name = "long"
+at = "before-upgrade"
+on = "controller"
+run = ["/bin/sh", "-c", "sleep 61.75; true"]
+"#,
+    );
+    bench.good_way_to("cloned");
+    let first = bench.spawn(&["--json", "upgrade", "mercure"]);
+    let sleeping = || {
+        let all = fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+        all.filter(|line| line == b"sleep\x0061.75\0").count()
+    };
+    let begun = Instant::now();
+    while sleeping() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the hook does not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = bench.ctl.run(["--json", "abort", "mercure", "--yes", "--take-over"]).unwrap();
+    assert_eq!(output.code, 0, "{output}");
+    assert_eq!(sleeping(), 0, "a child of the first lives on");
+    assert_eq!(bench.ended(first, &["upgrade"]).code, -1);
+}
+
+#[test]
+fn killed_controller_leaves_no_lock() {
+    let bench = Bench::new();
+    let before = bench.picture();
+    let mut first = slow(&bench, "clone", "storage.snapshot", "", 60_000);
+    first.kill().unwrap();
+    assert_eq!(bench.ended(first, &["clone"]).code, -1);
+    let run = bench.run().unwrap();
+    assert_eq!((run["state"].as_str(), run["interrupted"].as_bool()), (Some("cloning"), Some(true)));
+    bench.good("abort", "aborted");
+    before.assert_same(&bench.picture(), "after abort");
+}
+
+#[test]
+fn ctrl_c_ends_after_the_step_in_hand() {
+    let bench = Bench::new();
+    let first = slow(&bench, "clone", "storage.snapshot", "", 700);
+    kill(Pid::from_raw(i32::try_from(first.id()).unwrap()), Signal::SIGINT).unwrap();
+    let said = bench.ended(first, &["clone"]);
+    assert_eq!((said.code, said.state().as_deref()), (8, Some("cloning")), "{said}");
+    assert!(bench.trace().iter().any(|entry| entry.op == "storage.snapshot" && entry.outcome == "ok"));
+    assert!(!bench.trace().iter().any(|entry| entry.op == "define"), "it went on");
+    bench.good("resume", "cloned");
+    bench.no_conflicts("Ctrl-C");
+}
+
+#[test]
+fn ctrl_c_does_not_leave_production_down() {
+    let bench = Bench::new();
+    bench.good_way_to("verified");
+    let first = slow(&bench, "promote", "shutdown", "mercure", 0);
+    kill(Pid::from_raw(i32::try_from(first.id()).unwrap()), Signal::SIGINT).unwrap();
+    bench.ended(first, &["promote"]);
+    let power = fs::read_to_string(bench.path("world/power/mercure.json")).unwrap();
+    assert!(power.contains("\"power\": \"on\""), "production is down: {power}");
+    bench.no_conflicts("Ctrl-C in a promotion");
+}
+
+#[test]
+fn a_lost_terminal_stops_nothing() {
+    let bench = Bench::new();
+    let first = slow(&bench, "clone", "storage.snapshot", "", 500);
+    kill(Pid::from_raw(i32::try_from(first.id()).unwrap()), Signal::SIGHUP).unwrap();
+    let said = bench.ended(first, &["clone"]);
+    assert_eq!((said.code, said.state().as_deref()), (0, Some("cloned")), "{said}");
+}
+
+/// A rollback whose undo of the definition fails.
+fn stuck() -> (Bench, String) {
+    let bench = Bench::new();
+    bench.good_way_to("promoted");
+    bench.fault("define", "mercure", 1, How::Fail);
+    let said = bench.verb("rollback");
+    assert_eq!((said.code, said.state().as_deref()), (4, Some("rolling_back")), "{said}");
+    for verb in ["rollback", "abort", "commit"] {
+        let said = bench.verb(verb);
+        assert_eq!(said.code, 4, "{verb} of a stuck run: {said}");
+    }
+    let step = bench.run().unwrap()["stuck_step"].as_u64().unwrap().to_string();
+    (bench, step)
+}
+
+#[test]
+fn stuck_and_tried_again() {
+    let (bench, step) = stuck();
+    let said = bench.verb_with("retry", &["--step", "99", "--reason", "wrong step"]);
+    assert_eq!(said.code, 9, "{said}");
+    let said = bench.verb_with("retry", &["--step", &step, "--reason", "mended"]);
+    assert_eq!((said.code, said.state().as_deref()), (0, Some("upgraded")), "{said}");
+    bench.good("verify", "verified");
+    bench.good("promote", "promoted");
+    bench.no_conflicts("retry");
+}
+
+#[test]
+fn stuck_and_skipped() {
+    let (bench, step) = stuck();
+    // The operator does it by hand.
+    let original = fs::read(bench.path("world/definitions/mercure.json")).unwrap();
+    let text = String::from_utf8(original).unwrap();
+    let run = bench.run_id();
+    let start = text.replace(&format!("{run}-root"), "mercure");
+    fs::write(bench.path("world/definitions/mercure.json"), start).unwrap();
+    let said = bench.verb_with("skip", &["--step", &step, "--reason", "defined by hand"]);
+    assert_eq!((said.code, said.state().as_deref()), (0, Some("upgraded")), "{said}");
+    bench.no_conflicts("skip");
+}
+
+#[test]
+fn stuck_and_given_up() {
+    let (bench, step) = stuck();
+    let said = bench.verb_with("abandon", &["--step", &step, "--reason", "by hand from here"]);
+    assert_eq!(said.code, 0, "{said}");
+    assert_eq!(bench.state(), "none");
+}
+
+/// A promotion whose controller is killed after this operation; what the boot unit makes of it.
+#[track_caller]
+fn interrupted(policy: &str, op: &str, leads_to: &str, code: i32) {
+    let bench = Bench::new();
+    if !policy.is_empty() {
+        bench.edit_inventory("clone =", &format!("promote = {{ if_interrupted = \"{policy}\" }}\nclone ="));
+    }
+    bench.good_way_to("verified");
+    bench.fault(op, "mercure", if op == "shutdown" { 2 } else { 1 }, How::KillAfter);
+    assert_eq!(bench.verb("promote").code, -1);
+    assert_eq!(bench.state(), "promoting");
+    let said = bench.ctl_run(&["--json", "resume", "--interrupted"]);
+    assert_eq!((said.code, bench.state().as_str()), (code, leads_to), "{policy:?} after {op}: {said}");
+    let power = fs::read_to_string(bench.path("world/power/mercure.json")).unwrap();
+    let serves = power.contains("\"power\": \"on\"");
+    assert_eq!(serves, leads_to != "promoting" || op == "start", "{policy:?} after {op}: {power}");
+    bench.no_conflicts(policy);
+    // It is not done twice.
+    let effects = bench.trace().len();
+    assert_eq!(bench.ctl_run(&["--json", "resume", "--interrupted"]).code, 0);
+    assert_eq!(bench.trace().len(), effects);
+}
+
+#[test]
+fn interrupted_promotion_undeclared() {
+    interrupted("", "shutdown", "upgraded", 0);
+    interrupted("", "start", "promoted", 0);
+}
+
+#[test]
+fn interrupted_promotion_rolled_back() {
+    interrupted("rollback", "shutdown", "upgraded", 0);
+    interrupted("rollback", "start", "upgraded", 0);
+}
+
+#[test]
+fn interrupted_promotion_resumed() {
+    interrupted("resume", "shutdown", "promoted", 0);
+    interrupted("resume", "start", "promoted", 0);
+}
+
+#[test]
+fn interrupted_promotion_waits() {
+    interrupted("wait", "shutdown", "promoting", 0);
+    interrupted("wait", "start", "promoting", 0);
+}
+
+#[test]
+fn host_that_reboots_in_the_middle_starts_one_of_the_pair() {
+    let bench = Bench::new();
+    let before = bench.picture();
+    bench.good_way_to("verified");
+    bench.fault("shutdown", "mercure", 2, How::KillAfter);
+    assert_eq!(bench.verb("promote").code, -1);
+    let runtime = tokio_free_reboot(&bench);
+    assert!(!runtime.contains("--"), "the clone started with its host: {runtime}");
+    bench.good("abort", "aborted");
+    before.assert_same(&bench.picture().after_a_promotion(), "after abort");
+    bench.no_conflicts("host reboot");
+}
+
+/// What a reboot of the host leaves: every guest off, those with autostart on. Returns who runs.
+fn tokio_free_reboot(bench: &Bench) -> String {
+    let mut runs = String::new();
+    for entry in fs::read_dir(bench.path("world/power")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        if text.contains("\"autostart\": true") {
+            runs += path.file_name().unwrap().to_str().unwrap();
+        } else {
+            fs::write(&path, text.replace("\"power\": \"on\"", "\"power\": \"off\"")).unwrap();
+        }
+    }
+    runs
+}
+
+#[test]
+fn checks_that_fail_after_going_live() {
+    for (policy, state) in [("keep", "promoted"), ("rollback", "upgraded"), ("ask", "promoted")] {
+        let bench = Bench::new();
+        bench.edit_inventory("clone =", &format!("promote = {{ if_check_fails = \"{policy}\" }}\nclone ="));
+        bench.edit_inventory("{ kind = \"imap\" }", "{ kind = \"tcp\", port = 4242, when = \"promoted\" }");
+        bench.good_way_to("verified");
+        let mut args = vec!["--json", "promote", "mercure", "--yes"];
+        args.dedup();
+        let child = bench.spawn(&args);
+        let said = bench.ended_within(child, &args, Duration::from_secs(60));
+        assert_eq!((said.code, said.state().as_deref()), (3, Some(state)), "{policy}: {said}");
+        bench.no_conflicts(policy);
+    }
+}

@@ -1,0 +1,439 @@
+//! `gc`: objects that bear a mark and belong to no open run: found, judged, removed after confirmation, or adopted.
+//!
+//! Never removed: what bears no mark, or the role *production*; what a definition names, other than that of a clone which
+//! goes with it; an original on which its guest may still depend; a guest that is not a marked clone; and, unless the
+//! state directory is said to be lost, anything of a run that this journal does not know. Judging is pure ([`judge`]), and
+//! is done again by a fresh look right before the volumes go. Directories of closed runs are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hypervisors::{DefinitionEdit, DiskSource, GuestFacts, Hypervisor, Mark, Power, Role, VolumeKind, VolumeRef};
+use serde::Serialize;
+use serde_json::json;
+
+use super::app::App;
+use super::error::{Failure, exit};
+use super::record::RunFacts;
+use crate::engine::{ErrorInfo, lease};
+use crate::journal::{EventKind, RunRecord};
+
+/// What is asked of `gc`.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// The state directory was lost: runs that are not known here are over.
+    pub from_world: bool,
+    /// Take the mark off this object instead: a volume's path or name, or a guest's.
+    pub adopt: Option<String>,
+    /// Approves the list just shown.
+    pub yes: bool,
+    /// List only.
+    pub dry_run: bool,
+}
+
+/// Kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A guest's definition.
+    Definition,
+    /// A volume, or what is left of one.
+    Volume,
+}
+
+/// A marked object that belongs to no open run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    /// Inventory host.
+    pub host: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Name of the guest, or path of the volume.
+    pub object: String,
+    /// Run by its mark.
+    pub run: String,
+    /// Role by its mark.
+    pub role: Role,
+    /// Bytes in use, where that is cheap to know.
+    pub size_bytes: Option<u64>,
+    /// Whether `gc` removes it.
+    pub removable: bool,
+    /// Why it may, or may not, be removed.
+    pub why: String,
+    #[serde(skip)]
+    volume: Option<VolumeRef>,
+}
+
+/// What `gc` found and did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Collected {
+    /// Version of this structure.
+    pub schema: u32,
+    /// What was found, definitions first on each host.
+    pub found: Vec<Leftover>,
+    /// Hosts that could not be looked at, with the reason; nothing is removed there.
+    pub unreachable: Vec<String>,
+    /// Objects removed.
+    pub removed: Vec<String>,
+    /// Object adopted.
+    pub adopted: Option<String>,
+    /// What could not be removed, or was not approved.
+    pub error: Option<ErrorInfo>,
+    /// Exit code.
+    pub exit_code: u8,
+}
+
+/// What is known of a run here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Open,
+    Closed,
+    No,
+}
+
+/// One host, as gc sees it.
+struct Survey {
+    host: String,
+    hypervisor: Arc<dyn Hypervisor>,
+    guests: Vec<GuestFacts>,
+    volumes: Vec<(VolumeRef, Mark)>,
+}
+
+/// The place on the host that a disk names.
+fn place(source: &DiskSource) -> Option<&Path> {
+    match source {
+        DiskSource::Directory(path) | DiskSource::Block(path) | DiskSource::File(path) => Some(path),
+        DiskSource::Other(_) => None,
+    }
+}
+
+/// The path by which the system knows it, whatever links lead there.
+fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether a guest's definition names a volume, something in it, or something it lies in.
+fn names(guest: &GuestFacts, volume: &VolumeRef) -> bool {
+    let volume = real(&volume.path);
+    guest
+        .disks
+        .iter()
+        .filter_map(|disk| place(&disk.source))
+        .map(real)
+        .any(|disk| disk.starts_with(&volume) || volume.starts_with(&disk))
+}
+
+/// Name of the guest a run belongs to.
+fn guest_of(run: &str) -> &str {
+    run.rsplit_once("--").map_or(run, |(guest, _)| guest)
+}
+
+/// Why a definition may be removed, or why not.
+fn judge_definition(guest: &GuestFacts, mark: &Mark, survey: &Survey) -> Result<(), String> {
+    match mark.role {
+        Role::Clone => {}
+        Role::Production => return Err("production runs by it; --adopt makes it an ordinary definition".into()),
+        Role::Original | Role::Detached => return Err("it is not a clone's".into()),
+    }
+    if guest.name != mark.run {
+        return Err("it does not bear its run's name; --adopt makes it an ordinary definition".into());
+    }
+    for disk in &guest.disks {
+        let Some(path) = place(&disk.source) else { return Err(format!("its disk {} is not of the run", disk.name)) };
+        let ours = survey.volumes.iter().any(|(volume, found)| volume.path == path && found == mark);
+        if !ours && path.symlink_metadata().is_ok() {
+            return Err(format!("its disk {} ({}) is not of the run", disk.name, path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Why a volume may be removed, or why not.
+fn judge_volume(volume: &VolumeRef, mark: &Mark, survey: &Survey) -> Result<(), String> {
+    if mark.role == Role::Production {
+        return Err("production stands on it; --adopt makes it an ordinary volume".into());
+    }
+    for guest in survey.guests.iter().filter(|guest| names(guest, volume)) {
+        let goes = guest.mark.as_ref().is_some_and(|its| {
+            its.run == mark.run && mark.role == Role::Clone && judge_definition(guest, its, survey).is_ok()
+        });
+        if !goes {
+            return Err(format!("the definition of {} names it", guest.name));
+        }
+    }
+    if mark.role == Role::Original {
+        let name = guest_of(&mark.run);
+        let elsewhere = survey.guests.iter().find(|guest| guest.name == name).is_some_and(|guest| {
+            guest.disks.iter().any(|disk| disk.root && place(&disk.source).is_some_and(Path::exists))
+        });
+        if !elsewhere {
+            return Err(format!("it may be all that is left of {name}; --adopt makes it an ordinary volume"));
+        }
+    }
+    Ok(())
+}
+
+/// Everything marked on a host, judged. Pure, but for looking whether disks exist. Objects of open runs are left out.
+fn judge(survey: &Survey, known: &dyn Fn(&str) -> Known, from_world: bool) -> Vec<Leftover> {
+    let mut found = Vec::new();
+    let mut add = |kind, object: String, mark: &Mark, volume: Option<&VolumeRef>, fit: Result<(), String>| {
+        let state = known(&mark.run);
+        let fit = match (fit, state) {
+            (_, Known::Open) => return,
+            (Ok(()), Known::No) if !from_world => Err(format!(
+                "{} is not known here: another controller's, or the state directory was lost (then: gc --from-world)",
+                mark.run
+            )),
+            (Ok(()), Known::No) => Ok(format!("{} is not known here", mark.run)),
+            (Ok(()), Known::Closed) => Ok(format!("{} is over", mark.run)),
+            (Err(why), _) => Err(why),
+        };
+        let removable = fit.is_ok();
+        let (Ok(why) | Err(why)) = fit;
+        found.push(Leftover {
+            host: survey.host.clone(),
+            kind,
+            object,
+            run: mark.run.clone(),
+            role: mark.role,
+            size_bytes: None,
+            removable,
+            why,
+            volume: volume.cloned(),
+        });
+    };
+    for guest in &survey.guests {
+        if let Some(mark) = &guest.mark {
+            add(Kind::Definition, guest.name.clone(), mark, None, judge_definition(guest, mark, survey));
+        }
+    }
+    for (volume, mark) in &survey.volumes {
+        add(Kind::Volume, volume.to_string(), mark, Some(volume), judge_volume(volume, mark, survey));
+    }
+    found
+}
+
+impl App {
+    /// Looks for leftovers on every host of the inventory; changes nothing.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub async fn leftovers(&self, from_world: bool) -> Result<Collected, Failure> {
+        let runs = match self.journal_read_only()? {
+            Some(journal) => journal.runs(false)?,
+            None => Vec::new(),
+        };
+        let known = |run: &str| known(&runs, run);
+        let mut collected = Collected { schema: 1, ..Collected::default() };
+        for host in self.inventory.hosts.keys() {
+            match self.survey(host, &runs).await {
+                Ok(survey) => {
+                    let mut found = judge(&survey, &known, from_world);
+                    for leftover in &mut found {
+                        leftover.size_bytes = size(&*survey.hypervisor, leftover).await;
+                    }
+                    collected.found.extend(found);
+                }
+                Err(Failure(error)) => {
+                    let causes = error.causes.join(": ");
+                    collected.unreachable.push(format!("{host}: {}: {causes}", error.message));
+                }
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Shows the leftovers, asks, and removes those that may be removed; or adopts one object.
+    ///
+    /// # Errors
+    /// If the journal cannot be used, or the object to adopt cannot be; trouble with one object is in the result.
+    pub async fn gc(&self, wish: &Wish, show: &(dyn Fn(&Collected) + Sync)) -> Result<Collected, Failure> {
+        if let Some(object) = &wish.adopt {
+            return self.adopt(object).await;
+        }
+        let mut collected = self.leftovers(wish.from_world).await?;
+        show(&collected);
+        let chosen: Vec<Leftover> = collected.found.iter().filter(|one| one.removable).cloned().collect();
+        if wish.dry_run || chosen.is_empty() {
+            return Ok(collected);
+        }
+        if !wish.yes {
+            let (cause, help) = match self.front.confirm("remove") {
+                Some(true) => ("", ""),
+                Some(false) => ("not approved", "nothing was changed"),
+                None => ("it needs an approval, and nobody can be asked here", "read the list, then gc --yes"),
+            };
+            if !cause.is_empty() {
+                return Err(Failure::new(exit::UNDECIDED, "remove leftovers").cause(cause).help(help));
+            }
+        }
+        self.note(&chosen).await?;
+        let hosts: BTreeSet<&String> = chosen.iter().map(|one| &one.host).collect();
+        for host in hosts {
+            let chosen: Vec<&Leftover> = chosen.iter().filter(|one| one.host == *host).collect();
+            if let Err(Failure(mut error)) = self.remove(host, &chosen, wish, &mut collected.removed).await {
+                error.code = exit::UNTIDY;
+                collected.exit_code = exit::UNTIDY;
+                collected.error.get_or_insert(error);
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Removes what was chosen on one host: definitions first, then, after a fresh look, volumes.
+    async fn remove(
+        &self,
+        host: &str,
+        chosen: &[&Leftover],
+        wish: &Wish,
+        removed: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        let fresh = |survey: &Survey, runs: &[RunRecord]| -> Vec<Leftover> {
+            let again = judge(survey, &|run| known(runs, run), wish.from_world);
+            let same = |one: &&Leftover| {
+                chosen.iter().any(|c| (c.kind, &c.object, &c.run) == (one.kind, &one.object, &one.run))
+            };
+            again.iter().filter(|one| one.removable).filter(same).cloned().collect()
+        };
+        let look = async || -> Result<(Survey, Vec<Leftover>), Failure> {
+            let runs = match self.journal_read_only()? {
+                Some(journal) => journal.runs(false)?,
+                None => Vec::new(),
+            };
+            let survey = self.survey(host, &runs).await?;
+            let found = fresh(&survey, &runs);
+            Ok((survey, found))
+        };
+        let (survey, found) = look().await?;
+        for one in found.iter().filter(|one| one.kind == Kind::Definition) {
+            if survey.hypervisor.power(&one.object).await? != Power::Off {
+                survey.hypervisor.destroy(&one.object).await?;
+            }
+            survey.hypervisor.undefine(&one.object).await?;
+            removed.push(one.object.clone());
+        }
+        let (survey, found) = look().await?;
+        // Those whose definition could not go are named by it still, and not found here.
+        for one in &found {
+            let Some(volume) = &one.volume else { continue };
+            survey.hypervisor.storage(volume.kind)?.remove(volume, &one.run).await?;
+            removed.push(one.object.clone());
+        }
+        Ok(())
+    }
+
+    /// Writes into the journal of each run that is known here what is about to be removed.
+    async fn note(&self, chosen: &[Leftover]) -> Result<(), Failure> {
+        let Some(journal) = self.journal_read_only()? else { return Ok(()) };
+        let runs = journal.runs(false)?;
+        let mut by_run: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for one in chosen.iter().filter(|one| known(&runs, &one.run) == Known::Closed) {
+            by_run.entry(&one.run).or_default().push(&one.object);
+        }
+        if by_run.is_empty() {
+            return Ok(());
+        }
+        let journal = self.journal()?;
+        for (run, objects) in by_run {
+            let lease = lease::take(&*journal, run, false, Duration::ZERO).await?;
+            let note = json!({ "verb": "gc", "removes": objects });
+            let noted = journal.append(&lease, None, None, EventKind::Note, &note);
+            journal.release(&lease)?;
+            noted?;
+        }
+        Ok(())
+    }
+
+    /// Takes the mark off an object.
+    async fn adopt(&self, object: &str) -> Result<Collected, Failure> {
+        let runs = match self.journal_read_only()? {
+            Some(journal) => journal.runs(false)?,
+            None => Vec::new(),
+        };
+        let fail = |code| Failure::new(code, format!("adopt {object}"));
+        let mut candidates = Vec::new();
+        for host in self.inventory.hosts.keys() {
+            let survey = self.survey(host, &runs).await?;
+            // Objects of open runs are looked at too, to say why not.
+            let all = judge(&survey, &|_| Known::No, false);
+            let fits = |one: &Leftover| {
+                let name = Path::new(&one.object).file_name().is_some_and(|name| name == object);
+                one.object == object || (one.kind == Kind::Volume && name)
+            };
+            candidates.extend(all.into_iter().filter(fits).map(|one| (survey.hypervisor.clone(), one)));
+        }
+        let (hypervisor, one) = match candidates.as_slice() {
+            [] => {
+                return Err(fail(exit::USAGE).cause("no marked object of that name").help("upgradectl gc lists them"));
+            }
+            [one] => one,
+            several => {
+                let names: Vec<&str> = several.iter().map(|(_, one)| one.object.as_str()).collect();
+                return Err(fail(exit::USAGE)
+                    .cause(format!("that may be any of {}", names.join(", ")))
+                    .help("give the whole path"));
+            }
+        };
+        if known(&runs, &one.run) == Known::Open {
+            return Err(fail(exit::STATE)
+                .cause(format!("{} is open", one.run))
+                .help(format!("end the run first: upgradectl status {}", guest_of(&one.run))));
+        }
+        if let Some(volume) = &one.volume {
+            hypervisor.storage(volume.kind)?.mark(volume, None).await?;
+        } else {
+            let definition = hypervisor.definition(&one.object).await?;
+            let definition = definition.ok_or_else(|| fail(exit::STATE).cause("it is not defined any more"))?;
+            let edit = DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() };
+            hypervisor.define(&hypervisor.derive(&definition, &edit)?).await?;
+        }
+        Ok(Collected { schema: 1, adopted: Some(one.object.clone()), ..Collected::default() })
+    }
+
+    /// Looks at one host: its guests, and the marked volumes beside those that the inventory, marks or runs name.
+    async fn survey(&self, host: &str, runs: &[RunRecord]) -> Result<Survey, Failure> {
+        let hypervisor = self.hypervisor(host)?;
+        let guests = hypervisor.list().await?;
+        let declared = |name: &str| self.inventory.guests.get(name).is_some_and(|spec| spec.host == host);
+        let mut paths: BTreeSet<PathBuf> = guests
+            .iter()
+            .filter(|guest| guest.mark.is_some() || declared(&guest.name))
+            .flat_map(|guest| guest.disks.iter().filter_map(|disk| place(&disk.source)).map(Path::to_owned))
+            .collect();
+        for run in runs {
+            // Facts of a run that an older program wrote and this one cannot read only hide its directories.
+            let Ok(facts) = serde_json::from_value::<RunFacts>(run.facts.clone()) else { continue };
+            if facts.host == host {
+                paths.extend(facts.copies().flat_map(|(_, old, new)| [old.path.clone(), new.path.clone()]));
+            }
+        }
+        let directories: BTreeSet<&Path> =
+            paths.iter().filter_map(|path| path.parent()).filter(|directory| directory.is_dir()).collect();
+        let mut volumes = BTreeMap::new();
+        for kind in [VolumeKind::Btrfs, VolumeKind::Directory, VolumeKind::Sim] {
+            let Ok(storage) = hypervisor.storage(kind) else { continue };
+            for directory in &directories {
+                for (volume, mark) in storage.marked(directory).await? {
+                    // What is only begun has no kind yet: every driver tells of it.
+                    volumes.entry(volume.path.clone()).or_insert((volume, mark));
+                }
+            }
+        }
+        Ok(Survey { host: host.to_owned(), hypervisor, guests, volumes: volumes.into_values().collect() })
+    }
+}
+
+fn known(runs: &[RunRecord], run: &str) -> Known {
+    match runs.iter().find(|record| record.id == run) {
+        None => Known::No,
+        Some(record) if record.closed.is_some() => Known::Closed,
+        Some(_) => Known::Open,
+    }
+}
+
+async fn size(hypervisor: &dyn Hypervisor, leftover: &Leftover) -> Option<u64> {
+    let volume = leftover.volume.as_ref()?;
+    hypervisor.storage(volume.kind).ok()?.inspect(volume).await.ok()??.used_bytes
+}

@@ -1,0 +1,56 @@
+//! Looking at the platform for `status --live`, and the way into a run's guest.
+
+use hypervisors::GuestLink;
+
+use super::app::App;
+use super::error::{Failure, exit};
+use super::query::{StatusLine, VolumeInfo};
+use super::record::RunFacts;
+use super::state::State;
+use crate::journal::RunRecord;
+
+impl App {
+    /// Adds what the platform says now to a line of `status`. What cannot be asked is told in the line itself.
+    pub async fn look(&self, run: &RunRecord, line: &mut StatusLine) {
+        if let Err(Failure(error)) = self.try_look(run, line).await {
+            line.trouble = Some(format!("cannot {}: {}", error.message, error.causes.join(": ")));
+        }
+    }
+
+    async fn try_look(&self, run: &RunRecord, line: &mut StatusLine) -> Result<(), Failure> {
+        let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
+        let hypervisor = self.hypervisor(&facts.host)?;
+        line.clone.power = Some(hypervisor.power(&link(run, &facts).name).await?);
+        let mut volumes = Vec::new();
+        for volume in facts.disks.iter().filter_map(|disk| disk.target.as_ref()) {
+            let seen = hypervisor.storage(volume.kind)?.inspect(volume).await?;
+            let fill_percent = seen.and_then(|seen| seen.fill_percent);
+            volumes.push(VolumeInfo { name: volume.to_string(), fill_percent, full_in_s: None });
+        }
+        line.volumes = volumes;
+        Ok(())
+    }
+}
+
+/// The way into the clone (or the promoted guest, which it has become).
+fn link<'a>(run: &RunRecord, facts: &'a RunFacts) -> &'a GuestLink {
+    match State::parse(&run.state) {
+        Some(State::Promoted | State::Committing | State::Committed) => &facts.original,
+        _ => &facts.clone,
+    }
+}
+
+/// The way into the clone of a run, or into its original.
+///
+/// # Errors
+/// If the original is not running: the clone has taken its place.
+pub fn way_in(run: &RunRecord, original: bool) -> Result<GuestLink, Failure> {
+    let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
+    let link = link(run, &facts);
+    if original && link.name == facts.original.name {
+        return Err(Failure::new(exit::STATE, format!("reach the original of {}", run.guest))
+            .cause("it is stopped: the clone has taken its place")
+            .help(format!("upgradectl ssh {} leads to the promoted guest", run.guest)));
+    }
+    Ok(if original { facts.original.clone() } else { link.clone() })
+}
