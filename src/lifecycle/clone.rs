@@ -231,7 +231,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60 },
         2.0,
     ));
-    steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
+    // The original is asked while the clone boots.
     steps.push(
         PlanStep::new(
             Stage::Settle,
@@ -240,6 +240,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         )
         .undo(Undo::Nothing),
     );
+    steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
     steps.extend(hooks.after(Verb::Clone));
 
     let plan = Plan {
