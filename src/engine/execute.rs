@@ -1,9 +1,11 @@
 //! Executes a stored plan, from wherever the journal says it got to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hypervisors::Power;
 use hypervisors::host::observed;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -90,15 +92,29 @@ impl Engine {
             !step.temporary && matches!(past.status, Status::Pending | Status::Intended | Status::Undoing)
         });
         let mut unproven = None;
-        let mut clone_left = false;
+        // What a crash left undecided about the clone stays undecided until a person or a whole plan settles it.
+        let mut clone_left =
+            plan.steps.iter().zip(&histories).any(|(step, past)| step.clone_side && past.status == Status::Skipped);
+        let mut redo = vec![false; plan.steps.len()];
+        if let Some(from) = self.drifted(plan, &histories).await {
+            for (index, past) in histories.iter_mut().enumerate().skip(from) {
+                if past.status == Status::Done {
+                    past.status = Status::Intended;
+                    redo[index] = true;
+                }
+            }
+        }
         for (index, step) in plan.steps.iter().enumerate() {
             let again = step.temporary && work_left && histories[index].status == Status::Undone;
             let finished = matches!(histories[index].status, Status::Done | Status::Skipped | Status::Undone);
             if (finished && !again) || (step.temporary && !work_left) {
+                if finished && step.outage_ends {
+                    self.outage_ended(id)?;
+                }
                 continue;
             }
             if self.world.stop.load(Ordering::Relaxed) {
-                match self.on_request(plan, &histories) {
+                match Self::on_request(plan, &histories) {
                     OnRequest::GoOn => {}
                     OnRequest::Undo => {
                         let cause = ErrorInfo {
@@ -125,7 +141,9 @@ impl Engine {
             }
             let result = match &step.op {
                 Op::Do(action) => self.apply(id, plan, index, step, action, &mut histories[index]).await?,
-                Op::Undo(at, action) => self.take_back_as_step(id, plan, index, step, *at, action).await?,
+                Op::Undo(at, action) => {
+                    self.take_back_as_step(id, plan, index, step, (*at, redo[index]), action).await?
+                }
             };
             if let Err(error) = result {
                 let cause = self.error_info(step, &error);
@@ -172,14 +190,53 @@ impl Engine {
         Ok(self.report(Ended::Done { unproven, untidy }))
     }
 
-    /// A request to stop never leaves production down: before the promoted guest is live everything is undone, after
-    /// that (and on a way back) the verb goes on until production serves.
-    fn on_request(&self, plan: &Plan, histories: &[StepHistory]) -> OnRequest {
-        if self.outage_since.is_none() {
-            return OnRequest::Stop;
+    /// The first step of a resumed plan that the world does not agree with any more: a guest that was started is off
+    /// (its host went down), one that was stopped is on (its host or a person started it). From there on all is done
+    /// again: a stopped side that ran meanwhile has to be carried again.
+    async fn drifted(&self, plan: &Plan, histories: &[StepHistory]) -> Option<usize> {
+        let mut last: BTreeMap<(&str, &str), (usize, bool)> = BTreeMap::new();
+        for (index, (step, _)) in
+            plan.steps.iter().zip(histories).enumerate().filter(|(_, (_, past))| past.status == Status::Done)
+        {
+            let (host, guest, on) = match &step.op {
+                Op::Do(Action::Start(start)) => (&start.host, &start.guest, true),
+                Op::Undo(_, Action::Start(start)) => (&start.host, &start.guest, false),
+                Op::Do(Action::Stop(stop)) => (&stop.host, &stop.guest, false),
+                Op::Undo(_, Action::Stop(stop)) => (&stop.host, &stop.guest, true),
+                _ => continue,
+            };
+            last.insert((host, guest), (index, on));
         }
-        let live = plan.steps.iter().zip(histories).any(|(step, past)| step.goes_live && past.to_be_undone());
-        if plan.undoes.is_none() && !live && undo_steps(0, plan, histories).is_some() {
+        let mut first = None;
+        for ((host, guest), (index, on)) in last {
+            let Ok(hypervisor) = self.world.hypervisor(host) else { continue };
+            let Ok(power) = hypervisor.power(guest).await else { continue };
+            // Once its definition was changed, whoever started it started the right side.
+            let redefined = || {
+                plan.steps.iter().zip(histories).skip(index).any(|(step, past)| {
+                    past.status == Status::Done
+                        && matches!(step.op.action(), Action::Define(define) if define.definition.name == guest)
+                })
+            };
+            let gone = on && power == Power::Off && matches!(hypervisor.facts(guest).await, Ok(Some(_)));
+            if gone || (!on && power == Power::On && !redefined()) {
+                first = Some(first.map_or(index, |other: usize| other.min(index)));
+            }
+        }
+        first
+    }
+
+    /// What a request to stop means. It never leaves production down, and a way back is never left half-way: before the
+    /// promoted guest is live everything is undone, after that the verb goes on to its end.
+    fn on_request(plan: &Plan, histories: &[StepHistory]) -> OnRequest {
+        let past = || plan.steps.iter().zip(histories);
+        let begun = past().any(|(step, past)| step.outage_begins && past.status != Status::Pending);
+        let live = past().any(|(step, past)| step.goes_live && past.to_be_undone());
+        if plan.undoes.is_some() {
+            OnRequest::GoOn
+        } else if !begun {
+            OnRequest::Stop
+        } else if !live && undo_steps(0, plan, histories).is_some() {
             OnRequest::Undo
         } else {
             OnRequest::GoOn
@@ -326,13 +383,13 @@ impl Engine {
         plan: &Plan,
         index: usize,
         step: &PlanStep,
-        at: StepRef,
+        (at, redo): (StepRef, bool),
         action: &Action,
     ) -> Result<Result<(), StepError>, EngineError> {
         let info = self.info(id, plan, index, step);
         self.emit.step_started(&info, step.estimate_s);
         self.record(id, index, EventKind::Intent, &Value::Null)?;
-        let result = self.take_back(at, action, info).await?;
+        let result = self.take_back(at, redo, action, info).await?;
         if result.is_ok() {
             self.record(id, index, EventKind::Done, &Value::Null)?;
         }
@@ -343,13 +400,14 @@ impl Engine {
     async fn take_back(
         &self,
         at: StepRef,
+        redo: bool,
         action: &Action,
         info: StepInfo,
     ) -> Result<Result<(), StepError>, EngineError> {
         let started = Instant::now();
         let events = self.journal.events(&self.lease.run)?;
         let past = history::of_plan(&events, at.plan, at.index + 1).pop().unwrap_or_default();
-        if past.status == Status::Undone {
+        if past.status == Status::Undone && !redo {
             return Ok(Ok(()));
         }
         let found = past.found.unwrap_or(Value::Null);
@@ -394,6 +452,16 @@ impl Engine {
         Ok(result.map(|_| ()))
     }
 
+    /// Takes back what earlier plans of the run left of their temporary changes; returns the first trouble.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
+    pub async fn tidy_earlier(&self, id: i64, plan: &Plan) -> Result<Option<ErrorInfo>, EngineError> {
+        let events = self.journal.events(&self.lease.run)?;
+        let mut histories = history::of_plan(&events, id, plan.steps.len());
+        self.tidy(id, plan, &mut histories).await
+    }
+
     /// Undoes the temporary steps of a plan, in reverse; returns the first trouble.
     async fn tidy(
         &self,
@@ -408,7 +476,7 @@ impl Engine {
                 continue;
             }
             let info = self.info(id, plan, index, step);
-            match self.take_back(StepRef { plan: id, index }, action, info).await? {
+            match self.take_back(StepRef { plan: id, index }, false, action, info).await? {
                 Ok(()) => histories[index].status = Status::Undone,
                 Err(error) => {
                     trouble.get_or_insert(self.error_info(step, &error));
@@ -472,7 +540,7 @@ fn describe(title: &str, error: &StepError) -> ErrorInfo {
 
 /// The steps that take back what the journal holds of a plan, in reverse. `None` if something irreversible was begun.
 pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Option<Vec<PlanStep>> {
-    let mut steps = Vec::new();
+    let (mut steps, mut late) = (Vec::new(), Vec::new());
     for (index, step) in plan.steps.iter().enumerate().rev() {
         let Op::Do(action) = &step.op else { continue };
         if !histories.get(index).is_some_and(StepHistory::to_be_undone) {
@@ -481,20 +549,27 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
         match step.undo {
             Undo::None => return None,
             Undo::WithClone | Undo::Nothing => {}
-            Undo::Own => steps.push(PlanStep {
-                stage: Stage::Restore,
-                op: Op::Undo(StepRef { plan: id, index }, action.clone()),
-                undo: Undo::None,
-                on_failure: OnFailure::Stop,
-                temporary: false,
-                clone_side: step.clone_side,
-                outage_begins: step.goes_live,
-                outage_ends: step.outage_begins,
-                goes_live: false,
-                estimate_s: step.estimate_s,
-            }),
+            Undo::Own => {
+                // Neither the clone nor a command of the operator's holds up production's way back.
+                let tolerant = step.clone_side || step.undo_late || matches!(action, Action::Hook(_));
+                let steps = if step.undo_late { &mut late } else { &mut steps };
+                steps.push(PlanStep {
+                    stage: Stage::Restore,
+                    op: Op::Undo(StepRef { plan: id, index }, action.clone()),
+                    undo: Undo::None,
+                    on_failure: if tolerant { OnFailure::Warn } else { OnFailure::Stop },
+                    temporary: false,
+                    clone_side: step.clone_side,
+                    undo_late: false,
+                    outage_begins: step.goes_live,
+                    outage_ends: step.outage_begins,
+                    goes_live: false,
+                    estimate_s: step.estimate_s,
+                });
+            }
         }
     }
+    steps.append(&mut late);
     Some(steps)
 }
 

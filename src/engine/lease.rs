@@ -20,7 +20,7 @@ pub async fn take(journal: &dyn Journal, run: &str, take_over: bool, wait: Durat
         let (epoch, holder) = journal.holder(run)?;
         match holder {
             Some(other) if other.is_this_process() => {}
-            Some(other) if other.is_gone() => end_children(&other).await,
+            Some(other) if other.is_gone() => end_children(&other).await?,
             Some(other) if take_over => end(&other).await?,
             Some(other) if tokio::time::Instant::now() >= until => return Err(JournalError::Held(other.into())),
             Some(_) => {
@@ -53,15 +53,18 @@ async fn end(holder: &Holder) -> Result<(), JournalError> {
     if !holder.is_gone() {
         return Err(JournalError::Held(holder.clone().into()));
     }
-    end_children(holder).await;
-    Ok(())
+    end_children(holder).await
 }
 
-/// Ends what the holder started on this machine and left running.
-async fn end_children(holder: &Holder) {
+/// Ends what the holder started on this machine and left running. If that cannot be done, the holder still holds.
+async fn end_children(holder: &Holder) -> Result<(), JournalError> {
     let (marker, pid) = (holder.marker.clone(), holder.pid);
-    let ended = tokio::task::spawn_blocking(move || hypervisors::host::end_marked(&marker, pid)).await;
-    if let Ok(Ok(ended @ 1..)) = ended {
-        tracing::warn!(ended, "ended processes left by {holder}");
+    match tokio::task::spawn_blocking(move || hypervisors::host::end_marked(&marker, pid)).await {
+        Ok(Ok(0)) => Ok(()),
+        Ok(Ok(ended)) => {
+            tracing::warn!(ended, "ended processes left by {holder}");
+            Ok(())
+        }
+        _ => Err(JournalError::Held(Box::new(holder.clone()))),
     }
 }

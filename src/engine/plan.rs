@@ -102,6 +102,9 @@ pub struct PlanStep {
     /// and was only worth a warning.
     #[serde(default, skip_serializing_if = "is_false")]
     pub clone_side: bool,
+    /// Its undo only tidies up: it comes after service is restored, and its failure is a warning.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub undo_late: bool,
     /// Production goes down when it begins.
     #[serde(default, skip_serializing_if = "is_false")]
     pub outage_begins: bool,
@@ -130,6 +133,7 @@ impl PlanStep {
             on_failure: OnFailure::Undo,
             temporary: false,
             clone_side: false,
+            undo_late: false,
             outage_begins: false,
             outage_ends: false,
             goes_live: false,
@@ -158,6 +162,12 @@ impl PlanStep {
     #[must_use]
     pub fn clone_side(mut self) -> Self {
         self.clone_side = true;
+        self
+    }
+    /// Its undo waits until service is restored.
+    #[must_use]
+    pub fn undo_late(mut self) -> Self {
+        self.undo_late = true;
         self
     }
     /// Production goes down when it begins.

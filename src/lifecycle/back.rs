@@ -79,7 +79,9 @@ fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts) -> Vec<PlanStep> {
         if starts_original {
             let announce = net::Announce { host: host.clone(), places: places.clone() };
             steps.push(proof(Stage::Start, announce.into(), 0.1));
-            steps.push(proof(Stage::Settle, settle(host, &record.original).into(), 6.0).outage_ends());
+            let settled = proof(Stage::Settle, settle(host, &record.original).into(), 6.0);
+            // Until the original lets us in again the way back is not done.
+            steps.push(settled.on_failure(OnFailure::Stop).outage_ends());
         }
         if starts_clone && clone_side {
             let mut settle = proof(Stage::Settle, settle(host, &record.clone).into(), 8.0);

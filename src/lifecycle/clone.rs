@@ -225,10 +225,14 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
                 .undo(Undo::WithClone),
         );
     }
-    steps.push(PlanStep::new(Stage::Define, domain::Define { host: host.clone(), definition, replaces: None }, 1.0));
+    steps.push(PlanStep::new(
+        Stage::Define,
+        domain::Define { host: host.clone(), definition, replaces: None, disks_before: BTreeMap::new() },
+        1.0,
+    ));
     steps.push(PlanStep::new(
         Stage::Start,
-        domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60 },
+        domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60, force: true },
         2.0,
     ));
     // The original is asked while the clone boots.

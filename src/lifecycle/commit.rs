@@ -1,10 +1,13 @@
 //! `commit`: the original goes, the promoted guest stays. The only verb that destroys the original.
 
-use hypervisors::{DefinitionEdit, DiskEdit, Hypervisor, VolumeRef};
+use std::collections::BTreeMap;
+
+use hypervisors::{DefinitionEdit, DiskEdit, DiskSource, Hypervisor, Power, VolumeRef};
 
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
+use super::preflight::Findings;
 use super::record::RunFacts;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
 use crate::guest::Tree;
@@ -37,15 +40,21 @@ async fn restart(
     let autostart = hypervisor.autostart(name).await?;
     let starts = |on| domain::Autostart { host: host.clone(), guest: name.clone(), on };
     let mut steps = vec![PlanStep::new(Stage::Quiesce, starts(false), 0.1)];
-    let stop = domain::Stop { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false };
+    let stop =
+        domain::Stop { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false, link: None };
     steps.push(PlanStep::new(Stage::Quiesce, stop, 4.0).outage_begins());
     for (_, source, target) in record.copies() {
         let rename = storage::RenameVolume { host: host.clone(), from: target.clone(), to: source.clone() };
         steps.push(PlanStep::new(Stage::Fold, rename, 0.2));
     }
-    let define = domain::Define { host: host.clone(), definition, replaces: Some(sha256(current.text.as_bytes())) };
+    let define = domain::Define {
+        host: host.clone(),
+        definition,
+        replaces: Some(sha256(current.text.as_bytes())),
+        disks_before: BTreeMap::new(),
+    };
     steps.push(PlanStep::new(Stage::Fold, define, 0.3));
-    let start = domain::Start { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S };
+    let start = domain::Start { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false };
     steps.push(PlanStep::new(Stage::Start, start, 1.0));
     let boots = record.boot_s.unwrap_or(if hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 });
     let checks = super::verify::checks(spec, record, Side::Promoted, number);
@@ -56,6 +65,41 @@ async fn restart(
         step.on_failure = if proof { OnFailure::Unproven } else { OnFailure::Stop };
     }
     Ok(steps)
+}
+
+/// Proves that production runs, and stands on what stays: nothing is destroyed on the journal's word alone.
+///
+/// # Errors
+/// If the platform does not answer; what is found wrong is a finding.
+pub async fn proof(record: &RunFacts, hypervisor: &dyn Hypervisor, findings: &mut Findings) -> Result<(), Failure> {
+    let name = &record.original.name;
+    let Some(facts) = hypervisor.facts(name).await? else {
+        findings.refuse("production", format!("{name} is not defined"), "define it again, or upgradectl rollback");
+        return Ok(());
+    };
+    if facts.power == Power::On {
+        findings.pass("production", "running");
+    } else {
+        findings.refuse(
+            "production",
+            format!("{name} is not running"),
+            format!("start it and look at it, or upgradectl rollback {name}"),
+        );
+    }
+    for (disk, source, target) in record.copies() {
+        let now = facts.disks.iter().find(|now| now.name == disk.name);
+        let stands = now.is_some_and(|now| matches!(&now.source, DiskSource::Directory(path) | DiskSource::Block(path) | DiskSource::File(path) if *path == target.path));
+        if stands {
+            findings.pass("production", format!("{} is {target}", disk.name));
+        } else {
+            findings.refuse(
+                "production",
+                format!("{name} does not stand on the promoted {target}: commit would destroy {source}"),
+                format!("look at its definition; upgradectl rollback {name} leads back to {source}"),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The plan and its page. `rename`: the guest returns to the paths of its original, at the price of a restart; the number
@@ -100,7 +144,7 @@ pub async fn plan(
             hypervisor.derive(&current, &DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() })?;
         if definition.text != current.text {
             let replaces = Some(sha256(current.text.as_bytes()));
-            let define = domain::Define { host: host.clone(), definition, replaces };
+            let define = domain::Define { host: host.clone(), definition, replaces, disks_before: BTreeMap::new() };
             steps.push(forward(PlanStep::new(Stage::Tidy, define, 0.3)));
         }
     }
@@ -137,7 +181,7 @@ pub async fn plan(
         strategy: super::strategy_word(record.strategy).into(),
         during: "committing".into(),
         done: "committed".into(),
-        failed: "committing".into(),
+        failed: "promoted".into(),
         closes: true,
         failure_closes: false,
         undoes: None,

@@ -85,6 +85,7 @@ impl App {
                     }
                 }
                 Choice::Abandon => {
+                    held.tidy_earlier(options).await?;
                     held.journal.set_stuck(&held.lease, None)?;
                     held.journal.finish_plan(&held.lease, stuck.plan, "abandoned", "aborted", true)?;
                     emit.warning(format!(

@@ -1,6 +1,6 @@
 //! A run under its lease: each verb's look at the world, its plan, its execution and its conclusion.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hypervisors::Hypervisor;
@@ -21,7 +21,7 @@ use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::inventory::{GuestSpec, IfCheckFails};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
-use crate::steps::{Action, Side as Decision, StepError, StepRef, World, files, sha256};
+use crate::steps::{Action, Side as Decision, StepError, StepRef, World, carry, files, sha256};
 use crate::verify::{Report as CheckReport, Side};
 
 /// A run under its lease, with all that its plans need.
@@ -144,22 +144,19 @@ impl Held<'_> {
     /// Refuses a way back that would overwrite what someone else changed, unless it is decided whose version wins:
     /// before it touches anything, for half-way production would be down for a question.
     async fn nothing_foreign(&self, plan: &Plan, options: &Options) -> Result<(), Failure> {
-        if options.decision == Some(Decision::Ours) {
+        if options.decision.is_some() {
             return Ok(());
         }
         let (world, pasts) = (self.world(options)?, self.pasts()?);
         for step in &plan.steps {
             let Op::Undo(at, Action::Define(define)) = &step.op else { continue };
             let production = define.replaces.is_some();
-            if options.decision == Some(Decision::Theirs) && !production {
-                continue;
-            }
             let past = pasts.iter().find(|past| past.id == at.plan).and_then(|past| past.histories.get(at.index));
             let Some(found) = past.and_then(|past| past.found.as_ref()) else { continue };
             let last = past.and_then(|past| past.done.as_ref()).map_or(&Value::Null, |done| &done["done"]);
             if let Some(StepError::Foreign { what, diff }) = define.foreign(&world, found, last).await? {
                 let help = if production {
-                    "--ours takes it back all the same; make the change again afterwards"
+                    "--ours brings back the definition as it was, --theirs keeps the change on the original's disks"
                 } else {
                     "--ours removes it all the same, --theirs leaves it"
                 };
@@ -190,8 +187,13 @@ impl Held<'_> {
             .flatten()
             .collect();
         let rename = if options.rename { Some(self.checks_number()?) } else { None };
+        let mut findings = Findings::default();
+        commit::proof(&self.record, &*self.hypervisor, &mut findings).await?;
+        if let Some(finding) = findings.refusal() {
+            return Err(super::app::refused("commit", &self.spec.name, finding));
+        }
         let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved, rename).await?;
-        self.propose(plan, page, Vec::new(), options).await
+        self.propose(plan, page, findings.0, options).await
     }
 
     async fn resume(&mut self, past: Past, options: &Options) -> Result<Finish, Failure> {
@@ -228,10 +230,25 @@ impl Held<'_> {
         let by = crate::journal::Holder::this_process();
         let note = json!({ "verb": plan.verb, "user": by.user, "host": by.host, "pid": by.pid });
         self.journal.append(&self.lease, None, None, EventKind::Note, &note)?;
+        if plan.verb != Verb::Abort.word() {
+            // An abort takes them back as steps of its own, those inside the clone excepted.
+            self.tidy_earlier(options).await?;
+        }
         let engine = self.engine(options)?;
         let id = engine.store(plan, &plan.during)?;
         drop(engine);
         self.run_plan(id, plan, options).await
+    }
+
+    /// Takes back what earlier plans of this run left of their temporary changes. Trouble is a warning.
+    pub(super) async fn tidy_earlier(&self, options: &Options) -> Result<(), Failure> {
+        let engine = self.engine(options)?;
+        for past in self.pasts()? {
+            if let Some(trouble) = engine.tidy_earlier(past.id, &past.plan).await? {
+                self.emit.warning(format!("not taken back: {}: {}", trouble.message, trouble.causes.join(": ")));
+            }
+        }
+        Ok(())
     }
 
     fn engine(&self, options: &Options) -> Result<Engine, Failure> {
@@ -289,7 +306,7 @@ impl Held<'_> {
         };
         self.remember(plan, &report)?;
         match report.ended {
-            Ended::Done { unproven: Some(error), untidy: None } => {
+            Ended::Done { unproven: Some(error), .. } => {
                 return Box::pin(self.unproven(plan, error, outage_s, options)).await;
             }
             Ended::Done { untidy: Some(error), .. } => self.finish(exit::UNTIDY, outage_s, with(exit::UNTIDY, error)),
@@ -481,7 +498,9 @@ impl Held<'_> {
         let restored = promote::restoration(&clone, &recorded)?;
         let lost = crate::guest::mounts::lost_links(&crate::guest::Tree::open(&clone)?, &links)?;
         let mut pending = Vec::new();
-        for rule in promote::carry_rules(&self.spec, &self.record) {
+        let rules = promote::carry_rules(&self.spec, &self.record);
+        self.nothing_nested(&rules).await?;
+        for rule in rules {
             let count = rule.pending(&world).await?;
             pending.push((format!("/{}", rule.path), Some(count)));
         }
@@ -499,6 +518,26 @@ impl Held<'_> {
             queues: queues.into_iter().map(|queue| (queue.service, queue.messages)).collect(),
             conffiles: super::query::conffiles(&pasts).iter().filter(|file| !file.older).count(),
         })
+    }
+
+    /// Carry rules stay on one file system: a volume nested below one would be left behind without a word.
+    async fn nothing_nested(&self, rules: &[carry::Carry]) -> Result<(), Failure> {
+        let Some((original, _)) = self.record.root() else { return Ok(()) };
+        let Some(facts) = self.hypervisor.storage(original.kind)?.inspect(original).await? else { return Ok(()) };
+        for nested in &facts.nested {
+            let own = rules.iter().any(|rule| nested == Path::new(&rule.path));
+            if let Some(rule) = rules.iter().find(|rule| !own && nested.starts_with(&rule.path)) {
+                return Err(Failure::new(exit::REFUSED, format!("promote {}", self.spec.name))
+                    .cause(format!(
+                        "/{} is a volume of its own: the rule for /{} does not reach into it",
+                        nested.display(),
+                        rule.path
+                    ))
+                    .place(format!("guests.{}.carry in the inventory", self.spec.name))
+                    .help(format!("add a rule for /{}, or exclude it and carry its siblings", nested.display())));
+            }
+        }
+        Ok(())
     }
 
     async fn root_path(&self, original: bool) -> Result<PathBuf, Failure> {

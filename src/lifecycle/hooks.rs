@@ -49,7 +49,8 @@ impl<'a> Hooks<'a> {
             HookTime::At { point, verb: at, run, undo } if *point == wanted && *at == verb => {
                 let class = if undo.is_some() { Undo::Own } else { Undo::Nothing };
                 let step = self.step(hook, run, undo.as_ref());
-                Some(PlanStep::new(Stage::Announce, step, 1.0).undo(class).on_failure(failure(verb, wanted)))
+                let step = PlanStep::new(Stage::Announce, step, 1.0).undo(class).on_failure(failure(verb, wanted));
+                Some(if hook.on == HookPlace::Clone { step.clone_side() } else { step })
             }
             _ => None,
         })

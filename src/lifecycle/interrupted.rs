@@ -4,18 +4,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hypervisors::Power;
+use hypervisors::{Hypervisor, Power};
 
 use super::app::App;
 use super::back::Past;
 use super::error::Failure;
-use super::held::Held;
 use super::invocation::{Finish, Options};
 use super::query;
+use super::record::RunFacts;
 use super::state::{State, Verb};
-use crate::engine::{Emitter, Op};
+use crate::engine::{Emitter, Op, history};
 use crate::inventory::IfInterrupted;
-use crate::journal::Journal;
+use crate::journal::{Journal, RunRecord};
 use crate::steps::Action;
 
 /// What is done about an interrupted run.
@@ -52,19 +52,11 @@ impl App {
         let journal: Arc<dyn Journal> = self.journal()?;
         let mut finishes = Vec::new();
         for run in journal.runs(true)? {
-            let Some(state) = State::parse(&run.state).filter(|state| state.in_progress()) else { continue };
-            let (_, holder) = journal.holder(&run.id)?;
-            // Without a holder the verb ended by itself and told why: that is a person's to decide.
-            if run.stuck.is_some() || !holder.is_some_and(|holder| holder.is_gone()) {
-                continue;
-            }
             let emit = Arc::new(Emitter::new(self.sink.clone(), &run.guest, Verb::Resume.word()));
             emit.set_run(&run.id);
             let started = Instant::now();
-            let mut held = self.hold(journal.clone(), run, options, &emit).await?;
-            let result = held.interrupted(state, options).await;
-            let _ = held.journal.release(&held.lease);
-            let finish = match result {
+            // One run that cannot be helped must not keep the others waiting.
+            let finish = match self.interrupted(&journal, run, options, &emit).await {
                 Ok(Some(finish)) => finish,
                 Ok(None) => continue,
                 Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
@@ -74,41 +66,65 @@ impl App {
         }
         Ok(finishes)
     }
-}
 
-impl Held<'_> {
-    async fn interrupted(&mut self, state: State, options: &Options) -> Result<Option<Finish>, Failure> {
-        let Some(past) = query::active(&*self.journal, &self.run.id)? else { return Ok(None) };
+    async fn interrupted(
+        &self,
+        journal: &Arc<dyn Journal>,
+        run: RunRecord,
+        options: &Options,
+        emit: &Arc<Emitter>,
+    ) -> Result<Option<Finish>, Failure> {
+        let Some(state) = State::parse(&run.state).filter(|state| state.in_progress()) else { return Ok(None) };
+        // A verb that ended by itself gave its lease back and told why: a person's to decide, unless it left production
+        // down. The lease is not looked at alone: a page that was only read, or declined, took and gave it back too.
+        let due = match journal.holder(&run.id)?.1 {
+            Some(holder) => holder.is_gone(),
+            None => history::open_outage(&journal.events(&run.id)?).is_some(),
+        };
+        let past = query::active(&**journal, &run.id)?;
+        let Some(past) = past.filter(|_| due && run.stuck.is_none()) else { return Ok(None) };
+        let record: RunFacts = serde_json::from_value(run.facts.clone())?;
+        let hypervisor = self.hypervisor(&record.host)?;
+        let spec = self.spec(&run.guest)?;
         // A guest frozen for the instant of a snapshot is as good as down.
-        let frozen = self.hypervisor.power(&self.spec.name).await? == Power::Paused;
+        let frozen = hypervisor.power(&spec.name).await? == Power::Paused;
         let down = frozen || past.plan.steps.iter().any(|step| step.outage_begins);
         let undoing = past.plan.undoes.is_some();
-        let live = self.live(&past).await?;
-        let declared = self.spec.promote.if_interrupted.filter(|_| !undoing);
+        let live = is_live(&past, &*hypervisor).await?;
+        let declared = spec.promote.if_interrupted.filter(|_| !undoing);
         let decision = if undoing { Decision::Resume } else { decide(state, down, declared, live) };
-        let options = Options { yes: true, ..options.clone() };
-        Ok(Some(match decision {
-            Decision::Wait => return Ok(None),
-            Decision::Resume => self.verb(Verb::Resume, &options).await?,
-            Decision::Rollback => self.verb(Verb::Rollback, &options).await?,
-        }))
-    }
-
-    /// Whether the promoted guest has started: by the journal, or, if only the intent is there, by looking.
-    async fn live(&self, past: &Past) -> Result<bool, Failure> {
-        for (step, history) in past.plan.steps.iter().zip(&past.histories).filter(|(step, _)| step.goes_live) {
-            if !history.to_be_undone() {
-                continue;
-            }
-            if history.status == crate::engine::history::Status::Done {
-                return Ok(true);
-            }
-            if let Op::Do(Action::Start(start)) = &step.op {
-                return Ok(self.hypervisor.power(&start.guest).await? == Power::On);
-            }
+        let left =
+            past.plan.steps.iter().zip(&past.histories).any(|(step, past)| step.temporary && past.to_be_undone());
+        if decision == Decision::Wait && !left {
+            return Ok(None);
         }
-        Ok(false)
+        let mut held = self.hold(journal.clone(), run, options, emit).await?;
+        let options = Options { yes: true, ..options.clone() };
+        let result = match decision {
+            // The verb waits for a person; what was to live inside it alone does not.
+            Decision::Wait => held.tidy_earlier(&options).await.map(|()| None),
+            Decision::Resume => held.verb(Verb::Resume, &options).await.map(Some),
+            Decision::Rollback => held.verb(Verb::Rollback, &options).await.map(Some),
+        };
+        let _ = held.journal.release(&held.lease);
+        result
     }
+}
+
+/// Whether the promoted guest has started: by the journal, or, if only the intent is there, by looking.
+async fn is_live(past: &Past, hypervisor: &dyn Hypervisor) -> Result<bool, Failure> {
+    for (step, history) in past.plan.steps.iter().zip(&past.histories).filter(|(step, _)| step.goes_live) {
+        if !history.to_be_undone() {
+            continue;
+        }
+        if history.status == history::Status::Done {
+            return Ok(true);
+        }
+        if let Op::Do(Action::Start(start)) = &step.op {
+            return Ok(hypervisor.power(&start.guest).await? == Power::On);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

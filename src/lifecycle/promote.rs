@@ -68,7 +68,7 @@ pub fn carry_rules(spec: &GuestSpec, record: &RunFacts) -> Vec<carry::Carry> {
 fn saved(source: &VolumeRef, run: &str, disk: &str) -> VolumeRef {
     let word = disk.trim_matches('/').replace('/', "-");
     let directory = source.path.parent().unwrap_or(std::path::Path::new("/"));
-    VolumeRef { kind: source.kind, path: directory.join(format!("{run}-{word}")) }
+    VolumeRef { kind: source.kind, path: directory.join(format!("{run}-{word}.saved")) }
 }
 
 /// The plan and its page.
@@ -105,6 +105,8 @@ pub fn plan(
     for (disk, _, target) in record.copies() {
         edit.disks.insert(disk.name.clone(), DiskEdit::Source(target.clone()));
     }
+    let disks_before =
+        record.copies().map(|(disk, source, _)| (disk.name.clone(), DiskEdit::Source(source.clone()))).collect();
     let promoted = hypervisor.derive(&now.definition, &edit)?;
     let boots = record.boot_s.unwrap_or(if hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 });
     let production: Vec<net::Place> = record.addressing.original_places.clone();
@@ -119,7 +121,7 @@ pub fn plan(
     steps.push(
         PlanStep::new(
             Stage::Fence,
-            domain::Stop { host: host.clone(), guest: run.clone(), patience_s: 60, force: true },
+            domain::Stop { host: host.clone(), guest: run.clone(), patience_s: 60, force: true, link: None },
             4.0,
         )
         .clone_side(),
@@ -153,7 +155,13 @@ pub fn plan(
     steps.push(
         PlanStep::new(
             Stage::Fence,
-            domain::Stop { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false },
+            domain::Stop {
+                host: host.clone(),
+                guest: name.clone(),
+                patience_s: PATIENCE_S,
+                force: false,
+                link: Some(record.original.clone()),
+            },
             4.0,
         )
         .outage_begins(),
@@ -174,7 +182,12 @@ pub fn plan(
     if !now.queues.is_empty() {
         let mirror = queues::Mirror { host: host.clone(), from: old_root.clone(), to: new_root.clone() };
         steps.push(PlanStep::new(Stage::FinalCarry, mirror, 0.2).undo(Undo::WithClone));
-        let back = queues::Return { host: host.clone(), promoted: new_root.clone(), original: old_root.clone() };
+        let back = queues::Return {
+            host: host.clone(),
+            guest: name.clone(),
+            promoted: new_root.clone(),
+            original: old_root.clone(),
+        };
         steps.push(PlanStep::new(Stage::FinalCarry, back, 0.1));
     }
     if !saves.is_empty() {
@@ -185,17 +198,17 @@ pub fn plan(
             copies: saves,
             role: Role::Detached,
         };
-        steps.push(PlanStep::new(Stage::FinalCarry, snapshot, 0.2));
+        steps.push(PlanStep::new(Stage::FinalCarry, snapshot, 0.2).undo_late());
     }
     steps.push(PlanStep::new(
         Stage::Define,
-        domain::Define { host: host.clone(), replaces: Some(now.replaces.clone()), definition: promoted },
+        domain::Define { host: host.clone(), replaces: Some(now.replaces.clone()), definition: promoted, disks_before },
         0.3,
     ));
     steps.push(
         PlanStep::new(
             Stage::Start,
-            domain::Start { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S },
+            domain::Start { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false },
             1.0,
         )
         .goes_live(),

@@ -71,7 +71,13 @@ impl Carry {
         if output.status == 24 && !self.last {
             return Ok(output.text());
         }
-        Ok(output.checked(format!("carry /{}", self.path), &command)?.text())
+        let text = output.checked(format!("carry /{}", self.path), &command)?.text();
+        if self.last {
+            // What is journalled as carried survives a power cut.
+            rustix::fs::syncfs(&to)
+                .map_err(|error| hypervisors::Error::io("write the carried files out", error.into()))?;
+        }
+        Ok(text)
     }
 }
 

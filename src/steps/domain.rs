@@ -1,9 +1,11 @@
 //! Steps on a guest as its platform knows it: definition, power, autostart.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use hypervisors::{Cause, Change, Definition, Power};
+use hypervisors::host::Command;
+use hypervisors::{Cause, Change, Definition, DefinitionEdit, DiskEdit, GuestLink, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -18,6 +20,10 @@ pub struct Define {
     pub definition: Definition,
     /// SHA-256 of the definition it replaces, as the plan saw it; `None`: there was none.
     pub replaces: Option<String>,
+    /// Where the disks pointed before, by name: a definition that someone else changed meanwhile and that is kept
+    /// (`--theirs`) is pointed back there when this is taken back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disks_before: BTreeMap<String, DiskEdit>,
 }
 
 /// Whether two definitions say the same, blanks at line ends and at the end aside.
@@ -131,7 +137,14 @@ impl Step for Define {
                 Some(Side::Theirs) if before.is_none() => {
                     return Ok(Done::new(Change::Unchanged).warn(format!("{name}: left as it is")));
                 }
-                // Left as it is, production's definition would start the clone's disks as the original.
+                // Their change stays; what it stands on goes back all the same, or production would stand on the clone.
+                Some(Side::Theirs) if !self.disks_before.is_empty() => {
+                    let disks = self.disks_before.clone();
+                    let edit = DefinitionEdit { disks, mark: Some(None), ..DefinitionEdit::default() };
+                    let theirs = Definition { name: name.clone(), text: current };
+                    let kept = hypervisor.derive(&theirs, &edit)?;
+                    return Ok(Done::new(hypervisor.define(&kept).await?).warn(format!("{name}: the change stays")));
+                }
                 Some(Side::Theirs) | None => return Err(foreign),
             }
         }
@@ -213,6 +226,8 @@ pub struct Start {
     pub guest: String,
     /// How long its shutdown may take when this is taken back, in seconds.
     pub patience_s: u64,
+    /// Ended as by a power cut if that takes longer (clones only: production is never cut).
+    pub force: bool,
 }
 
 #[async_trait]
@@ -239,7 +254,7 @@ impl Step for Start {
         start(world, &self.host, &self.guest).await
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        stop(world, &self.host, &self.guest, self.patience_s, true).await
+        stop(world, &self.host, &self.guest, self.patience_s, self.force).await
     }
 }
 
@@ -254,6 +269,31 @@ pub struct Stop {
     pub patience_s: u64,
     /// Ended as by a power cut if it takes longer (clones only: production is never cut).
     pub force: bool,
+    /// The way into it, to see whether it is still going down when this is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<GuestLink>,
+}
+
+impl Stop {
+    /// A shutdown that was asked for cannot be called back: waits until the guest is off, or is seen to stay up.
+    async fn outlast(&self, world: &World) -> Result<(), StepError> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let hypervisor = world.hypervisor(&self.host)?;
+        let asked = Instant::now();
+        while asked.elapsed() < Duration::from_secs(self.patience_s)
+            && hypervisor.power(&self.guest).await? != Power::Off
+        {
+            let command = Command::new(["systemctl", "is-system-running"]).timeout(Duration::from_secs(5));
+            if let Ok(output) = hypervisor.guest(link)?.run(&command).await
+                && !output.text().contains("stopping")
+            {
+                return Ok(());
+            }
+            world.progress(format!("{} is still going down", self.guest), None);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Ok(())
+    }
 }
 
 async fn stop(world: &World, host: &str, guest: &str, patience_s: u64, force: bool) -> Result<Done, StepError> {
@@ -306,6 +346,9 @@ impl Step for Stop {
         let was: Power = super::read(&found["was"])?;
         if was == Power::Off {
             return Ok(Change::Unchanged.into());
+        }
+        if world.last.is_null() {
+            self.outlast(world).await?;
         }
         start(world, &self.host, &self.guest).await
     }

@@ -1,7 +1,7 @@
 //! Steps on mail and job queues: the clone never works on them, nothing is sent twice, nothing accepted is lost.
 
 use async_trait::async_trait;
-use hypervisors::{Change, VolumeRef};
+use hypervisors::{Change, Power, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -109,6 +109,8 @@ impl Step for Mirror {
 pub struct Return {
     /// Inventory host.
     pub host: String,
+    /// Platform name of both: it must be off when this is taken back.
+    pub guest: String,
     /// Root volume of the promoted guest.
     pub promoted: VolumeRef,
     /// Root volume of the original.
@@ -133,6 +135,12 @@ impl Step for Return {
         Ok(Change::Unchanged.into())
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        if world.hypervisor(&self.host)?.power(&self.guest).await? != Power::Off {
+            return Err(StepError::failed(
+                format!("{} is running: its queues cannot be exchanged under it", self.guest),
+                format!("stop {} first, then retry", self.guest),
+            ));
+        }
         let promoted = files::open(world, &self.host, &self.promoted).await?;
         let original = files::open(world, &self.host, &self.original).await?;
         queues::set_aside(&original, &world.run)?;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use hypervisors::storage::Snapshot as Found;
-use hypervisors::{Change, Mark, Power, Role, VolumeRef};
+use hypervisors::{Change, DiskSource, Mark, Power, Role, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -152,7 +152,20 @@ async fn remove<'a>(
 ) -> Result<Done, StepError> {
     let hypervisor = world.hypervisor(host)?;
     let mut change = Change::Unchanged;
+    let guests = hypervisor.list().await?;
     for volume in volumes {
+        // Whatever the journal says: what a definition stands on is not removed.
+        let owner = guests.iter().find(|guest| {
+            guest.disks.iter().any(|disk| {
+                matches!(&disk.source, DiskSource::Directory(path) | DiskSource::Block(path) | DiskSource::File(path) if *path == volume.path)
+            })
+        });
+        if let Some(owner) = owner {
+            return Err(StepError::failed(
+                format!("{volume} is not removed: {} stands on it by its definition", owner.name),
+                format!("look which volume {} should stand on, and mend its definition", owner.name),
+            ));
+        }
         if hypervisor.storage(volume.kind)?.remove(volume, &world.run).await? != Change::Unchanged {
             change = Change::Removed;
         }

@@ -60,17 +60,30 @@ fn definition_changed_after_promotion() {
         bench.good_way_to("promoted");
         let edited = edit_definition(&bench);
         let effects = bench.trace().len();
-        // Left as it is, it would start the clone's disks as the original: theirs cannot win here.
-        for more in [&[][..], &["--theirs"]] {
-            let said = bench.verb_with(verb, more);
-            assert_eq!((said.code, bench.state().as_str()), (6, "promoted"), "{said}");
-            let error = said.ending()["error"].to_string();
-            assert!(error.contains("+  \\\"vcpus\\\": 2") && error.contains("--ours"), "no diff or no choice: {error}");
-            assert_eq!((definition(&bench), bench.trace().len()), (edited.clone(), effects), "{verb} went ahead");
-        }
+        let said = bench.verb(verb);
+        assert_eq!((said.code, bench.state().as_str()), (6, "promoted"), "{said}");
+        let error = said.ending()["error"].to_string();
+        assert!(error.contains("+  \\\"vcpus\\\": 2") && error.contains("--theirs"), "no diff or no choice: {error}");
+        assert_eq!((definition(&bench), bench.trace().len()), (edited.clone(), effects), "{verb} went ahead");
         let said = bench.verb_with(verb, &["--ours"]);
         assert_eq!(said.code, 0, "{verb}: {said}");
         assert_eq!(definition(&bench), found, "{verb}");
+        bench.no_conflicts(verb);
+    }
+}
+
+/// Their change stays; what it stands on goes back all the same, or production would stand on the clone.
+#[test]
+fn theirs_keeps_the_change_on_the_originals_disks() {
+    for verb in ["rollback", "abort"] {
+        let bench = Bench::new();
+        let found = definition(&bench);
+        bench.good_way_to("promoted");
+        edit_definition(&bench);
+        let said = bench.verb_with(verb, &["--theirs"]);
+        assert_eq!(said.code, 0, "{verb}: {said}");
+        let expected = found.replace("\"vcpus\": 1", "\"vcpus\": 2");
+        assert_eq!(definition(&bench), expected, "{verb}");
         bench.no_conflicts(verb);
     }
 }

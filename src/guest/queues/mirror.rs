@@ -50,7 +50,7 @@ pub fn mirror(from: &Tree, to: &Tree, queue: &Queue) -> Result<Mirrored, GuestEr
         let existing = beneath::stat(&parent, name).map_err(|errno| failed(path, errno))?;
         let model = match source.parent(path)? {
             Some((parent, name)) => match beneath::child(&parent, &name) {
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
+                Err(Errno::NOENT) => None,
                 other => Some(other.map_err(|errno| failed(path, errno))?),
             },
             None => None,
