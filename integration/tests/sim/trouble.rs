@@ -340,3 +340,19 @@ fn checks_that_fail_after_going_live() {
         }
     }
 }
+
+#[test]
+fn somebody_else_who_answers_for_production_stops_a_promotion() {
+    let bench = Bench::new();
+    bench.good_way_to("verified");
+    let before = bench.picture().after_a_promotion();
+    let mac = "00:16:3e:00:00:99".parse().unwrap();
+    let world = bench.sim();
+    world.configure(|host| drop(host.neighbours.insert("10.0.5.12".parse().unwrap(), mac))).unwrap();
+    let said = bench.verb("promote");
+    assert_eq!((said.code, said.state().as_deref()), (1, Some("verified")), "{said}");
+    assert!(said.ending()["error"].to_string().contains("00:16:3e:00:00:99"), "{said}");
+    world.configure(|host| host.neighbours.clear()).unwrap();
+    before.assert_same(&bench.picture().after_a_promotion(), "undone");
+    bench.good("promote", "promoted");
+}
