@@ -160,6 +160,9 @@ impl Engine {
                 self.outage_ended(id)?;
             }
         }
+        // No plan that is done leaves production down. One that takes back an outage that was announced, and in which
+        // the controller was killed before it stopped anything, has no step that ends it.
+        self.outage_ended(id)?;
         let untidy = self.tidy(id, plan, &mut histories).await?;
         if untidy.is_none() {
             self.journal.finish_plan(&self.lease, id, "done", &plan.done, plan.closes)?;

@@ -247,15 +247,6 @@ impl Plan {
         Sha256::digest(text.as_bytes()).iter().take(3).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Puts the run's id in place of `GUEST--RUN` everywhere.
-    ///
-    /// # Errors
-    /// Never for a plan that serializes; the error is serde's.
-    pub fn bind(&self, run: &str) -> Result<Self, serde_json::Error> {
-        let text = serde_json::to_string(self)?;
-        serde_json::from_str(&text.replace(&format!("{}--{PLACEHOLDER}", self.guest), run))
-    }
-
     /// Seconds all steps together are expected to take.
     pub fn estimate_s(&self) -> f64 {
         self.steps.iter().map(|step| step.estimate_s).sum()

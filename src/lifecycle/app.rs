@@ -209,9 +209,7 @@ impl App {
         }
         let journal = existing.ok_or_else(|| Failure::new(exit::BUG, "open the journal"))?;
         let run = format!("{guest}--{}", random_id());
-        let plan = proposal.plan.bind(&run)?;
-        let text = serde_json::to_string(&record)?.replace(&record.clone.name, &run);
-        let record: RunFacts = serde_json::from_str(&text)?;
+        let (plan, record) = clone::bind(&proposal.plan, &record, &run)?;
         private_dir(&record.run_dir)?;
         write_private(&record.original.known_hosts, &crate::guest::keys::known_hosts(&guest, &facts.host_keys))?;
         let holder = Holder::this_process();

@@ -50,6 +50,24 @@ pub fn uuid(run: &str) -> String {
     format!("{}-{}-8{}-a{}-{}", &hash[..8], &hash[8..12], &hash[13..16], &hash[17..20], &hash[20..32])
 }
 
+/// A machine-id(5) that belongs to the run.
+fn machine_id(run: &str) -> String {
+    sha256(format!("machine-id {run}").as_bytes())[..32].to_owned()
+}
+
+/// Puts a run's id, and what is made from it, in place of `GUEST--RUN` and what was made from that.
+///
+/// # Errors
+/// Never for what serializes; the error is serde's.
+pub fn bind(plan: &Plan, record: &RunFacts, run: &str) -> Result<(Plan, RunFacts), serde_json::Error> {
+    let from = &record.clone.name;
+    let bound = |text: String| {
+        text.replace(&uuid(from), &uuid(run)).replace(&machine_id(from), &machine_id(run)).replace(from.as_str(), run)
+    };
+    let plan = serde_json::from_str(&bound(serde_json::to_string(plan)?))?;
+    Ok((plan, serde_json::from_str(&bound(serde_json::to_string(record)?))?))
+}
+
 /// What is remembered of a run that this plan begins, with `GUEST--RUN` for its id.
 pub fn record(
     facts: &Facts,
@@ -136,7 +154,7 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
         detached,
         skeletons: wishes.skeletons.clone(),
         quarantine: facts.spec.quarantine.off.clone(),
-        machine_id: sha256(format!("machine-id {}", record.clone.name).as_bytes())[..32].to_owned(),
+        machine_id: machine_id(&record.clone.name),
         host_keys: BTreeMap::new(),
     }
 }
@@ -213,7 +231,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60 },
         2.0,
     ));
-    steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
+    // The original is asked while the clone boots.
     steps.push(
         PlanStep::new(
             Stage::Settle,
@@ -222,6 +240,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         )
         .undo(Undo::Nothing),
     );
+    steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
     steps.extend(hooks.after(Verb::Clone));
 
     let plan = Plan {

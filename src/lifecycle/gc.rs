@@ -2,7 +2,7 @@
 //!
 //! Never removed: what bears no mark, or the role *production*; what a definition names, other than that of a clone which
 //! goes with it; an original on which its guest may still depend; a guest that is not a marked clone; and, unless the
-//! state directory is said to be lost, anything of a run that this journal does not know. Judging is pure ([`judge`]), and
+//! state directory is said to be lost, anything of a run that this journal does not know. Judging is pure (`judge`), and
 //! is done again by a fresh look right before the volumes go. Directories of closed runs are kept.
 
 use std::collections::{BTreeMap, BTreeSet};

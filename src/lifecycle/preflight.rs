@@ -79,13 +79,20 @@ pub async fn for_clone(
     power(facts, findings);
     disks(facts, findings);
     definition(facts, addressing, findings);
-    addresses(facts, addressing, findings).await?;
+    // A free address takes its time to be silent; the guest is asked meanwhile.
+    let (mut heard, mut told) = (Findings::default(), Findings::default());
+    let asking = async {
+        if facts.platform.power == Power::On {
+            inside(facts, link, &mut told).await;
+        }
+    };
+    let (reached, ()) = tokio::join!(addresses(facts, addressing, &mut heard), asking);
+    reached?;
+    findings.0.append(&mut heard.0);
     memory(facts, findings).await;
     checks(facts, findings);
     tools(facts, findings).await;
-    if facts.platform.power == Power::On {
-        inside(facts, link, findings).await;
-    }
+    findings.0.append(&mut told.0);
     Ok(())
 }
 

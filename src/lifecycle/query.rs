@@ -91,7 +91,7 @@ pub struct StatusLine {
     pub since: jiff::Timestamp,
     /// Strategy.
     pub strategy: String,
-    /// A verb was under way and nobody is at it.
+    /// A verb was under way when its process went away.
     pub interrupted: bool,
     /// Who is at it.
     pub holder: Option<HolderInfo>,
@@ -164,6 +164,8 @@ pub fn possible(state: State, active: Option<&Past>) -> Vec<Verb> {
 pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Failure> {
     let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
     let (_, holder) = journal.holder(&run.id)?;
+    // A verb that ended by itself gave its lease back; one that still has a holder, but no living one, was cut off.
+    let cut_off = holder.as_ref().is_some_and(crate::journal::Holder::is_gone);
     let holder = holder.filter(|holder| !holder.is_gone());
     let state = State::parse(&run.state);
     let busy = state.is_some_and(State::in_progress);
@@ -180,7 +182,7 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         state: run.state.clone(),
         since: run.since,
         strategy: super::strategy_word(facts.strategy).to_owned(),
-        interrupted: busy && holder.is_none(),
+        interrupted: busy && cut_off,
         holder: holder.map(|holder| HolderInfo { host: holder.host, pid: holder.pid, user: holder.user }),
         clone: CloneInfo {
             host: facts.host.clone(),

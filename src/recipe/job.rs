@@ -101,7 +101,7 @@ pub async fn run(
 }
 
 async fn follow(guest: &dyn Host, id: String, patience: Patience, deadline: Instant, sink: Sink<'_>) -> Result<End> {
-    let mut seen = 0;
+    let (mut seen, begun) = (0, Instant::now());
     loop {
         let status = patiently(patience, deadline, || guest.job_status(&id)).await?;
         loop {
@@ -117,7 +117,8 @@ async fn follow(guest: &dyn Host, id: String, patience: Patience, deadline: Inst
                 return Err(Error::unknown(format!("wait for {id}"), "it still runs in the clone")
                     .help("look at it with upgradectl ssh, then upgradectl resume"));
             }
-            JobStatus::Running { .. } => tokio::time::sleep(patience.poll).await,
+            // Short work is not kept waiting, long work is not looked at often.
+            JobStatus::Running { .. } => tokio::time::sleep(patience.poll.min(begun.elapsed() / 8)).await,
             JobStatus::Ended { status, .. } => return Ok(End { id, status: Some(status), already: false }),
             JobStatus::Lost => return Ok(End { id, status: None, already: false }),
             JobStatus::Absent => {

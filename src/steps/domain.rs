@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hypervisors::{Change, Definition, Power};
+use hypervisors::{Cause, Change, Definition, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -188,6 +188,22 @@ impl Step for Undefine {
     }
 }
 
+/// Pause before a failed start is tried again.
+const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 500 });
+
+/// Starts a guest. A platform that is busy with other guests may fail at what it does a moment later (libvirt-lxc loses
+/// a control group to the clean-up after another guest), so a failure that is no refusal is tried again once.
+async fn start(world: &World, host: &str, guest: &str) -> Result<Done, StepError> {
+    let hypervisor = world.hypervisor(host)?;
+    match hypervisor.start(guest).await {
+        Err(error) if matches!(error.cause, Cause::Platform(_)) => {
+            tokio::time::sleep(AGAIN).await;
+            Ok(Done::new(hypervisor.start(guest).await?).warn(format!("{guest} started at the second try: {error}")))
+        }
+        result => Ok(result?.into()),
+    }
+}
+
 /// Starts a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
@@ -220,7 +236,7 @@ impl Step for Start {
         })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        Ok(world.hypervisor(&self.host)?.start(&self.guest).await?.into())
+        start(world, &self.host, &self.guest).await
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         stop(world, &self.host, &self.guest, self.patience_s, true).await
@@ -291,7 +307,7 @@ impl Step for Stop {
         if was == Power::Off {
             return Ok(Change::Unchanged.into());
         }
-        Ok(world.hypervisor(&self.host)?.start(&self.guest).await?.into())
+        start(world, &self.host, &self.guest).await
     }
 }
 

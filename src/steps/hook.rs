@@ -63,7 +63,7 @@ impl Step for Hook {
             Place::Host(host) => host.clone(),
             Place::Guest { link, .. } => link.name.clone(),
         };
-        format!("{} (hook, on {place})", self.name)
+        format!("run the hook {} on {place}", self.name)
     }
     fn undo_title(&self) -> String {
         self.undo.as_ref().map_or_else(|| "-".into(), |argv| argv.join(" "))

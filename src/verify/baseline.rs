@@ -77,12 +77,18 @@ pub async fn take_baseline(target: &Arc<Target>, checks: &[Check]) -> Result<Bas
         let line = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let name = host.run(&Command::new(["uname", "-n"])).await?;
         baseline.hostname = line(inside::short(&name.text()));
-        baseline.release = inside::parse_release(&inside::small_file(host, "/etc/os-release").await?);
-        baseline.kernel = inside::kernel(host).await?;
-        baseline.boot_id = line(inside::short(&inside::small_file(host, "/proc/sys/kernel/random/boot_id").await?));
-        baseline.sockets = inside::sockets(host).await?;
-        baseline.units = inside::units(host).await?;
-        baseline.packages = inside::packages(host).await?;
+        // The connection that answered is shared by what follows.
+        let (release, boot_id);
+        (release, baseline.kernel, boot_id, baseline.sockets, baseline.units, baseline.packages) = tokio::try_join!(
+            inside::small_file(host, "/etc/os-release"),
+            inside::kernel(host),
+            inside::small_file(host, "/proc/sys/kernel/random/boot_id"),
+            inside::sockets(host),
+            inside::units(host),
+            inside::packages(host),
+        )?;
+        baseline.release = inside::parse_release(&release);
+        baseline.boot_id = line(inside::short(&boot_id));
     }
     let mut tasks = JoinSet::new();
     for check in checks {

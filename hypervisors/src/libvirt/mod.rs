@@ -44,7 +44,7 @@ const QUICK: Duration = Duration::from_secs(60);
 /// A call that starts or ends a guest.
 const SLOW: Duration = Duration::from_secs(300);
 /// How often a guest that shuts down is looked at.
-const POLL: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(50);
 
 /// The guests of one libvirt connection.
 pub struct Libvirt {

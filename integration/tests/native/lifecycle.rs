@@ -75,9 +75,7 @@ fn the_whole_lifecycle() -> Result<()> {
 
     // What stands now is a guest like any other: a restart of the host, and a next run, find it so.
     lab.virsh(["destroy", "tiny"])?;
-    integration::lab::guest::start(lab, "tiny")?;
-    integration::lab::guest::wait_for_ssh(lab, &address, std::time::Duration::from_secs(60))?;
-    integration::lab::guest::wait_settled(lab, &address, std::time::Duration::from_secs(60))?;
+    trial.start()?;
     trial.all(&["clone tiny", "abort tiny"])
 }
 
@@ -127,13 +125,7 @@ fn what_someone_else_changed_is_not_overwritten() -> Result<()> {
     let trial = Trial::tiny()?;
     let lab = &trial.lab;
     let memory = |kib: u32| format!("<memory unit='KiB'>{kib}</memory>");
-    let edit = |from: u32, to: u32| -> Result<()> {
-        let text = definition(lab, "tiny")?;
-        ensure!(text.contains(&memory(from)), "{text}");
-        let edited = lab.path("edited.xml");
-        fs::write(&edited, text.replace(&from.to_string(), &to.to_string()))?;
-        lab.virsh(["define", edited.to_str().context("path")?]).map(drop)
-    };
+    let edit = |from: u32, to: u32| trial.redefine(|text| text.replace(&from.to_string(), &to.to_string()));
     let (found, theirs, later) = (256 << 10, 320 << 10, 384 << 10);
     trial.all(&["clone tiny", "upgrade tiny", "verify tiny"])?;
     edit(found, theirs)?;

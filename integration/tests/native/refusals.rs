@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use integration::command::run;
-use integration::lab::guest::{self, TINY};
 
 use super::picture::subvolumes;
 use super::trial::{QUICK, Trial};
@@ -84,14 +83,14 @@ fn what_cannot_be_cloned_is_refused_untouched() -> Result<()> {
     fs::write(lab.inventory(), with_key("root", &stranger, ""))?;
     refused(&trial, "clone tiny", 7, &["ssh"])?;
     let address = trial.address();
-    lab.ssh(&address, ["useradd", "--create-home", "adm"])?;
+    lab.ssh(&address, ["useradd", "--create-home", "adam"])?;
     lab.ssh(
         &address,
-        ["sh", "-c", "mkdir -m 700 ~adm/.ssh && cp ~/.ssh/authorized_keys ~adm/.ssh/ && chown -R adm ~adm/.ssh"],
+        ["sh", "-c", "mkdir -m 700 ~adam/.ssh && cp ~/.ssh/authorized_keys ~adam/.ssh/ && chown -R adam ~adam/.ssh"],
     )?;
-    fs::write(lab.inventory(), with_key("adm", &lab.key(), ", sudo = true"))?;
+    fs::write(lab.inventory(), with_key("adam", &lab.key(), ", sudo = true"))?;
     refused(&trial, "clone tiny", 7, &["sudo"])?;
-    fs::write(lab.inventory(), with_key("adm", &lab.key(), ""))?;
+    fs::write(lab.inventory(), with_key("adam", &lab.key(), ""))?;
     refused(&trial, "clone tiny", 7, &["root"])?;
     trial.declare(QUICK)?;
 
@@ -101,9 +100,7 @@ fn what_cannot_be_cloned_is_refused_untouched() -> Result<()> {
     lab.virsh(["resume", "tiny"])?;
     lab.virsh(["destroy", "tiny"])?;
     refused(&trial, "clone tiny", 7, &["not running"])?;
-    guest::start(lab, TINY.name)?;
-    guest::wait_for_ssh(lab, &address, std::time::Duration::from_secs(60))?;
-    guest::wait_settled(lab, &address, std::time::Duration::from_secs(60))?;
+    trial.start()?;
 
     // After all of that it can be cloned: with line ends of another system, which are kept.
     let dos = text.replace('\n', "\r\n");
@@ -124,14 +121,7 @@ fn a_copy_that_does_not_fit_is_refused() -> Result<()> {
     let (small, root) = (lab.path("small"), lab.path("small/tiny"));
     fs::create_dir(&small)?;
     run("mount").args(["-t", "tmpfs", "-o", "size=420m", "none"]).arg(&small).output()?;
-    lab.virsh(["destroy", "tiny"])?;
-    run("cp").args(["--archive", "-T"]).arg(trial.root()).arg(&root).output()?;
-    let definition = TINY.definition(lab).replace(&*trial.root().to_string_lossy(), &root.to_string_lossy());
-    fs::write(lab.path("tiny.xml"), definition)?;
-    lab.virsh(["define", lab.path("tiny.xml").to_str().context("path")?])?;
-    guest::start(lab, TINY.name)?;
-    guest::wait_for_ssh(lab, &trial.address(), std::time::Duration::from_secs(60))?;
-    guest::wait_settled(lab, &trial.address(), std::time::Duration::from_secs(60))?;
+    trial.move_to(&root)?;
     refused(&trial, "clone tiny", 7, &["GiB"])?;
     ensure!(fs::read_dir(&small)?.count() == 1);
     Ok(())

@@ -2,14 +2,21 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use integration::cli::{Said, Upgradectl};
-use integration::lab::guest::{Guest, TINY};
+use integration::command::run;
+use integration::lab::guest::{self, Guest, TINY};
 use integration::lab::{Lab, Standing};
 use serde_json::Value;
+
+use super::picture::definition;
+
+/// How long a boot may take.
+const BOOT: Duration = Duration::from_secs(60);
 
 /// An upgrade that takes no time and leaves a trace.
 pub const QUICK: &str = r#"upgrade = { recipe = "script", run = ["touch", "/root/upgraded"] }"#;
@@ -74,6 +81,31 @@ impl Trial {
     /// The root of `tiny` as the host sees it.
     pub fn root(&self) -> PathBuf {
         TINY.root(&self.lab)
+    }
+
+    /// Starts `tiny`, which is off, and waits until it has booted.
+    pub fn start(&self) -> Result<()> {
+        guest::start(&self.lab, TINY.name)?;
+        guest::wait_for_ssh(&self.lab, &self.address(), BOOT)?;
+        guest::wait_settled(&self.lab, &self.address(), BOOT)
+    }
+
+    /// Gives `tiny` another definition.
+    pub fn redefine(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
+        let (old, file) = (definition(&self.lab, TINY.name)?, self.lab.path("tiny.xml"));
+        let new = edit(old.clone());
+        ensure!(new != old, "nothing was edited in {old}");
+        fs::write(&file, new)?;
+        self.lab.virsh(["define", file.to_str().context("the lab's path is not text")?]).map(drop)
+    }
+
+    /// Moves `tiny` to another directory, which is to be a plain one, and starts it there.
+    pub fn move_to(&self, root: &Path) -> Result<()> {
+        let (old, new) = (self.root().display().to_string(), root.display().to_string());
+        self.lab.virsh(["destroy", TINY.name])?;
+        run("cp").args(["--archive", "--reflink=auto", "-T", &old, &new]).output()?;
+        self.redefine(|text| text.replace(&format!("'{old}'"), &format!("'{new}'")))?;
+        self.start()
     }
 
     /// What `status --json` says of the one open run; `None` if there is none.

@@ -33,7 +33,16 @@ pub async fn preflight(guest: &dyn Host, to: &str, continuing: bool) -> Result<V
     found.push(path_to(now, target, to));
     let (Some(now), Some(target)) = (now, target) else { return Ok(found) };
 
-    found.push(match audit(guest).await? {
+    let from = if now == target { target.previous().unwrap_or(target) } else { now };
+    let looked = tokio::try_join!(
+        audit(guest),
+        output(guest, "list the packages", PACKAGES),
+        output(guest, "list packages on hold", &["apt-mark", "showhold"]),
+        sources(guest, from, target),
+        pins(guest, from, target),
+    );
+    let (audited, packages, held, sources, pins) = looked?;
+    found.push(match audited {
         None => Finding::pass("debian.dpkg", "dpkg has nothing half-done"),
         Some(what) if continuing => {
             Finding::warn("debian.dpkg", format!("half-done: {what}"), "the upgrade goes on with them first")
@@ -44,15 +53,11 @@ pub async fn preflight(guest: &dyn Host, to: &str, continuing: bool) -> Result<V
             "in the original: dpkg --configure -a, apt-get -f install; then clone again",
         ),
     });
-    let packages = output(guest, "list the packages", PACKAGES).await?;
     let packages = parse_packages(&packages);
     found.push(half_installed(&packages, continuing));
-    let held = output(guest, "list packages on hold", &["apt-mark", "showhold"]).await?;
     found.push(holds(&held));
-
-    let from = if now == target { target.previous().unwrap_or(target) } else { now };
-    found.extend(sources(guest, from, target).await?);
-    found.push(pins(guest, from, target).await?);
+    found.extend(sources);
+    found.push(pins);
     found.extend(space(guest, &packages).await?);
     Ok(found)
 }

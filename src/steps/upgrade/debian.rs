@@ -401,7 +401,7 @@ impl Step for CollectConffiles {
         Ok(if undecided == 0 {
             done
         } else {
-            done.warn(format!("{undecided} conffiles undecided (upgradectl conffiles list {})", name(world)))
+            done.warn(format!("configuration files undecided: {undecided} (upgradectl conffiles list {})", name(world)))
         })
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {

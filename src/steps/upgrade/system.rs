@@ -7,16 +7,20 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hypervisors::host::{Command, printable_tail};
-use hypervisors::{Cause, Change, Error, GuestLink, Host};
+use hypervisors::{Cause, Change, Error, GuestLink, Host, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{POLL, Work, guest, name, probe_job, two_hours, went_down, with_clone};
+use super::{Work, guest, name, probe_job, two_hours, went_down, with_clone};
 use crate::recipe::script::LastLine;
 use crate::steps::{Done, Probe, Step, StepError, World};
 
 /// A login that is refused while the machine boots (`pam_nologin`) is tried again for so long.
 const LOGIN_GRACE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 45 });
+/// How often a guest that boots is looked at.
+const GLANCE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 100 });
+/// How often it is looked whether a guest that is waited for runs at all.
+const LOOK_AT_POWER: Duration = Duration::from_secs(5);
 
 /// Runs a short command in the guest; its standard output, trimmed, whatever its status.
 async fn ask(guest: &dyn Host, argv: &[&str]) -> Result<String, Error> {
@@ -83,7 +87,7 @@ async fn wait(world: &World, guest: &dyn Host, before: Option<&str>, timeout_s: 
         }
         let fraction = begun.elapsed().as_secs_f64() / Duration::from_secs(timeout_s.max(1)).as_secs_f64();
         world.progress(format!("waiting for the clone: {said}"), Some(fraction.min(1.0)));
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(GLANCE).await;
     }
 }
 
@@ -179,12 +183,30 @@ impl Step for Settle {
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
-        let state = wait(world, guest.as_ref(), None, self.timeout_s).await?;
+        let state = tokio::select! {
+            state = wait(world, guest.as_ref(), None, self.timeout_s) => state?,
+            () = self.is_off(world) => {
+                let name = &self.link.name;
+                return Err(StepError::failed(format!("{name} is not running"), format!("look at its console: why did {name} stop?")));
+            }
+        };
         let done = Done::new(Change::Unchanged).with(json!({ "state": state }));
         Ok(if state == "degraded" { done.warn(failed_units(guest.as_ref()).await) } else { done })
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         with_clone()
+    }
+}
+
+impl Settle {
+    /// Returns when the platform says, and says again, that the guest is off: what it waits for will not come.
+    async fn is_off(&self, world: &World) {
+        let mut off = 0;
+        while off < 2 {
+            tokio::time::sleep(LOOK_AT_POWER).await;
+            let Ok(hypervisor) = world.hypervisor(&self.host) else { continue };
+            off = if matches!(hypervisor.power(&self.link.name).await, Ok(Power::Off)) { off + 1 } else { 0 };
+        }
     }
 }
 
