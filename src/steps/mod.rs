@@ -148,9 +148,7 @@ impl StepError {
         match self {
             Self::Platform(error) => error.help.as_deref(),
             Self::Failed { help, .. } => help.as_deref(),
-            Self::Foreign { .. } => {
-                Some("--ours takes it back all the same; make the change again afterwards")
-            }
+            Self::Foreign { .. } => Some("--ours takes it back all the same; make the change again afterwards"),
             Self::Guest(crate::guest::GuestError::Unfit { help, .. }) => Some(help),
             _ => None,
         }
