@@ -282,7 +282,7 @@ impl Picture {
         self.0.retain(|name, _| {
             let in_clone = name.starts_with("volumes/mercure--");
             let aside = name.starts_with("volumes/mercure/var/lib/upgradectl");
-            !aside && !(in_clone && name.contains("/var/spool/postfix/"))
+            !(aside || in_clone && name.contains("/var/spool/postfix/"))
         });
         self
     }

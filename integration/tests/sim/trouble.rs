@@ -353,3 +353,37 @@ fn checks_that_fail_after_going_live() {
         }
     }
 }
+
+#[test]
+fn somebody_else_who_answers_for_production_stops_a_promotion() {
+    let bench = Bench::new();
+    bench.good_way_to("verified");
+    let before = bench.picture().after_a_promotion();
+    let mac = "00:16:3e:00:00:99".parse().unwrap();
+    let world = bench.sim();
+    let own = "10.0.5.12".parse().unwrap();
+    world
+        .configure(|host| {
+            host.neighbours.insert(own, mac);
+        })
+        .unwrap();
+    let said = bench.verb("promote");
+    assert_eq!((said.code, said.state().as_deref()), (1, Some("verified")), "{said}");
+    assert!(said.ending()["error"].to_string().contains("00:16:3e:00:00:99"), "{said}");
+    world.configure(|host| host.neighbours.clear()).unwrap();
+    before.assert_same(&bench.picture().after_a_promotion(), "undone");
+    bench.good("promote", "promoted");
+}
+
+#[test]
+fn no_space_for_the_upgrade() {
+    let bench = Bench::new();
+    let before = bench.picture();
+    bench.good_way_to("cloned");
+    bench.sim().configure(|host| host.pool_free_bytes = 1 << 20).unwrap();
+    let said = bench.verb("upgrade");
+    assert_eq!((said.code, bench.state().as_str()), (7, "cloned"), "{said}");
+    assert!(said.ending()["error"].to_string().contains("0 MiB free"), "{said}");
+    bench.good("abort", "aborted");
+    before.assert_same(&bench.picture(), "after abort");
+}
