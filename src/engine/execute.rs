@@ -551,7 +551,7 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
             Undo::WithClone | Undo::Nothing => {}
             Undo::Own => {
                 // Neither the clone nor a command of the operator's holds up production's way back.
-                let tolerant = step.clone_side || step.undo_late || matches!(action, Action::Hook(_));
+                let tolerant = step.clone_side || matches!(action, Action::Hook(_));
                 let steps = if step.undo_late { &mut late } else { &mut steps };
                 steps.push(PlanStep {
                     stage: Stage::Restore,

@@ -102,7 +102,7 @@ pub struct PlanStep {
     /// and was only worth a warning.
     #[serde(default, skip_serializing_if = "is_false")]
     pub clone_side: bool,
-    /// Its undo only tidies up: it comes after service is restored, and its failure is a warning.
+    /// Its undo only tidies up: it comes after service is restored.
     #[serde(default, skip_serializing_if = "is_false")]
     pub undo_late: bool,
     /// Production goes down when it begins.
@@ -217,6 +217,9 @@ pub struct Plan {
     pub guest: String,
     /// Verb it carries out.
     pub verb: String,
+    /// Digest of the plan that was shown and approved, before a new run's own words (id, UUID) were put in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_as: Option<String>,
     /// Strategy of the run.
     pub strategy: String,
     /// State while it runs.
@@ -244,6 +247,9 @@ impl Plan {
     /// First six hexadecimal digits of the SHA-256 of what is done, run id and estimates left out: the same facts
     /// and the same request give the same digest.
     pub fn digest(&self) -> String {
+        if let Some(digest) = &self.approved_as {
+            return digest.clone();
+        }
         let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
         if let Some(steps) = value.get_mut("steps").and_then(Value::as_array_mut) {
             for step in steps.iter_mut().filter_map(Value::as_object_mut) {

@@ -64,7 +64,8 @@ pub fn bind(plan: &Plan, record: &RunFacts, run: &str) -> Result<(Plan, RunFacts
     let bound = |text: String| {
         text.replace(&uuid(from), &uuid(run)).replace(&machine_id(from), &machine_id(run)).replace(from.as_str(), run)
     };
-    let plan = serde_json::from_str(&bound(serde_json::to_string(plan)?))?;
+    let approved_as = Some(plan.digest());
+    let plan = Plan { approved_as, ..serde_json::from_str(&bound(serde_json::to_string(plan)?))? };
     Ok((plan, serde_json::from_str(&bound(serde_json::to_string(record)?))?))
 }
 
@@ -252,6 +253,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         run: run.clone(),
         guest: name.clone(),
         verb: "clone".into(),
+        approved_as: None,
         strategy: super::strategy_word(record.strategy).into(),
         during: "cloning".into(),
         done: "cloned".into(),

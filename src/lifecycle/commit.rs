@@ -178,6 +178,7 @@ pub async fn plan(
         run: record.clone.name.clone(),
         guest: name.clone(),
         verb: "commit".into(),
+        approved_as: None,
         strategy: super::strategy_word(record.strategy).into(),
         during: "committing".into(),
         done: "committed".into(),

@@ -229,6 +229,7 @@ pub fn plan(
         run: run.clone(),
         guest: name.clone(),
         verb: "promote".into(),
+        approved_as: None,
         strategy: super::strategy_word(record.strategy).into(),
         during: "promoting".into(),
         done: "promoted".into(),

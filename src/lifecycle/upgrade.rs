@@ -176,6 +176,7 @@ pub fn plan(
             run: link.name.clone(),
             guest: spec.name.clone(),
             verb: "upgrade".into(),
+            approved_as: None,
             strategy: super::strategy_word(record.strategy).into(),
             during: "upgrading".into(),
             done: "upgraded".into(),

@@ -69,6 +69,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
         run: record.clone.name.clone(),
         guest: spec.name.clone(),
         verb: "verify".into(),
+        approved_as: None,
         strategy: super::strategy_word(record.strategy).into(),
         during: if side == Side::Clone { "verifying" } else { "promoted" }.into(),
         done: done.into(),

@@ -274,6 +274,7 @@ fn a_page_with_refusals_and_irreversible_steps_says_so() {
         run: "mercure--RUN".into(),
         guest: "mercure".into(),
         verb: "commit".into(),
+        approved_as: None,
         strategy: "snapshot".into(),
         during: "committing".into(),
         done: "committed".into(),
