@@ -2,6 +2,8 @@
 //!
 //! Tests of this ring run one at a time (`.config/nextest.toml`), in lab 1, so that the demo's lab 0 may stand beside.
 
+#[path = "native/demo.rs"]
+mod demo;
 #[path = "native/interruptions.rs"]
 mod interruptions;
 #[path = "native/lab.rs"]

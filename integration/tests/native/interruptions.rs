@@ -7,7 +7,7 @@ use integration::command::run;
 use integration::lab::look::until;
 
 use super::picture::{Picture, autostart};
-use super::trial::{Trial, step};
+use super::trial::{QUICK, Trial, event};
 
 /// An upgrade that takes eight seconds and counts its beginnings and ends.
 const LONG: &str = r#"upgrade = { recipe = "script", run = ["sh", "-c", "echo begun >> /root/log; sleep 8; echo ended >> /root/log"] }"#;
@@ -16,8 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until the long upgrade has begun in the clone.
 fn begun(trial: &Trial) -> Result<()> {
-    let log = trial.run()?.and_then(|run| run["run"].as_str().map(str::to_owned)).context("no run")?;
-    let log = trial.lab.path(format!("pool/guests/{log}-root/root/log"));
+    let log = trial.lab.path(format!("pool/guests/{}-root/root/log", trial.name()?));
     until(PATIENCE, || Ok(std::fs::read_to_string(&log)?)).map(drop)
 }
 
@@ -33,7 +32,7 @@ fn an_upgrade_outlives_its_link_and_its_controller() -> Result<()> {
     trial.says("clone tiny", 0)?;
 
     // The link goes for ten seconds, longer than the job runs.
-    let name = trial.run()?.and_then(|run| run["run"].as_str().map(str::to_owned)).context("no run")?;
+    let name = trial.name()?;
     let interfaces = lab.virsh(["domiflist", &name])?;
     let port = interfaces.split_whitespace().next().context("no interface")?.to_owned();
     let verb = trial.begin("upgrade tiny")?;
@@ -105,11 +104,10 @@ fn a_promotion_whose_controller_is_killed_ends_as_declared() -> Result<()> {
     let trial = Trial::tiny()?;
     let (lab, address) = (&trial.lab, trial.address());
     let before = Picture::of(lab, "tiny", &trial.root())?;
-    let quick = super::trial::QUICK;
     trial.all(&["clone tiny", "upgrade tiny", "verify tiny"])?;
 
     // What is killed: before the outage, in it, after going live. What is declared. Where that leads.
-    let stopping_clone = ("step_started", "guest.stop", "--");
+    let stopping_clone = ("step_started", "guest.stop", "");
     let restoring = ("step_finished", "files.restore", "");
     let outage = ("outage_started", "", "");
     let stopped = ("step_finished", "guest.stop", "stop tiny");
@@ -136,18 +134,9 @@ fn a_promotion_whose_controller_is_killed_ends_as_declared() -> Result<()> {
         } else {
             format!("promote = {{ if_interrupted = \"{declared}\" }}")
         };
-        trial.declare(&format!("{quick}\n{promote}"))?;
+        trial.declare(&format!("{QUICK}\n{promote}"))?;
         let mut verb = trial.begin("promote tiny --yes")?;
-        let (event, kind, title) = instant;
-        if event == "outage_started" {
-            verb.until(|seen| seen["event"] == event)?;
-        } else if title == "--" {
-            verb.until(|seen| seen["event"] == event && seen["step"]["kind"] == kind)?;
-        } else if title.is_empty() {
-            verb.until(|seen| seen["event"] == event && seen["step"]["kind"] == kind)?;
-        } else {
-            verb.until(step(event, kind, title))?;
-        }
+        verb.until(event(instant.0, instant.1, instant.2))?;
         verb.kill()?;
         let run = trial.run()?.context("no run")?;
         ensure!(run["state"] == "promoting" && run["interrupted"] == true, "{what}: {run:#}");
@@ -183,7 +172,7 @@ fn a_rollback_and_an_abort_whose_controller_is_killed_are_finished() -> Result<(
     trial.all(&["clone tiny", "upgrade tiny", "verify tiny", "promote tiny --yes"])?;
 
     let mut verb = trial.begin("rollback tiny --yes")?;
-    verb.until(|seen| seen["event"] == "outage_started")?;
+    verb.until(event("outage_started", "", ""))?;
     verb.kill()?;
     // Production is down: the unit finishes it without being asked.
     trial.says("resume --interrupted", 0)?;
@@ -192,8 +181,8 @@ fn a_rollback_and_an_abort_whose_controller_is_killed_are_finished() -> Result<(
 
     trial.all(&["verify tiny", "promote tiny --yes"])?;
     let mut verb = trial.begin("abort tiny --yes")?;
-    verb.until(|seen| seen["event"] == "outage_started")?;
-    verb.until(|seen| seen["event"] == "step_undone")?;
+    verb.until(event("outage_started", "", ""))?;
+    verb.until(event("step_undone", "", ""))?;
     verb.kill()?;
     trial.says("resume --interrupted", 0)?;
     ensure!(trial.run()?.is_none());
@@ -202,7 +191,7 @@ fn a_rollback_and_an_abort_whose_controller_is_killed_are_finished() -> Result<(
 
     // A clone that was begun is left as it is, and goes either way.
     let mut verb = trial.begin("clone tiny")?;
-    verb.until(|seen| seen["event"] == "step_started" && seen["step"]["kind"] == "guest.settle")?;
+    verb.until(event("step_started", "guest.settle", ""))?;
     verb.kill()?;
     trial.says("resume --interrupted", 0)?;
     ensure!(trial.state()? == "cloning");
@@ -210,7 +199,7 @@ fn a_rollback_and_an_abort_whose_controller_is_killed_are_finished() -> Result<(
     ensure!(trial.state()? == "cloned");
     trial.says("abort tiny", 0)?;
     let mut verb = trial.begin("clone tiny")?;
-    verb.until(|seen| seen["event"] == "step_started" && seen["step"]["kind"] == "files.rewrite")?;
+    verb.until(event("step_started", "files.rewrite", ""))?;
     verb.kill()?;
     trial.says("abort tiny", 0)?;
     ensure!(lab.domains()?.keys().eq(["tiny"]) && lab.trees()? == ["tiny"]);

@@ -24,7 +24,7 @@ fn the_whole_lifecycle() -> Result<()> {
     );
 
     trial.says("clone tiny", 0)?;
-    let name = trial.run()?.and_then(|run| run["run"].as_str().map(str::to_owned)).context("no run")?;
+    let name = trial.name()?;
     let root = lab.path(format!("pool/guests/{name}-root"));
     ensure!(lab.ssh(&clone, ["cat", "/root/mine", "/var/cache/kept"])? == "mine\nkept");
     // The nested subvolume is one in the clone as well, and another one: btrfs subvolumes have inode 256.

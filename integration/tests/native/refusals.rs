@@ -106,7 +106,7 @@ fn what_cannot_be_cloned_is_refused_untouched() -> Result<()> {
     let dos = text.replace('\n', "\r\n");
     with_file(&interfaces, dos.as_bytes(), || {
         trial.says("clone tiny", 0)?;
-        let name = trial.run()?.and_then(|run| run["run"].as_str().map(str::to_owned)).context("no run")?;
+        let name = trial.name()?;
         let cloned = fs::read_to_string(lab.path(format!("pool/guests/{name}-root/etc/network/interfaces")))?;
         ensure!(cloned == dos.replace(&address, &trial.clone_address()), "{cloned:?}");
         trial.says("abort tiny", 0).map(drop)

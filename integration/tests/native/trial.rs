@@ -116,6 +116,11 @@ impl Trial {
         Ok(runs.first().cloned())
     }
 
+    /// The id of the open run, which its clone is named by.
+    pub fn name(&self) -> Result<String> {
+        self.run()?.and_then(|run| run["run"].as_str().map(str::to_owned)).context("no run is open")
+    }
+
     /// The state of the one open run; empty if there is none.
     pub fn state(&self) -> Result<String> {
         Ok(self.run()?.and_then(|run| run["state"].as_str().map(str::to_owned)).unwrap_or_default())
@@ -148,7 +153,7 @@ pub struct Verb {
 impl Verb {
     /// Reads events up to one for which this holds.
     pub fn until(&mut self, holds: impl Fn(&Value) -> bool) -> Result<&Value> {
-        while let Some(line) = self.events.next() {
+        for line in self.events.by_ref() {
             let event: Value = serde_json::from_str(&line?)?;
             let found = holds(&event);
             self.seen.push(event);
@@ -176,11 +181,12 @@ impl Verb {
     }
 }
 
-/// Whether an event is this one of a step: its kind, and (part of) what it is about.
-pub fn step<'a>(event: &'a str, kind: &'a str, title: &'a str) -> impl Fn(&Value) -> bool + 'a {
+/// Whether an event is of this kind, about a step of this kind (empty: any, or none) with a title that ends so.
+pub fn event<'a>(event: &'a str, kind: &'a str, title: &'a str) -> impl Fn(&Value) -> bool + 'a {
     move |seen| {
+        let step = &seen["step"];
         seen["event"] == event
-            && seen["step"]["kind"] == kind
-            && seen["step"]["title"].as_str().is_some_and(|found| found.ends_with(title))
+            && (kind.is_empty() || step["kind"] == kind)
+            && step["title"].as_str().unwrap_or_default().ends_with(title)
     }
 }
