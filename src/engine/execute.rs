@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hypervisors::Power;
-use hypervisors::host::observed;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::event::{Emitter, ErrorInfo, EventBody, StepInfo, StepOutcome};
+use super::guarded::{Answer, Work, guarded};
 use super::history::{self, Status, StepHistory};
-use super::{OnFailure, Op, Plan, PlanStep, Stage, Undo};
+use super::undo::{OnRequest, on_request, undo_plan};
+use super::{OnFailure, Op, Plan, PlanStep};
 use crate::journal::{EventKind, Journal, JournalError, Lease, Stuck};
 use crate::steps::{Action, Done, Probe, StepError, StepRef, World};
 
@@ -114,7 +115,7 @@ impl Engine {
                 continue;
             }
             if self.world.stop.load(Ordering::Relaxed) {
-                match Self::on_request(plan, &histories) {
+                match on_request(plan, &histories) {
                     OnRequest::GoOn => {}
                     OnRequest::Undo => {
                         let cause = ErrorInfo {
@@ -224,23 +225,6 @@ impl Engine {
             }
         }
         first
-    }
-
-    /// What a request to stop means. It never leaves production down, and a way back is never left half-way: before the
-    /// promoted guest is live everything is undone, after that the verb goes on to its end.
-    fn on_request(plan: &Plan, histories: &[StepHistory]) -> OnRequest {
-        let past = || plan.steps.iter().zip(histories);
-        let begun = past().any(|(step, past)| step.outage_begins && past.status != Status::Pending);
-        let live = past().any(|(step, past)| step.goes_live && past.to_be_undone());
-        if plan.undoes.is_some() {
-            OnRequest::GoOn
-        } else if !begun {
-            OnRequest::Stop
-        } else if !live && undo_steps(0, plan, histories).is_some() {
-            OnRequest::Undo
-        } else {
-            OnRequest::GoOn
-        }
     }
 
     fn report(&self, ended: Ended) -> Report {
@@ -443,7 +427,7 @@ impl Engine {
                 });
             }
             Err(error) => {
-                let described = describe(&format!("take back: {}", info.title), error);
+                let described = describe(&info.title, error);
                 self.record(at.plan, at.index, EventKind::UndoFailed, &json!({ "error": described }))?;
                 let outcome = if error.is_unknown() { StepOutcome::Unknown } else { StepOutcome::Failed };
                 self.emit.send(EventBody::StepUndone { step: info, outcome, elapsed_s, error: Some(described) });
@@ -536,86 +520,4 @@ fn describe(title: &str, error: &StepError) -> ErrorInfo {
         place: None,
         help: error.help().map(str::to_owned),
     }
-}
-
-/// The steps that take back what the journal holds of a plan, in reverse. `None` if something irreversible was begun.
-pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Option<Vec<PlanStep>> {
-    let (mut steps, mut late) = (Vec::new(), Vec::new());
-    for (index, step) in plan.steps.iter().enumerate().rev() {
-        let Op::Do(action) = &step.op else { continue };
-        if !histories.get(index).is_some_and(StepHistory::to_be_undone) {
-            continue;
-        }
-        match step.undo {
-            Undo::None => return None,
-            Undo::WithClone | Undo::Nothing => {}
-            Undo::Own => {
-                // Neither the clone nor a command of the operator's holds up production's way back.
-                let tolerant = step.clone_side || matches!(action, Action::Hook(_));
-                let steps = if step.undo_late { &mut late } else { &mut steps };
-                steps.push(PlanStep {
-                    stage: Stage::Restore,
-                    op: Op::Undo(StepRef { plan: id, index }, action.clone()),
-                    undo: Undo::None,
-                    on_failure: if tolerant { OnFailure::Warn } else { OnFailure::Stop },
-                    temporary: false,
-                    clone_side: step.clone_side,
-                    undo_late: false,
-                    outage_begins: step.goes_live,
-                    outage_ends: step.outage_begins,
-                    goes_live: false,
-                    estimate_s: step.estimate_s,
-                });
-            }
-        }
-    }
-    steps.append(&mut late);
-    Some(steps)
-}
-
-fn undo_plan(id: i64, plan: &Plan, histories: &[StepHistory]) -> Option<Plan> {
-    Some(Plan {
-        undoes: Some(id),
-        done: plan.failed.clone(),
-        closes: plan.failure_closes,
-        steps: undo_steps(id, plan, histories)?,
-        ..plan.clone()
-    })
-}
-
-enum OnRequest {
-    GoOn,
-    Undo,
-    Stop,
-}
-
-enum Work {
-    Probe,
-    Capture,
-    Apply(Value),
-    Undo(Value),
-}
-
-enum Answer {
-    Probe(Probe),
-    Value(Value),
-    Done(Done),
-}
-
-/// Runs a step's code in a task of its own, so that a panic in it is an uncertain step and not the end of the program.
-async fn guarded(action: &Action, world: &World, work: Work) -> Result<Answer, StepError> {
-    let (action, world) = (action.clone(), world.clone());
-    let observer = world.observer.clone();
-    let work = async move {
-        let step = action.step();
-        match work {
-            Work::Probe => step.probe(&world).await.map(Answer::Probe),
-            Work::Capture => step.capture(&world).await.map(Answer::Value),
-            Work::Apply(found) => step.apply(&world, &found).await.map(Answer::Done),
-            Work::Undo(found) => step.undo(&world, &found).await.map(Answer::Done),
-        }
-    };
-    tokio::spawn(observed(observer, work))
-        .await
-        .unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))))
 }

@@ -15,11 +15,13 @@
 
 pub mod event;
 mod execute;
+mod guarded;
 pub mod history;
 pub mod lease;
 pub mod plan;
+mod undo;
 
 pub use event::{Emitter, ErrorInfo, Event, EventBody, Sink};
-pub(crate) use execute::undo_steps;
 pub use execute::{Ended, Engine, EngineError, Report};
 pub use plan::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo};
+pub(crate) use undo::undo_steps;

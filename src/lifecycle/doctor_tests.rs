@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::time::Duration;
-
 use hypervisors::{Hypervisor, MacAddr};
 
 use super::doctor::Diagnosis;
@@ -11,7 +9,7 @@ use super::error::exit;
 use super::gc_tests::CLONED;
 use super::preflight::Verdict;
 use super::tests::{Lab, assert_same};
-use crate::engine::lease;
+use crate::journal::Holder;
 
 /// Findings of a verdict: place, id, detail.
 fn told(diagnosis: &Diagnosis, verdict: Verdict) -> Vec<(&str, &str, &str)> {
@@ -79,9 +77,11 @@ async fn open_runs_and_leftovers_are_told() {
     let whole = lab.app.doctor(None).await.unwrap();
     assert!(told(&whole, Verdict::Passed).contains(&("mercure", "run", &format!("{run} is cloned"))), "{whole:?}");
     let journal = lab.journal();
-    let lease = lease::take(&*journal, &run, false, Duration::ZERO).await.unwrap();
+    // A holder with another start time: that process is gone.
+    let gone = Holder { started: 1, ..Holder::this_process() };
+    let (epoch, _) = journal.holder(&run).unwrap();
+    let lease = journal.acquire(&run, epoch, &gone).unwrap();
     journal.set_state(&lease, "upgrading", false).unwrap();
-    journal.release(&lease).unwrap();
     let interrupted = lab.app.doctor(Some("mercure")).await.unwrap();
     let refused = interrupted.findings.iter().find(|one| one.finding.verdict == Verdict::Refused).unwrap();
     assert!(refused.finding.detail.contains("interrupted while upgrading"), "{refused:?}");

@@ -1,0 +1,78 @@
+//! Plans backwards: which steps take back what the journal holds of a plan, and what a request to stop means. Pure.
+
+use super::history::{Status, StepHistory};
+use super::{OnFailure, Op, Plan, PlanStep, Stage, Undo};
+use crate::steps::{Action, StepRef};
+
+/// The steps that take back what the journal holds of a plan, in reverse. `None` if something irreversible was begun.
+pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Option<Vec<PlanStep>> {
+    let (mut steps, mut late) = (Vec::new(), Vec::new());
+    for (index, step) in plan.steps.iter().enumerate().rev() {
+        let Op::Do(action) = &step.op else { continue };
+        if !histories.get(index).is_some_and(StepHistory::to_be_undone) {
+            continue;
+        }
+        match step.undo {
+            Undo::None => return None,
+            Undo::WithClone | Undo::Nothing => {}
+            Undo::Own => {
+                // Neither the clone nor a command of the operator's holds up production's way back.
+                let tolerant = step.clone_side || matches!(action, Action::Hook(_));
+                let steps = if step.undo_late { &mut late } else { &mut steps };
+                steps.push(PlanStep {
+                    stage: Stage::Restore,
+                    op: Op::Undo(StepRef { plan: id, index }, action.clone()),
+                    undo: Undo::None,
+                    on_failure: if tolerant { OnFailure::Warn } else { OnFailure::Stop },
+                    temporary: false,
+                    clone_side: step.clone_side,
+                    undo_late: false,
+                    outage_begins: step.goes_live,
+                    outage_ends: step.outage_begins,
+                    goes_live: false,
+                    estimate_s: step.estimate_s,
+                });
+            }
+        }
+    }
+    steps.append(&mut late);
+    Some(steps)
+}
+
+/// The plan that undoes a plan. `None` if something irreversible was begun.
+pub(super) fn undo_plan(id: i64, plan: &Plan, histories: &[StepHistory]) -> Option<Plan> {
+    Some(Plan {
+        undoes: Some(id),
+        done: plan.failed.clone(),
+        closes: plan.failure_closes,
+        steps: undo_steps(id, plan, histories)?,
+        ..plan.clone()
+    })
+}
+
+/// What a request to stop means.
+pub(super) enum OnRequest {
+    /// Not now.
+    GoOn,
+    /// Everything is undone.
+    Undo,
+    /// After the step in hand.
+    Stop,
+}
+
+/// What a request to stop means. It never leaves production down, and a way back is never left half-way: before the
+/// promoted guest is live everything is undone, after that the verb goes on to its end.
+pub(super) fn on_request(plan: &Plan, histories: &[StepHistory]) -> OnRequest {
+    let past = || plan.steps.iter().zip(histories);
+    let begun = past().any(|(step, past)| step.outage_begins && past.status != Status::Pending);
+    let live = past().any(|(step, past)| step.goes_live && past.to_be_undone());
+    if plan.undoes.is_some() {
+        OnRequest::GoOn
+    } else if !begun {
+        OnRequest::Stop
+    } else if !live && undo_steps(0, plan, histories).is_some() {
+        OnRequest::Undo
+    } else {
+        OnRequest::GoOn
+    }
+}
