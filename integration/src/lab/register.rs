@@ -92,6 +92,9 @@ impl Register {
         if !self.directory.exists() {
             return Ok(());
         }
+        let lab = |name: std::ffi::OsString| name.to_string_lossy().parse::<u8>().is_ok();
+        let up = fs::read_dir(&self.directory)?.filter_map(Result::ok).any(|entry| lab(entry.file_name()));
+        anyhow::ensure!(!up, "a lab of another directory is up: what labs share stays");
         fs::remove_file(self.directory.join("lock"))?;
         fs::remove_dir(&self.directory).context("removing the labs' register")
     }
