@@ -215,7 +215,15 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     steps.push(
         PlanStep::new(
             Stage::Adapt,
-            files::Rewrite { host: host.clone(), volume: root.clone(), spec, expected, diff, needles },
+            files::Rewrite {
+                host: host.clone(),
+                volume: root.clone(),
+                spec,
+                files: edits.len(),
+                expected,
+                diff,
+                needles,
+            },
             1.0,
         )
         .undo(Undo::WithClone),

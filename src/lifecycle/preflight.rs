@@ -110,6 +110,9 @@ fn scope(facts: &Facts, strategy: Strategy, findings: &mut Findings) {
     {
         findings.refuse("runs_on", "the clone can only run on the original's host here", "take runs_on out");
     }
+    if facts.spec.clone.snapshot.size.is_some() {
+        findings.warn("snapshot", "clone.snapshot has no effect here: these copies share what is not written");
+    }
     if facts.spec.clone.network == NetworkRule::Fenced {
         findings.refuse(
             "network",

@@ -181,7 +181,7 @@ pub fn plan(
     steps.push(PlanStep::new(Stage::FinalCarry, restamp, 0.1).undo(Undo::WithClone));
     if !now.queues.is_empty() {
         let mirror = queues::Mirror { host: host.clone(), from: old_root.clone(), to: new_root.clone() };
-        steps.push(PlanStep::new(Stage::FinalCarry, mirror, 0.2).undo(Undo::WithClone));
+        steps.push(PlanStep::new(Stage::FinalCarry, mirror, 0.2).clone_side());
         let back = queues::Return {
             host: host.clone(),
             guest: name.clone(),

@@ -98,6 +98,9 @@ pub struct Rewrite {
     pub volume: VolumeRef,
     /// What changes.
     pub spec: CloneSpec,
+    /// How many files change.
+    #[serde(default)]
+    pub files: usize,
     /// What the plan saw on the live guest.
     pub expected: Vec<Expected>,
     /// The diff, as the plan saw it.

@@ -86,7 +86,10 @@ impl Step for Mirror {
         "carry the mail and job queues".into()
     }
     fn undo_title(&self) -> String {
-        "-".into()
+        "empty the clone's".into()
+    }
+    fn taken_back(&self) -> String {
+        "empty the clone's mail and job queues".into()
     }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         Ok(Probe::Absent)
@@ -97,8 +100,14 @@ impl Step for Mirror {
         let messages = mirror_all(&from, &to)?;
         Ok(Done::new(Change::Changed).with(json!({ "messages": messages })))
     }
-    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
-        Ok(Change::Unchanged.into())
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        // What the original sent or sends is not to be sent by the clone: from a tree without queues all are emptied.
+        let nothing = world.run_dir.join("empty");
+        let unwritable = |error| StepError::Platform(hypervisors::Error::io("make an empty directory", error));
+        std::fs::create_dir_all(&nothing).map_err(unwritable)?;
+        let clone = files::open(world, &self.host, &self.to).await?;
+        mirror_all(&Tree::open(&nothing)?, &clone)?;
+        Ok(Change::Changed.into())
     }
 }
 
