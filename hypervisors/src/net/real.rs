@@ -18,6 +18,8 @@ use crate::{Cause, Error, Result};
 
 /// How long an owner has to answer, and how often it is asked meanwhile.
 const SILENCE: Duration = Duration::from_millis(500);
+/// The same for IPv6: an address that has just come up is still tentative, and is not answered for (RFC 4862, 5.4).
+const SILENCE_IPV6: Duration = Duration::from_millis(1500);
 const ASK_EVERY: Duration = Duration::from_millis(160);
 /// How often an announcement is sent, and at what distance: a single frame may be lost.
 const ANNOUNCEMENTS: usize = 3;
@@ -165,7 +167,7 @@ fn ask_owner(address: IpAddr, via: &str, doing: &str) -> Result<Option<MacAddr>>
             frame::solicitation(link.mac, source.unwrap_or(Ipv6Addr::UNSPECIFIED), wanted)
         }
     };
-    let end = Instant::now() + SILENCE;
+    let end = Instant::now() + if address.is_ipv4() { SILENCE } else { SILENCE_IPV6 };
     while Instant::now() < end {
         link.send(&question, doing)?;
         let ask_again = end.min(Instant::now() + ASK_EVERY);
