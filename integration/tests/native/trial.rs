@@ -1,9 +1,10 @@
 //! What the tests of the ring share: the product in a lab of its own, and a verb that can be watched and killed.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Lines};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -136,7 +137,10 @@ impl Trial {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting upgradectl {line}"))?;
-        let events = BufReader::new(child.stdout.take().context("no pipe")?).lines();
+        // Read at once: a full pipe would hold the verb up.
+        let (lines, events) = mpsc::channel();
+        let output = BufReader::new(child.stdout.take().context("no pipe")?);
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         Ok(Verb { line: line.to_owned(), child, events, seen: Vec::new() })
     }
 }
@@ -146,15 +150,15 @@ impl Trial {
 pub struct Verb {
     line: String,
     child: Child,
-    events: Lines<BufReader<ChildStdout>>,
+    events: mpsc::Receiver<String>,
     seen: Vec<Value>,
 }
 
 impl Verb {
     /// Reads events up to one for which this holds.
     pub fn until(&mut self, holds: impl Fn(&Value) -> bool) -> Result<&Value> {
-        for line in self.events.by_ref() {
-            let event: Value = serde_json::from_str(&line?)?;
+        while let Ok(line) = self.events.recv() {
+            let event: Value = serde_json::from_str(&line)?;
             let found = holds(&event);
             self.seen.push(event);
             if found {
@@ -175,7 +179,7 @@ impl Verb {
     /// Reads the rest; its exit code and all of its events.
     pub fn end(mut self) -> Result<(i32, Vec<Value>)> {
         for line in self.events {
-            self.seen.push(serde_json::from_str(&line?)?);
+            self.seen.push(serde_json::from_str(&line)?);
         }
         Ok((self.child.wait()?.code().unwrap_or(-1), self.seen))
     }

@@ -188,21 +188,3 @@ async fn volumes_are_recognised_by_looking() {
     assert!(matches!(refused.cause, Cause::Unsupported(_)) && refused.help.is_some());
     assert!(backend.volume(&disk(DiskSource::Directory("/nonexistent/x".into()))).await.is_err());
 }
-
-/// The same on real containers: `UPGRADECTL_TEST_LXC=URI UPGRADECTL_TEST_LXC_ROOT=DIR` (a directory with `/sbin/init`).
-#[tokio::test]
-#[ignore = "needs root and a libvirt with its LXC driver: set UPGRADECTL_TEST_LXC and UPGRADECTL_TEST_LXC_ROOT"]
-async fn a_container_lives_its_life() {
-    let uri = std::env::var("UPGRADECTL_TEST_LXC").unwrap();
-    let backend = backend(&uri);
-    let root = std::env::var("UPGRADECTL_TEST_LXC_ROOT").unwrap();
-    let original = definitions_round_trip(&backend, &written("lxc", "upgradectl-unit", &root)).await;
-    lifecycle(&backend, "upgradectl-unit").await;
-    backend.start("upgradectl-unit").await.unwrap();
-    let edited = backend.derive(&original, &adapted()).unwrap();
-    assert_eq!(backend.define(&edited).await.unwrap(), Change::Changed);
-    assert_eq!(backend.define(&original).await.unwrap(), Change::Changed);
-    assert_eq!(backend.definition("upgradectl-unit").await.unwrap().unwrap(), original);
-    backend.destroy("upgradectl-unit").await.unwrap();
-    assert_eq!(backend.undefine("upgradectl-unit").await.unwrap(), Change::Removed);
-}
