@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hypervisors::Hypervisor;
 use hypervisors::sim::{self, Sim};
 
 use super::app::App;
@@ -162,4 +163,28 @@ async fn abort_leads_back_from_every_state() {
         assert_same(&before, &lab.world());
         no_conflicts(&lab.sim());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commit_destroys_nothing_that_production_stands_on() {
+    let lab = Lab::new();
+    let found = lab.sim().definition("mercure").await.unwrap().unwrap();
+    for (verb, state) in [
+        (Verb::Clone, State::Cloned),
+        (Verb::Upgrade, State::Upgraded),
+        (Verb::Verify, State::Verified),
+        (Verb::Promote, State::Promoted),
+    ] {
+        lab.good(verb, state).await;
+    }
+    // Somebody brought the old definition back: the guest's next start is the original's.
+    lab.sim().define(&found).await.unwrap();
+    let finish = lab.verb(Verb::Commit).await;
+    assert_eq!(
+        (finish.code, lab.sim().volume_ref("mercure").path.exists()),
+        (exit::REFUSED, true),
+        "{:?}",
+        finish.error
+    );
+    no_conflicts(&lab.sim());
 }
