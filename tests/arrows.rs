@@ -332,15 +332,12 @@ fn arrows_point_down() {
     assert!(all.is_empty(), "forbidden arrows:\n{}", all.join("\n"));
 }
 
-/// Files of more than 600 lines, each with its reason.
-const LONG: [(&str, &str); 1] = [("hypervisors/src/sim/tests.rs", "one world, its cases side by side")];
-
 #[test]
 fn no_file_is_too_long() {
     let folders = ["src", "hypervisors", "integration/src", "integration/tests", "tests"];
     let all = folders.iter().flat_map(|folder| sources(folder));
     let long = all
-        .filter(|(file, text)| text.lines().count() > 600 && !LONG.iter().any(|(name, _)| name == file))
+        .filter(|(file, text)| text.lines().count() > 600)
         .map(|(file, text)| format!("{file}: {} lines", text.lines().count()))
         .collect::<Vec<_>>();
     assert!(long.is_empty(), "files of more than one thought:\n{}", long.join("\n"));
