@@ -6,6 +6,8 @@
 mod bench;
 #[path = "sim/hooks.rs"]
 mod hooks;
+#[path = "sim/light.rs"]
+mod light;
 #[path = "sim/matrix.rs"]
 mod matrix;
 #[path = "sim/quarantine.rs"]

@@ -123,6 +123,10 @@ fn attempt<T>(
     doing: &str,
     work: impl FnOnce(&Connect) -> std::result::Result<T, Failure>,
 ) -> Result<T> {
+    super::late::load().map_err(|why| {
+        Error::new(doing, Cause::Unsupported(format!("libvirt's library cannot be loaded: {}", printable(&why))))
+            .help("install it: the package libvirt0 (Debian), libvirt-libs (Fedora, RHEL)")
+    })?;
     let connect = connected(uri, slot).map_err(|error| {
         let mut error = explain(doing, &error);
         // nothing was asked of it, but nothing is known of the guest either

@@ -11,6 +11,7 @@
 
 mod connection;
 pub mod edit;
+mod late;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
