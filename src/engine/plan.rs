@@ -114,6 +114,15 @@ pub struct PlanStep {
     /// When it has been done, the promoted guest is live: nothing is undone by itself any more.
     #[serde(default, skip_serializing_if = "is_false")]
     pub goes_live: bool,
+    /// What has to be proven right before it is taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before_undo: Vec<PlanStep>,
+    /// What belongs right behind its taking back (a guest that was stopped is announced and waited for).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after_undo: Vec<PlanStep>,
+    /// Where a plan that is undone leads once this step was begun, if not to [`Plan::failed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone_to: Option<String>,
     /// Expected duration in seconds.
     pub estimate_s: f64,
 }
@@ -137,6 +146,9 @@ impl PlanStep {
             outage_begins: false,
             outage_ends: false,
             goes_live: false,
+            before_undo: Vec::new(),
+            after_undo: Vec::new(),
+            undone_to: None,
             estimate_s,
         }
     }
@@ -188,6 +200,18 @@ impl PlanStep {
         self.goes_live = true;
         self
     }
+    /// What surrounds its taking back, on every way back.
+    #[must_use]
+    pub fn undone_between(mut self, before: Vec<PlanStep>, after: Vec<PlanStep>) -> Self {
+        (self.before_undo, self.after_undo) = (before, after);
+        self
+    }
+    /// Once begun, undoing the plan leads to this state.
+    #[must_use]
+    pub fn undone_to(mut self, state: &str) -> Self {
+        self.undone_to = Some(state.to_owned());
+        self
+    }
     /// As an operator would say it.
     pub fn title(&self) -> String {
         match &self.op {
@@ -226,7 +250,7 @@ pub struct Plan {
     pub during: String,
     /// State when all is done.
     pub done: String,
-    /// State when it was undone, or ended in failure ([`OnFailure::End`]).
+    /// State when it was undone (unless a step says otherwise), or ended in failure ([`OnFailure::End`]).
     pub failed: String,
     /// The run is closed with `done`.
     #[serde(default, skip_serializing_if = "is_false")]

@@ -1,4 +1,5 @@
-//! Plans backwards: which steps take back what the journal holds of a plan, and what a request to stop means. Pure.
+//! Plans backwards: which steps take back what the journal holds of a plan, with the proofs that belong between them, and
+//! what a request to stop means. Pure.
 
 use super::history::{Status, StepHistory};
 use super::{OnFailure, Op, Plan, PlanStep, Stage, Undo};
@@ -19,19 +20,16 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
                 // Neither the clone nor a command of the operator's holds up production's way back.
                 let tolerant = step.clone_side || matches!(action, Action::Hook(_));
                 let steps = if step.undo_late { &mut late } else { &mut steps };
-                steps.push(PlanStep {
-                    stage: Stage::Restore,
-                    op: Op::Undo(StepRef { plan: id, index }, action.clone()),
-                    undo: Undo::None,
-                    on_failure: if tolerant { OnFailure::Warn } else { OnFailure::Stop },
-                    temporary: false,
-                    clone_side: step.clone_side,
-                    undo_late: false,
-                    outage_begins: step.goes_live,
-                    outage_ends: step.outage_begins,
-                    goes_live: false,
-                    estimate_s: step.estimate_s,
-                });
+                steps.extend(step.before_undo.iter().cloned());
+                let mut undo = PlanStep::new(Stage::Restore, action.clone(), step.estimate_s)
+                    .undo(Undo::None)
+                    .on_failure(if tolerant { OnFailure::Warn } else { OnFailure::Stop });
+                undo.op = Op::Undo(StepRef { plan: id, index }, action.clone());
+                undo.clone_side = step.clone_side;
+                undo.outage_begins = step.goes_live;
+                undo.outage_ends = step.outage_begins && !step.after_undo.iter().any(|step| step.outage_ends);
+                steps.push(undo);
+                steps.extend(step.after_undo.iter().cloned());
             }
         }
     }
@@ -41,9 +39,12 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
 
 /// The plan that undoes a plan. `None` if something irreversible was begun.
 pub(super) fn undo_plan(id: i64, plan: &Plan, histories: &[StepHistory]) -> Option<Plan> {
+    let begun = |index: usize| histories.get(index).is_some_and(StepHistory::to_be_undone);
+    let undone_to =
+        plan.steps.iter().enumerate().filter(|(index, _)| begun(*index)).find_map(|(_, step)| step.undone_to.clone());
     Some(Plan {
         undoes: Some(id),
-        done: plan.failed.clone(),
+        done: undone_to.unwrap_or_else(|| plan.failed.clone()),
         closes: plan.failure_closes,
         steps: undo_steps(id, plan, histories)?,
         ..plan.clone()

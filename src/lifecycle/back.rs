@@ -1,15 +1,12 @@
-//! The ways back, `rollback` and `abort`, as plans: the undos of what the journal holds, in reverse, with the proofs that
-//! belong between them.
+//! The ways back, `rollback` and `abort`, as plans: the undos of what the journal holds, in reverse.
 
-use super::clone::settle;
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
 use crate::engine::history::{self, StepHistory};
-use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
+use crate::engine::{Outage, Plan, PlanStep, undo_steps};
 use crate::inventory::{GuestSpec, Verb};
 use crate::journal::EventRecord;
-use crate::steps::{Action, net};
 
 /// A stored plan with what became of its steps.
 pub struct Past {
@@ -43,55 +40,6 @@ impl Past {
     }
 }
 
-/// Puts the proofs between the undos: nobody answers before the original starts; it is announced and waited for.
-fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts) -> Vec<PlanStep> {
-    let host = &record.host;
-    let places = &record.addressing.original_places;
-    let proof = |stage, action: Action, estimate_s| {
-        PlanStep::new(stage, action, estimate_s).undo(Undo::Nothing).on_failure(OnFailure::Warn)
-    };
-    let mut steps = Vec::new();
-    for mut step in undos {
-        let (stops_promoted, starts_original) = match &step.op {
-            Op::Undo(_, Action::Start(start)) => (start.guest == record.original.name, false),
-            Op::Undo(_, Action::Stop(stop)) => (false, stop.guest == record.original.name),
-            _ => (false, false),
-        };
-        let starts_clone = matches!(&step.op, Op::Undo(_, Action::Stop(stop)) if stop.guest == record.clone.name);
-        if starts_original {
-            let silent = net::ProveSilent {
-                host: host.clone(),
-                places: places.clone(),
-                before: Some(record.original.name.clone()),
-            };
-            // Two owners would break both: this one is not only worth a warning.
-            steps.push(proof(Stage::Fence, silent.into(), 0.5).on_failure(OnFailure::Stop));
-        }
-        step.outage_ends = false;
-        if step.clone_side {
-            step.on_failure = OnFailure::Warn;
-        }
-        let clone_side = step.clone_side;
-        steps.push(step);
-        if stops_promoted {
-            continue;
-        }
-        if starts_original {
-            let announce = net::Announce { host: host.clone(), places: places.clone() };
-            steps.push(proof(Stage::Start, announce.into(), 0.1));
-            let settled = proof(Stage::Settle, settle(host, &record.original).into(), 6.0);
-            // Until the original lets us in again the way back is not done.
-            steps.push(settled.on_failure(OnFailure::Stop).outage_ends());
-        }
-        if starts_clone && clone_side {
-            let mut settle = proof(Stage::Settle, settle(host, &record.clone).into(), 8.0);
-            settle.clone_side = true;
-            steps.push(settle);
-        }
-    }
-    steps
-}
-
 fn outages(steps: &[PlanStep], name: &str) -> Vec<Outage> {
     let Some(from) = steps.iter().position(|step| step.outage_begins) else { return Vec::new() };
     let until = steps.iter().position(|step| step.outage_ends).unwrap_or(steps.len() - 1);
@@ -104,7 +52,7 @@ pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past) -> Option<(
     let hooks = Hooks::of(spec, record);
     let undos = undo_steps(promote.id, &promote.plan, &promote.histories)?;
     let mut steps = hooks.before(Verb::Rollback);
-    steps.extend(with_proofs(undos, record));
+    steps.extend(undos);
     steps.extend(hooks.after(Verb::Rollback));
     let name = &spec.name;
     let mut page = Page::new(format!("Roll {name} back to its original"));
@@ -150,7 +98,7 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Pla
         let mut undos = undo_steps(past.id, &past.plan, &past.histories)?;
         // What only restores the clone is of no use: the clone goes. Temporary changes are taken back in any case.
         undos.retain(|step| !step.clone_side);
-        steps.extend(with_proofs(undos, record));
+        steps.extend(undos);
     }
     steps.extend(hooks.after(Verb::Abort));
     let name = &spec.name;

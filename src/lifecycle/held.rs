@@ -394,6 +394,10 @@ impl Held<'_> {
                 record.unproven = None;
                 record.verification = None;
             }
+            // The clone was restarted: nothing is known of it.
+            (Ended::Undone(_) | Ended::Done { .. }, "promote") if self.state()? == State::Upgraded => {
+                record.verification = None;
+            }
             (Ended::Done { .. }, "clone") => record.boot_s = self.measured_boot()?,
             _ => {}
         }

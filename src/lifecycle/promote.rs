@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hypervisors::{Definition, DefinitionEdit, DiskEdit, Hypervisor, Mark, Role, VolumeKind, VolumeRef};
 
+use super::clone::settle;
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
@@ -14,7 +15,7 @@ use super::record::RunFacts;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
 use crate::guest::{self, FileEdit, Tree};
 use crate::inventory::{CarryRule, GuestSpec, Verb};
-use crate::steps::{StepRef, adopt, carry, domain, files, net, queues, storage};
+use crate::steps::{Action, StepRef, adopt, carry, domain, files, net, queues, storage};
 use crate::verify::Side;
 
 /// How long production may take to shut down, in seconds.
@@ -62,6 +63,11 @@ fn carries(spec: &GuestSpec, record: &RunFacts, last: bool) -> Vec<carry::Carry>
 /// The carry rules, for a look at what they would bring.
 pub fn carry_rules(spec: &GuestSpec, record: &RunFacts) -> Vec<carry::Carry> {
     carries(spec, record, false)
+}
+
+/// A look between two steps of the way back: nothing of it is taken back, and its failure is worth a warning.
+fn proof(stage: Stage, action: impl Into<Action>, estimate_s: f64) -> PlanStep {
+    PlanStep::new(stage, action, estimate_s).undo(Undo::Nothing).on_failure(OnFailure::Warn)
 }
 
 /// Where a snapshot of detached data goes.
@@ -112,6 +118,12 @@ pub fn plan(
     let production: Vec<net::Place> = record.addressing.original_places.clone();
     let expected = files::expected(&now.restore);
     let diff = now.restore.iter().map(guest::diff).collect::<Vec<_>>().join("");
+    let silent = |back_to: Option<String>| net::ProveSilent {
+        host: host.clone(),
+        places: production.clone(),
+        back_to,
+        ours: record.addressing.by_card.iter().copied().flatten().collect(),
+    };
 
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Promote);
@@ -124,7 +136,10 @@ pub fn plan(
             domain::Stop { host: host.clone(), guest: run.clone(), patience_s: 60, force: true, link: None },
             4.0,
         )
-        .clone_side(),
+        .clone_side()
+        .undone_between(Vec::new(), vec![proof(Stage::Settle, settle(&host, &record.clone), 8.0).clone_side()])
+        // A clone that was stopped is another one than was verified.
+        .undone_to("upgraded"),
     );
     steps.push(
         PlanStep::new(
@@ -164,16 +179,18 @@ pub fn plan(
             },
             4.0,
         )
-        .outage_begins(),
+        .outage_begins()
+        .undone_between(
+            // Two owners would break both: this one is not only worth a warning.
+            vec![proof(Stage::Fence, silent(Some(name.clone())), 0.5).on_failure(OnFailure::Stop)],
+            vec![
+                proof(Stage::Start, net::Announce { host: host.clone(), places: production.clone() }, 0.1),
+                // Until the original lets us in again the way back is not done.
+                proof(Stage::Settle, settle(&host, &record.original), 6.0).on_failure(OnFailure::Stop).outage_ends(),
+            ],
+        ),
     );
-    steps.push(
-        PlanStep::new(
-            Stage::Fence,
-            net::ProveSilent { host: host.clone(), places: production.clone(), before: None },
-            0.5,
-        )
-        .undo(Undo::Nothing),
-    );
+    steps.push(PlanStep::new(Stage::Fence, silent(None), 0.5).undo(Undo::Nothing));
     for rule in carry_last {
         steps.push(PlanStep::new(Stage::FinalCarry, rule, 1.0).undo(Undo::WithClone));
     }

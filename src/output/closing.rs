@@ -88,6 +88,10 @@ pub fn plain_failure(failure: &ErrorInfo, style: Style) -> String {
 fn way_on(finish: &Finish, guest: &str) -> Option<String> {
     let run = finish.run.as_deref()?;
     Some(match finish.code {
+        // A promotion that got as far as stopping the clone.
+        exit::UNDONE if finish.state == Some(State::Upgraded) => {
+            format!("it was undone; the clone was restarted: upgradectl verify {guest}; {}", record_of(run))
+        }
         exit::UNDONE => format!("it was undone: all is as before the verb; {}", record_of(run)),
         exit::PARTWAY => {
             let verbs: Vec<String> = finish.next.iter().map(|verb| format!("upgradectl {verb} {guest}")).collect();

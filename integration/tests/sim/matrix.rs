@@ -41,7 +41,7 @@ const PROMOTE: Passage = Passage {
     verb: "promote",
     before: &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")],
     done: "promoted",
-    failing: &[(1, "verified"), (3, "promoted")],
+    failing: &[(1, "verified"), (1, "upgraded"), (3, "promoted")],
 };
 const PROMOTED: &[(&str, &str)] =
     &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted")];
@@ -129,6 +129,8 @@ impl Ground {
                 self.bench.verb_with("retry", &["--step", &step, "--reason", "the fault is gone"])
             } else if state.ends_with("ing") || state == "rolling_back" {
                 self.bench.verb("resume")
+            } else if *verb == "promote" && state == "upgraded" {
+                self.bench.verb("verify")
             } else {
                 self.bench.verb(verb)
             };

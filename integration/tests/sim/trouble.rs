@@ -368,11 +368,67 @@ fn somebody_else_who_answers_for_production_stops_a_promotion() {
         })
         .unwrap();
     let said = bench.verb("promote");
-    assert_eq!((said.code, said.state().as_deref()), (1, Some("verified")), "{said}");
+    // Production serves again although the stranger still answers, and the clone has to be verified anew.
+    assert_eq!((said.code, said.state().as_deref()), (1, Some("upgraded")), "{said}");
     assert!(said.ending()["error"].to_string().contains("00:16:3e:00:00:99"), "{said}");
-    world.configure(|host| host.neighbours.clear()).unwrap();
+    assert!(said.stdout.contains("a machine of somebody else's"), "{said}");
     before.assert_same(&bench.picture().after_a_promotion(), "undone");
+    assert_eq!(bench.verb("promote").code, 9);
+    world.configure(|host| host.neighbours.clear()).unwrap();
+    bench.good("verify", "verified");
     bench.good("promote", "promoted");
+}
+
+/// Production starts again by itself only where nobody of ours still answers for it, and is down until it lets us in.
+#[test]
+fn an_undone_promotion_proves_silence_and_waits_for_production() {
+    let bench = Bench::new();
+    bench.good_way_to("verified");
+    let before = bench.picture().after_a_promotion();
+    let world = bench.sim();
+    let own = "10.0.5.12".parse().unwrap();
+    let production = "00:16:3e:00:05:0c".parse().unwrap();
+    world.configure(|host| _ = host.neighbours.insert(own, production)).unwrap();
+    let said = bench.verb("promote");
+    assert_eq!((said.code, said.state().as_deref()), (8, Some("promoting")), "{said}");
+    assert!(said.ending()["error"].to_string().contains("00:16:3e:00:05:0c"), "{said}");
+    world.configure(|host| host.neighbours.clear()).unwrap();
+
+    let said = bench.good("resume", "upgraded");
+    before.assert_same(&bench.picture().after_a_promotion(), "undone");
+    let events = said.events().unwrap();
+    let at = |event: &str, title: &str| {
+        let found = events.iter().position(|line| {
+            line["event"] == event && (title.is_empty() || line["step"]["title"].as_str().unwrap_or_default() == title)
+        });
+        found.unwrap_or_else(|| panic!("no {event} {title}: {said}"))
+    };
+    let silent = at("step_finished", "prove that nobody answers for 10.0.5.12");
+    let started = at("step_undone", "start mercure again");
+    let settled = at("step_finished", "wait until mercure has settled");
+    assert!(silent < started && started < settled && settled < at("outage_ended", ""), "{said}");
+}
+
+/// The verb ended by itself and gave its lease back, but production is down: the boot unit does not leave it so.
+#[test]
+fn the_boot_unit_takes_up_a_promotion_that_ended_with_production_down() {
+    let bench = Bench::new();
+    bench.good_way_to("verified");
+    let before = bench.picture().after_a_promotion();
+    let world = bench.sim();
+    let own = "10.0.5.12".parse().unwrap();
+    let production = "00:16:3e:00:05:0c".parse().unwrap();
+    world.configure(|host| _ = host.neighbours.insert(own, production)).unwrap();
+    assert_eq!(bench.verb("promote").code, 8);
+    let said = bench.ctl_run(&["--json", "resume", "--interrupted"]);
+    assert_eq!((said.code, bench.state().as_str()), (8, "promoting"), "{said}");
+    world.configure(|host| host.neighbours.clear()).unwrap();
+    let said = bench.ctl_run(&["--json", "resume", "--interrupted"]);
+    assert_eq!((said.code, bench.state().as_str()), (0, "upgraded"), "{said}");
+    before.assert_same(&bench.picture().after_a_promotion(), "undone");
+    let events = bench.trace().len();
+    assert_eq!(bench.ctl_run(&["resume", "--interrupted"]).code, 0);
+    assert_eq!(bench.trace().len(), events, "nothing is left to do");
 }
 
 #[test]
