@@ -4,9 +4,10 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
 use crate::engine::history::{self, StepHistory};
-use crate::engine::{Outage, Plan, PlanStep, undo_steps};
+use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
 use crate::inventory::{GuestSpec, Verb};
 use crate::journal::EventRecord;
+use crate::steps::{Action, queues};
 
 /// A stored plan with what became of its steps.
 pub struct Past {
@@ -99,6 +100,17 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Pla
         // What only restores the clone is of no use: the clone goes. Temporary changes are taken back in any case.
         undos.retain(|step| !step.clone_side);
         steps.extend(undos);
+    }
+    // A way back from `promoted` set the original's own queues aside, when the promoted guest's came in their place.
+    let returned =
+        |past: &Past| {
+            past.plan.steps.iter().zip(&past.histories).any(|(step, past)| {
+                matches!(step.op, Op::Do(Action::Return(_))) && past.status != history::Status::Pending
+            })
+        };
+    if let Some((root, _)) = record.root().filter(|_| pasts.iter().any(returned)) {
+        let discard = queues::Discard { host: record.host.clone(), volume: root.clone() };
+        steps.push(PlanStep::new(Stage::Tidy, discard, 0.5).undo(Undo::Nothing).on_failure(OnFailure::Warn));
     }
     steps.extend(hooks.after(Verb::Abort));
     let name = &spec.name;

@@ -158,19 +158,19 @@ impl Step for Return {
     }
 }
 
-/// Removes the queues that clone set aside, for good: the promoted guest's are the ones that count.
+/// Removes the queues that were set aside, for good: those in use are the ones that count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Discard {
     /// Inventory host.
     pub host: String,
-    /// Root volume of the promoted guest.
+    /// Root volume of the guest that serves from now on.
     pub volume: VolumeRef,
 }
 
 #[async_trait]
 impl Step for Discard {
     fn title(&self) -> String {
-        "remove the queues that the clone had set aside".into()
+        "remove the queues that were set aside".into()
     }
     fn undo_title(&self) -> String {
         "-".into()

@@ -109,7 +109,7 @@ impl Ground {
 
     /// The world is as before the run.
     fn as_before_the_run(&self, about: &str) {
-        self.first.clone().after_a_promotion().assert_same(&self.bench.picture().after_a_promotion(), about);
+        self.first.assert_same(&self.bench.picture(), about);
         self.bench.no_conflicts(about);
         assert_eq!(self.bench.state(), "none", "{about}");
     }
