@@ -18,9 +18,9 @@ pub struct RunDisk {
     pub root: bool,
     /// What became of it.
     pub rule: DiskRule,
-    /// The original's volume.
+    /// The volume the original had when it was cloned.
     pub source: Option<VolumeRef>,
-    /// The clone's.
+    /// The one `clone` made: a copy of it, or fresh swap space.
     pub target: Option<VolumeRef>,
 }
 
@@ -74,15 +74,33 @@ pub struct RunFacts {
 }
 
 impl RunFacts {
-    /// The root's volumes: original and clone.
+    /// The root's volumes: the one production stands on before promotion, and the clone's.
     pub fn root(&self) -> Option<(&VolumeRef, &VolumeRef)> {
-        let disk = self.disks.iter().find(|disk| disk.root)?;
-        Some((disk.source.as_ref()?, disk.target.as_ref()?))
+        self.sides().find(|(disk, ..)| disk.root).map(|(_, production, clone)| (production, clone))
     }
 
-    /// Copied disks: original's volume and clone's.
+    /// Disks of which there are two volumes, with the one production stands on before promotion and the clone's: copied
+    /// ones and swap space. By strategy `origin` production moved to the copy.
+    pub fn sides(&self) -> impl Iterator<Item = (&RunDisk, &VolumeRef, &VolumeRef)> {
+        self.disks.iter().filter_map(|disk| {
+            let (source, target) = (disk.source.as_ref()?, disk.target.as_ref()?);
+            Some(if self.strategy == Strategy::Origin { (disk, target, source) } else { (disk, source, target) })
+        })
+    }
+
+    /// Copied disks: the original's volume, and the copy that `clone` made of it.
     pub fn copies(&self) -> impl Iterator<Item = (&RunDisk, &VolumeRef, &VolumeRef)> {
-        self.disks.iter().filter_map(|disk| Some((disk, disk.source.as_ref()?, disk.target.as_ref()?)))
+        self.made(DiskRule::Clone)
+    }
+
+    /// Swap disks: the original's volume, and the fresh one that `clone` made.
+    pub fn swaps(&self) -> impl Iterator<Item = (&RunDisk, &VolumeRef, &VolumeRef)> {
+        self.made(DiskRule::Swap)
+    }
+
+    fn made(&self, rule: DiskRule) -> impl Iterator<Item = (&RunDisk, &VolumeRef, &VolumeRef)> {
+        let of_rule = self.disks.iter().filter(move |disk| disk.rule == rule);
+        of_rule.filter_map(|disk| Some((disk, disk.source.as_ref()?, disk.target.as_ref()?)))
     }
 
     /// Volumes of detached data.

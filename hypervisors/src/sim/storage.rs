@@ -63,6 +63,7 @@ impl Locked {
             pause_s: 0.0,
             nested: meta.nested.clone(),
             fill_percent: meta.limit_bytes.map(percent),
+            block: None,
             mark: meta.mark.clone(),
         })
     }
