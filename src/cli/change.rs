@@ -91,6 +91,9 @@ pub(super) struct Wishes {
     /// Hostname of the clone; the original's if left out
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// By strategy in-place: accept that abort loses what the guest writes from now on
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 /// Strategies as they are typed.
@@ -180,6 +183,7 @@ impl Wishes {
             mac: self.mac.clone(),
             strategy: self.strategy.map(Strategy::from),
             hostname: self.hostname.clone(),
+            accept_loss: self.accept_loss,
             ..options
         }
     }

@@ -23,5 +23,5 @@ mod undo;
 
 pub use event::{Emitter, ErrorInfo, Event, EventBody, Sink};
 pub use execute::{Ended, Engine, EngineError, Report};
-pub use plan::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo};
+pub use plan::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, outages};
 pub(crate) use undo::undo_steps;

@@ -230,6 +230,14 @@ pub struct Outage {
     pub expected_s: f64,
 }
 
+/// The outage that steps make, from the first that begins one to the first after it that ends it.
+pub fn outages(steps: &[PlanStep], guest: &str) -> Vec<Outage> {
+    let Some(from) = steps.iter().position(|step| step.outage_begins) else { return Vec::new() };
+    let until = steps.iter().skip(from).position(|step| step.outage_ends).map_or(steps.len() - 1, |ends| from + ends);
+    let expected_s = steps[from..=until].iter().map(|step| step.estimate_s).sum();
+    vec![Outage { guest: guest.to_owned(), expected_s }]
+}
+
 /// What is done, in order, and where it leads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

@@ -104,6 +104,29 @@ pub fn choose(facts: &Facts, wishes: &[AddressWish], macs: &[String]) -> Result<
     Ok(Addressing { changes, macs, by_card, original: primary.ip, clone, original_places, clone_places })
 }
 
+/// Nothing changes: the guest itself is upgraded.
+///
+/// # Errors
+/// It has no static address: there is no way into it.
+pub fn unchanged(facts: &Facts) -> Result<Addressing, Failure> {
+    let primary = facts.primary().ok_or_else(|| {
+        Failure::new(exit::REFUSED, format!("find the address of {}", facts.spec.name))
+            .cause("no static address was found in its network configuration")
+            .place("its network configuration")
+            .help("give the guest a static address first")
+    })?;
+    let place = |own: &OwnAddress| Place { address: own.ip, via: own.via.clone(), mac: own.mac };
+    Ok(Addressing {
+        changes: Vec::new(),
+        macs: BTreeMap::new(),
+        by_card: vec![None; facts.platform.nics.len()],
+        original: primary.ip,
+        clone: primary.ip,
+        original_places: facts.addresses.iter().map(place).collect(),
+        clone_places: Vec::new(),
+    })
+}
+
 type Why = (String, String);
 
 /// The address a wish replaces, and by what.

@@ -172,7 +172,8 @@ impl App {
         let (guest, run) = self.guest(word, existing.as_deref())?;
         if let Some(run) = run {
             let state = State::parse(&run.state);
-            let next: Vec<&str> = state.map_or(&[] as &[Verb], |s| s.verbs(false)).iter().map(|v| v.word()).collect();
+            let next: Vec<&str> =
+                state.map_or(&[] as &[Verb], |s| s.verbs(false, false)).iter().map(|v| v.word()).collect();
             if let (_, Some(holder)) = existing.as_ref().map_or(Ok((0, None)), |journal| journal.holder(&run.id))?
                 && !holder.is_gone()
             {
@@ -184,11 +185,15 @@ impl App {
         }
         let spec = self.spec(&guest)?;
         let hypervisor = self.hypervisor(&spec.host)?;
-        let facts = Facts::gather(spec, &hypervisor).await?;
+        let mut facts = Facts::gather(spec, &hypervisor).await?;
         let declared: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         let wishes = if options.ip.is_empty() { declared } else { options.ip.clone() };
-        let addressing = address::choose(&facts, &wishes, &options.mac)?;
         let strategy = options.strategy.or(spec.clone.strategy).unwrap_or(Strategy::Snapshot);
+        let addressing = match strategy {
+            Strategy::InPlace => address::unchanged(&facts)?,
+            _ => address::choose(&facts, &wishes, &options.mac)?,
+        };
+        facts.size_copies(strategy).await?;
         let record = clone::record(&facts, &addressing, strategy, &self.state, &self.scratch)?;
         let wishes = CloneWishes { hostname: options.hostname.clone(), skeletons: clone::skeletons(&facts).await? };
         let mut findings = Findings::default();
@@ -196,7 +201,7 @@ impl App {
         let mut link = record.original.clone();
         link.known_hosts = self.scratch.join(format!("known_hosts.{guest}"));
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&guest, &facts.host_keys))?;
-        preflight::for_clone(&facts, &addressing, strategy, &link, &mut findings).await?;
+        preflight::for_clone(&facts, &addressing, strategy, options.accept_loss, &link, &mut findings).await?;
         let planned = clone::plan(&facts, &record, &wishes);
         // A refusal explains more than a plan that cannot be made.
         if let (Err(_), Some(finding)) = (&planned, findings.refusal()) {
@@ -212,6 +217,10 @@ impl App {
         let (plan, record) = clone::bind(&proposal.plan, &record, &run)?;
         private_dir(&record.run_dir)?;
         write_private(&record.original.known_hosts, &crate::guest::keys::known_hosts(&guest, &facts.host_keys))?;
+        if strategy == Strategy::InPlace {
+            // The guest is reached as the run's, by its own keys.
+            write_private(&record.clone.known_hosts, &crate::guest::keys::known_hosts(&run, &facts.host_keys))?;
+        }
         let holder = Holder::this_process();
         hypervisors::host::set_lease_marker(&holder.marker);
         let lease = journal.open_run(&run, &guest, &plan.during, &serde_json::to_value(&record)?, &holder)?;

@@ -4,7 +4,7 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
 use crate::engine::history::{self, StepHistory};
-use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
+use crate::engine::{OnFailure, Op, Plan, PlanStep, Stage, Undo, outages, undo_steps};
 use crate::inventory::{GuestSpec, Verb};
 use crate::journal::EventRecord;
 use crate::steps::{Action, queues};
@@ -28,24 +28,14 @@ impl Past {
 
     /// Whether something irreversible was begun.
     pub fn irreversible(&self) -> bool {
-        (0..self.plan.steps.len()).any(|index| {
-            self.plan.irreversible(index)
-                && self.histories[index].status != history::Status::Pending
-                && self.plan.undoes.is_none()
-        })
+        (0..self.plan.steps.len())
+            .any(|index| self.plan.irreversible(index) && self.histories[index].status != history::Status::Pending)
     }
 
     /// Whether the promoted guest is live, or was.
     pub fn live(&self) -> bool {
         self.plan.steps.iter().zip(&self.histories).any(|(step, past)| step.goes_live && past.to_be_undone())
     }
-}
-
-fn outages(steps: &[PlanStep], name: &str) -> Vec<Outage> {
-    let Some(from) = steps.iter().position(|step| step.outage_begins) else { return Vec::new() };
-    let until = steps.iter().position(|step| step.outage_ends).unwrap_or(steps.len() - 1);
-    let expected_s = steps[from..=until.max(from)].iter().map(|step| step.estimate_s).sum();
-    vec![Outage { guest: name.to_owned(), expected_s }]
 }
 
 /// `rollback`: the world as before `promote`. `None` if something irreversible was begun.

@@ -11,12 +11,13 @@ use super::facts::Facts;
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::{RunDisk, RunFacts};
+use super::{in_place, origin};
 use crate::engine::plan::PLACEHOLDER;
-use crate::engine::{Plan, PlanStep, Stage, Undo};
+use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo, outages};
 use crate::guest::mounts::SkeletonDirectory;
 use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::{DiskRule, Strategy, Verb};
-use crate::steps::{domain, files, queues, sha256, storage, upgrade, verify};
+use crate::steps::{block, domain, files, queues, sha256, storage, upgrade, verify};
 
 /// What the command line asks for beside the guest.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +95,11 @@ pub fn record(
         .iter()
         .map(|disk| {
             let source = disk.volume.as_ref().ok().cloned();
-            let copy = disk.rule == DiskRule::Clone;
+            let copy = match disk.rule {
+                DiskRule::Clone => true,
+                DiskRule::Swap => strategy != Strategy::InPlace,
+                DiskRule::Detach => false,
+            };
             RunDisk {
                 name: disk.disk.name.clone(),
                 root: disk.disk.root,
@@ -106,15 +111,26 @@ pub fn record(
         .collect();
     let tree = Tree::open(&facts.root)?;
     let hostname = tree.read_text(Path::new("etc/hostname"))?.unwrap_or_default().trim().to_owned();
+    let original = link(&facts.spec.name, addressing.original, run_dir.join("known_hosts.original"));
+    let clone = match strategy {
+        Strategy::InPlace => {
+            GuestLink { name: run.clone(), known_hosts: run_dir.join("known_hosts"), ..original.clone() }
+        }
+        _ => link(&run, addressing.clone, run_dir.join("known_hosts")),
+    };
     Ok(RunFacts {
         strategy,
+        copying: facts.copying()?,
         host: facts.spec.host.clone(),
         definition: sha256(facts.definition.text.as_bytes()),
         disks,
         addressing: addressing.clone(),
-        original: link(&facts.spec.name, addressing.original, run_dir.join("known_hosts.original")),
-        clone: link(&run, addressing.clone, run_dir.join("known_hosts")),
-        quarantined: facts.quarantine.units.iter().map(|unit| unit.unit.clone()).collect(),
+        original,
+        clone,
+        quarantined: match strategy {
+            Strategy::InPlace => Vec::new(),
+            _ => facts.quarantine.units.iter().map(|unit| unit.unit.clone()).collect(),
+        },
         hostname,
         codename: facts.codename.clone(),
         run_dir,
@@ -160,21 +176,47 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
     }
 }
 
-/// The plan, with `GUEST--RUN` for the run's id.
-///
-/// # Errors
-/// If the guest's files or definition cannot be rewritten: place and remedy name them.
-pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(Plan, Page), Failure> {
-    let name = &facts.spec.name;
-    let run = &record.clone.name;
-    let host = record.host.clone();
-    let copies: Vec<storage::Pair> = record
+/// The copies that are made, with their sizes.
+pub(super) fn copies(facts: &Facts, record: &RunFacts) -> Vec<storage::Pair> {
+    let size = |name: &str| {
+        let disk = facts.disks.iter().find(|disk| disk.disk.name == name);
+        disk.and_then(|disk| disk.sized.as_ref()).map(|sized| sized.size)
+    };
+    record
         .copies()
-        .map(|(_, source, target)| storage::Pair { source: source.clone(), target: target.clone() })
-        .collect();
-    let (_, root) = record.root().ok_or_else(|| {
-        Failure::new(super::error::exit::REFUSED, format!("clone {name}")).cause("its root disk is not cloned")
-    })?;
+        .map(|(disk, source, target)| storage::Pair { size: size(&disk.name), ..storage::Pair::new(source, target) })
+        .collect()
+}
+
+/// Fresh swap space, for whoever of the two runs on the copies.
+pub(super) fn swaps(record: &RunFacts, role: Role) -> Vec<PlanStep> {
+    let fresh = |(_, like, target): (&RunDisk, &VolumeRef, &VolumeRef)| block::FreshSwap {
+        host: record.host.clone(),
+        like: like.clone(),
+        target: target.clone(),
+        role,
+    };
+    record.swaps().map(fresh).map(|step| PlanStep::new(Stage::Duplicate, step, 1.0)).collect()
+}
+
+/// Copies at one instant, while production runs.
+pub(super) fn duplicate(facts: &Facts, record: &RunFacts, role: Role) -> PlanStep {
+    // Copies of nested or plain volumes are of one instant only if nothing is written meanwhile.
+    let pause = facts.hypervisor.capabilities().can_pause;
+    let pause_s: f64 = facts.cloned().filter_map(|(disk, _)| disk.facts.as_ref()).map(|seen| seen.pause_s).sum();
+    let snapshot = storage::Snapshot {
+        host: record.host.clone(),
+        guest: facts.spec.name.clone(),
+        pause,
+        copies: copies(facts, record),
+        role,
+    };
+    PlanStep::new(Stage::Duplicate, snapshot, pause_s + 1.0)
+}
+
+/// The clone's files become its own.
+fn adapt(facts: &Facts, record: &RunFacts, wishes: &CloneWishes, root: &VolumeRef) -> Result<Vec<PlanStep>, Failure> {
+    let host = record.host.clone();
     let spec = clone_spec(facts, record, wishes);
     let tree = Tree::open(&facts.root)?;
     let mut planned_spec = spec.clone();
@@ -183,7 +225,27 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     let edits = guest::clone_edits(&tree, &planned_spec)?;
     let expected = files::expected(&edits);
     let diff = edits.iter().map(guest::diff).collect::<Vec<_>>().join("");
+    let mut needles: Vec<String> = record.addressing.changes.iter().map(|change| change.old.to_string()).collect();
+    needles.extend(spec.hostname.as_ref().filter(|new| **new != record.hostname).map(|_| record.hostname.clone()));
+    let volume = root.clone();
+    let rewrite = files::Rewrite { host: host.clone(), volume, spec, files: edits.len(), expected, diff, needles };
+    let mut steps = vec![PlanStep::new(Stage::Adapt, rewrite, 1.0).undo(Undo::WithClone)];
+    if !facts.queues.is_empty() {
+        let aside = queues::SetAside { host, volume: root.clone() };
+        steps.push(PlanStep::new(Stage::Adapt, aside, 1.0).undo(Undo::WithClone));
+    }
+    Ok(steps)
+}
 
+/// The baseline of the original, as it is before anything is upgraded.
+pub(super) fn baseline(facts: &Facts, record: &RunFacts) -> PlanStep {
+    let baseline = verify::TakeBaseline::new(&record.host, &record.original, &record.hostname, &facts.spec.checks);
+    PlanStep::new(Stage::Settle, baseline, 5.0).undo(Undo::Nothing)
+}
+
+/// The clone is defined, started and waited for.
+fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
+    let (host, run) = (record.host.clone(), &record.clone.name);
     let mut edit = DefinitionEdit {
         name: Some(run.clone()),
         uuid: Some(uuid(run)),
@@ -192,73 +254,54 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         memory_bytes: facts.spec.clone.memory_bytes,
         ..DefinitionEdit::default()
     };
-    for disk in &record.disks {
-        let change = disk.target.clone().map_or(DiskEdit::Remove, DiskEdit::Source);
-        edit.disks.insert(disk.name.clone(), change);
-    }
+    edit.disks.extend(record.sides().map(|(disk, _, clone)| (disk.name.clone(), DiskEdit::Source(clone.clone()))));
+    let left = record.disks.iter().filter(|disk| !record.sides().any(|(other, ..)| other.name == disk.name));
+    edit.disks.extend(left.map(|disk| (disk.name.clone(), DiskEdit::Remove)));
     let definition = facts.hypervisor.derive(&facts.definition, &edit)?;
-
-    // Copies of nested or plain volumes are of one instant only if nothing is written meanwhile.
-    let pause = facts.hypervisor.capabilities().can_pause;
-    let pause_s: f64 = facts.cloned().filter_map(|(disk, _)| disk.facts.as_ref()).map(|seen| seen.pause_s).sum();
-    let hooks = Hooks::new(facts, record);
     let boots = if facts.hypervisor.capabilities().shares_host_kernel { 8.0 } else { 80.0 };
-    let mut needles: Vec<String> = record.addressing.changes.iter().map(|change| change.old.to_string()).collect();
-    needles.extend(spec.hostname.as_ref().filter(|new| **new != record.hostname).map(|_| record.hostname.clone()));
+    let define = domain::Define { host: host.clone(), definition, replaces: None, disks_before: BTreeMap::new() };
+    let start = domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60, force: true };
+    Ok(vec![
+        PlanStep::new(Stage::Define, define, 1.0),
+        PlanStep::new(Stage::Start, start, 2.0),
+        // The original is asked while the clone boots.
+        baseline(facts, record),
+        PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing),
+    ])
+}
 
+/// The plan, with `GUEST--RUN` for the run's id.
+///
+/// # Errors
+/// If the guest's files or definition cannot be rewritten: place and remedy name them.
+pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(Plan, Page), Failure> {
+    let name = &facts.spec.name;
+    let hooks = Hooks::new(facts, record);
     let mut steps = hooks.before(Verb::Clone);
-    steps.push(PlanStep::new(
-        Stage::Duplicate,
-        storage::Snapshot { host: host.clone(), guest: name.clone(), pause, copies, role: Role::Clone },
-        pause_s + 1.0,
-    ));
-    steps.push(
-        PlanStep::new(
-            Stage::Adapt,
-            files::Rewrite {
-                host: host.clone(),
-                volume: root.clone(),
-                spec,
-                files: edits.len(),
-                expected,
-                diff,
-                needles,
-            },
-            1.0,
-        )
-        .undo(Undo::WithClone),
-    );
-    if !facts.queues.is_empty() {
-        steps.push(
-            PlanStep::new(Stage::Adapt, queues::SetAside { host: host.clone(), volume: root.clone() }, 1.0)
-                .undo(Undo::WithClone),
-        );
+    if record.strategy == Strategy::InPlace {
+        steps.extend(in_place::clone(facts, record));
+    } else {
+        let (_, root) = record.root().ok_or_else(|| {
+            Failure::new(super::error::exit::REFUSED, format!("clone {name}")).cause("its root disk is not cloned")
+        })?;
+        let mut clone = adapt(facts, record, wishes, root)?;
+        clone.extend(come_up(facts, record)?);
+        if record.strategy == Strategy::Origin {
+            steps.extend(origin::move_production(facts, record)?);
+            // To take production back would be a second outage: from here on the run stays where it stopped.
+            clone = clone.into_iter().map(|step| step.on_failure(OnFailure::Stop)).collect();
+        } else {
+            steps.push(duplicate(facts, record, Role::Clone));
+            steps.extend(swaps(record, Role::Clone));
+        }
+        steps.extend(clone);
     }
-    steps.push(PlanStep::new(
-        Stage::Define,
-        domain::Define { host: host.clone(), definition, replaces: None, disks_before: BTreeMap::new() },
-        1.0,
-    ));
-    steps.push(PlanStep::new(
-        Stage::Start,
-        domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60, force: true },
-        2.0,
-    ));
-    // The original is asked while the clone boots.
-    steps.push(
-        PlanStep::new(
-            Stage::Settle,
-            verify::TakeBaseline::new(&host, &record.original, &record.hostname, &facts.spec.checks),
-            5.0,
-        )
-        .undo(Undo::Nothing),
-    );
-    steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
     steps.extend(hooks.after(Verb::Clone));
-
+    let outages = outages(&steps, name);
+    let page = page(facts, record, &outages);
     let plan = Plan {
         format: 1,
-        run: run.clone(),
+        run: record.clone.name.clone(),
         guest: name.clone(),
         verb: "clone".into(),
         approved_as: None,
@@ -269,13 +312,13 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         closes: false,
         failure_closes: true,
         undoes: None,
-        outages: Vec::new(),
+        outages,
         steps,
     };
-    Ok((plan, page(facts, record)))
+    Ok((plan, page))
 }
 
-fn page(facts: &Facts, record: &RunFacts) -> Page {
+fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     let mac = |index: usize| facts.platform.nics.get(index).and_then(|nic| nic.mac).map(|mac| mac.to_string());
     let new_mac = record.addressing.by_card.first().copied().flatten().map(|mac| mac.to_string());
@@ -293,24 +336,48 @@ fn page(facts: &Facts, record: &RunFacts) -> Page {
         "original".into(),
         record.addressing.original.to_string(),
         mac(0).unwrap_or_default(),
-        "keeps serving".into(),
+        match record.strategy {
+            Strategy::Origin => "moves to the snapshot",
+            Strategy::InPlace => "is upgraded itself; the snapshot leads back",
+            _ => "keeps serving",
+        }
+        .into(),
     ]);
-    page.sides.push(vec![
-        "clone".into(),
-        record.addressing.clone.to_string(),
-        new_mac.unwrap_or_default(),
-        format!("{}, {hostname}", mib(memory)),
-    ]);
+    if record.strategy != Strategy::InPlace {
+        page.sides.push(vec![
+            "clone".into(),
+            record.addressing.clone.to_string(),
+            new_mac.unwrap_or_default(),
+            format!("{}, {hostname}", mib(memory)),
+        ]);
+    }
     for disk in &record.disks {
         let source = disk.source.as_ref().map(ToString::to_string).unwrap_or_default();
-        let becomes = match disk.rule {
-            DiskRule::Clone => "copied",
-            DiskRule::Swap => "fresh swap",
-            DiskRule::Detach => "detached, out of the clone's fstab",
+        let sized = facts.disks.iter().find(|seen| seen.disk.name == disk.name).and_then(|seen| seen.sized.as_ref());
+        let becomes = match (disk.rule, sized) {
+            (DiskRule::Clone, Some(sized)) => format!("snapshot, {}", sized.why),
+            (DiskRule::Clone, None) => "copied".into(),
+            (DiskRule::Swap, _) if record.strategy == Strategy::InPlace => "stays".into(),
+            (DiskRule::Swap, _) => "fresh swap".into(),
+            (DiskRule::Detach, _) if record.strategy == Strategy::InPlace => {
+                "not snapshotted: keeps what is written".into()
+            }
+            (DiskRule::Detach, _) => "detached, out of the clone's fstab".into(),
         };
-        page.disks.push(vec![disk.name.clone(), source, becomes.into()]);
+        page.disks.push(vec![disk.name.clone(), source, becomes]);
     }
     let off: Vec<&str> = facts.quarantine.units.iter().map(|unit| unit.unit.trim_end_matches(".service")).collect();
-    page.rows.push(Row::new("quarantine", if off.is_empty() { "nothing".into() } else { off.join(", ") }));
+    if record.strategy == Strategy::InPlace {
+        page.rows
+            .push(Row::new("way back", "abort: the guest as it is now; what it writes from now on is lost with it"));
+    } else {
+        page.rows.push(Row::new("quarantine", if off.is_empty() { "nothing".into() } else { off.join(", ") }));
+    }
+    if let Some(outage) = outages.first() {
+        page.rows
+            .push(Row::new("outage", format!("about {:.0} s, while {} moves", outage.expected_s, facts.spec.name)));
+        page.rows.push(Row::new("way back", "abort: a second outage; what production writes is kept"));
+        page.confirm = Some(facts.spec.name.clone());
+    }
     page
 }

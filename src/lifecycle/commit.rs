@@ -2,23 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use hypervisors::{DefinitionEdit, DiskEdit, DiskSource, Hypervisor, Power, VolumeRef};
+use hypervisors::storage::Copies;
+use hypervisors::{Definition, DefinitionEdit, DiskEdit, DiskSource, Hypervisor, Power, VolumeRef};
 
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::preflight::Findings;
+use super::production::{self, Fold, PATIENCE_S};
 use super::record::RunFacts;
-use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
+use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo, outages};
 use crate::guest::Tree;
 use crate::guest::queues::{self, Aside};
-use crate::inventory::{GuestSpec, Verb};
+use crate::inventory::{GuestSpec, Strategy, Verb};
 use crate::steps::queues::Discard;
-use crate::steps::{domain, sha256, storage};
+use crate::steps::{domain, net, sha256, storage};
 use crate::verify::Side;
-
-/// How long production may take to shut down for a rename, in seconds.
-const PATIENCE_S: u64 = 180;
 
 /// The restart that brings the guest back to the paths of its original: stop, rename, define, start, checks. The originals
 /// are gone by then, and the marks are off. Its autostart is off meanwhile: started half-way, it would not find its disks.
@@ -86,7 +85,7 @@ pub async fn proof(record: &RunFacts, hypervisor: &dyn Hypervisor, findings: &mu
             format!("start it and look at it, or upgradectl rollback {name}"),
         );
     }
-    for (disk, source, target) in record.copies() {
+    for (disk, source, target) in record.sides() {
         let now = facts.disks.iter().find(|now| now.name == disk.name);
         let stands = now.is_some_and(|now| matches!(&now.source, DiskSource::Directory(path) | DiskSource::Block(path) | DiskSource::File(path) if *path == target.path));
         if stands {
@@ -102,8 +101,34 @@ pub async fn proof(record: &RunFacts, hypervisor: &dyn Hypervisor, findings: &mu
     Ok(())
 }
 
-/// The plan and its page. `rename`: the guest returns to the paths of its original, at the price of a restart; the number
-/// is that of its checks.
+/// What commit rests on, as it is now.
+pub struct Now {
+    /// Snapshots of detached data that promotion took.
+    pub saved: Vec<VolumeRef>,
+    /// Number of the next report of checks.
+    pub number: usize,
+    /// Whether production starts with its host.
+    pub autostart: bool,
+}
+
+/// Production's definition with an edit, as a step; `None` if it says so already.
+async fn redefine(
+    record: &RunFacts,
+    hypervisor: &dyn Hypervisor,
+    edit: DefinitionEdit,
+) -> Result<Option<(Definition, String)>, Failure> {
+    let Some(current) = hypervisor.definition(&record.original.name).await? else { return Ok(None) };
+    let definition = hypervisor.derive(&current, &DefinitionEdit { mark: Some(None), ..edit })?;
+    Ok((definition.text != current.text).then(|| (definition, sha256(current.text.as_bytes()))))
+}
+
+/// Disks that point to the volumes `clone` found.
+fn found_disks(record: &RunFacts) -> BTreeMap<String, DiskEdit> {
+    let found = record.copies().chain(record.swaps());
+    found.map(|(disk, original, _)| (disk.name.clone(), DiskEdit::Source(original.clone()))).collect()
+}
+
+/// The plan and its page. `rename`: the guest returns to the paths of its original, at the price of a restart.
 ///
 /// # Errors
 /// If the definition cannot be edited, or the promoted guest's files cannot be looked at.
@@ -111,64 +136,105 @@ pub async fn plan(
     spec: &GuestSpec,
     record: &RunFacts,
     hypervisor: &dyn Hypervisor,
-    saved: Vec<VolumeRef>,
-    rename: Option<usize>,
+    now: Now,
+    rename: bool,
 ) -> Result<(Plan, Page), Failure> {
     let host = record.host.clone();
     let name = &spec.name;
     let run = &record.clone.name;
     let hooks = Hooks::of(spec, record);
-    let mut steps = hooks.before(Verb::Commit);
+    let fold = record.strategy == Strategy::Snapshot && record.copying == Copies::Dependents;
     let forward = |step: PlanStep| step.on_failure(OnFailure::Stop);
-    let originals: Vec<VolumeRef> = record.copies().map(|(_, source, _)| source.clone()).collect();
-    steps.push(
-        forward(PlanStep::new(
-            Stage::Fold,
-            storage::RemoveVolumes { host: host.clone(), volumes: originals.clone() },
-            2.0,
-        ))
-        .undo(Undo::None),
-    );
-    if !saved.is_empty() {
-        let remove = storage::RemoveVolumes { host: host.clone(), volumes: saved };
-        steps.push(forward(PlanStep::new(Stage::Fold, remove, 1.0)).undo(Undo::None));
+    let remove = |volumes: Vec<VolumeRef>, estimate_s| {
+        let remove = storage::RemoveVolumes { host: host.clone(), volumes };
+        forward(PlanStep::new(Stage::Fold, remove, estimate_s)).undo(Undo::None)
+    };
+    let mark = |volume: &VolumeRef| {
+        let mark = storage::MarkVolume { host: host.clone(), volume: volume.clone(), role: None };
+        forward(PlanStep::new(Stage::Tidy, mark, 0.1))
+    };
+    let define = |(definition, replaces): (Definition, String)| {
+        let disks_before = BTreeMap::new();
+        let define = domain::Define { host: host.clone(), definition, replaces: Some(replaces), disks_before };
+        forward(PlanStep::new(Stage::Tidy, define, 0.3))
+    };
+    // What is given up: by `in-place` the snapshot, which nobody ever ran on.
+    let gone: Vec<VolumeRef> = match record.strategy {
+        Strategy::InPlace => record.copies().map(|(_, _, copy)| copy.clone()).collect(),
+        _ => record.sides().map(|(_, production, _)| production.clone()).collect(),
+    };
+    let mut steps = hooks.before(Verb::Commit);
+    if fold {
+        let boots = record.boot_s.unwrap_or(if hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 });
+        let checks = super::verify::checks(spec, record, Side::Promoted, now.number);
+        let places = record.addressing.original_places.clone();
+        let proofs = vec![
+            production::look(Stage::Start, net::Announce { host: host.clone(), places }, 0.1),
+            PlanStep::new(Stage::Prove, checks, boots)
+                .undo(Undo::Nothing)
+                .on_failure(OnFailure::Unproven)
+                .outage_ends(),
+        ];
+        let edit = DefinitionEdit { disks: found_disks(record), ..DefinitionEdit::default() };
+        let definition = redefine(record, hypervisor, edit).await?;
+        let before_merge = Vec::new();
+        let autostart = now.autostart;
+        let before = OnFailure::Undo;
+        steps.extend(production::fold(record, Fold { definition, autostart, before_merge, proofs, before }));
+    } else {
+        steps.push(remove(gone.clone(), 2.0));
     }
-    for (_, _, target) in record.copies() {
-        let mark = storage::MarkVolume { host: host.clone(), volume: target.clone(), role: None };
-        steps.push(forward(PlanStep::new(Stage::Tidy, mark, 0.1)));
+    if !now.saved.is_empty() {
+        steps.push(remove(now.saved, 1.0));
     }
-    if rename.is_none()
-        && let Some(current) = hypervisor.definition(name).await?
-    {
-        let definition =
-            hypervisor.derive(&current, &DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() })?;
-        if definition.text != current.text {
-            let replaces = Some(sha256(current.text.as_bytes()));
-            let define = domain::Define { host: host.clone(), definition, replaces, disks_before: BTreeMap::new() };
-            steps.push(forward(PlanStep::new(Stage::Tidy, define, 0.3)));
+    let renames = record.strategy == Strategy::Snapshot && record.copying == Copies::Peers;
+    if renames {
+        // Peers can be renamed under a running guest; its definition follows at once.
+        for (_, old, new) in record.sides() {
+            let rename = storage::RenameVolume { host: host.clone(), from: new.clone(), to: old.clone() };
+            steps.push(forward(PlanStep::new(Stage::Fold, rename, 0.2)));
+        }
+        let edit = DefinitionEdit { disks: found_disks(record), ..DefinitionEdit::default() };
+        steps.extend(redefine(record, hypervisor, edit).await?.map(define));
+        steps.extend(record.sides().map(|(_, old, _)| mark(old)));
+    } else if !fold && record.strategy != Strategy::InPlace {
+        if record.strategy == Strategy::Snapshot {
+            steps.extend(record.sides().map(|(_, _, clone)| mark(clone)));
+        }
+        if !rename {
+            steps.extend(redefine(record, hypervisor, DefinitionEdit::default()).await?.map(define));
         }
     }
-    if let Some((_, root)) = record.root() {
+    if record.strategy != Strategy::InPlace
+        && let Some((_, root)) = record.root()
+    {
         let tree = Tree::open(&hypervisor.storage(root.kind)?.open(root).await?)?;
         if queues::is_set_aside(&tree, run)? != Aside::Absent {
-            let discard = Discard { host: host.clone(), volume: root.clone() };
+            // By then it may bear another name.
+            let back = fold || renames;
+            let volume = record.copies().find(|(disk, ..)| disk.root && back).map_or(root, |(_, original, _)| original);
+            let discard = Discard { host: host.clone(), volume: volume.clone() };
             let step = PlanStep::new(Stage::Tidy, discard, 1.0).undo(Undo::None);
             steps.push(step.on_failure(OnFailure::Warn));
         }
     }
-    let mut outages = Vec::new();
-    if let Some(number) = rename {
-        let restart = restart(spec, record, hypervisor, number).await?;
-        let expected_s = restart.iter().skip(1).take(restart.len() - 2).map(|step| step.estimate_s).sum();
-        outages.push(Outage { guest: name.clone(), expected_s });
-        steps.extend(restart);
+    if rename {
+        steps.extend(restart(spec, record, hypervisor, now.number).await?);
     }
     steps.extend(hooks.after(Verb::Commit));
+    let outages = outages(&steps, name);
     let mut page = Page::new(format!("Commit {}", record.clone.name));
-    let gone: Vec<String> = originals.iter().map(ToString::to_string).collect();
-    page.rows.push(Row::new("destroyed", format!("the original: {}", gone.join(", "))));
+    let gone: Vec<String> = gone.iter().map(ToString::to_string).collect();
+    page.rows.push(match record.strategy {
+        Strategy::InPlace => Row::new("destroyed", format!("the snapshot that leads back: {}", gone.join(", "))),
+        _ if fold => {
+            Row::new("destroyed", format!("the original's content: {} become what was promoted", gone.join(", ")))
+        }
+        _ => Row::new("destroyed", format!("the original: {}", gone.join(", "))),
+    });
     let outage = outages.first().map_or("none".to_owned(), |outage| {
-        format!("about {:.0} s: {name} is restarted under the paths of its original", outage.expected_s)
+        let why = if fold { "while the snapshot is merged" } else { "to be restarted under the paths of its original" };
+        format!("about {:.0} s: {name} is down {why}", outage.expected_s)
     });
     page.rows.push(Row::new("outage", outage));
     page.rows.push(Row::new("way back", "none: the old system is gone"));
@@ -182,7 +248,7 @@ pub async fn plan(
         strategy: super::strategy_word(record.strategy).into(),
         during: "committing".into(),
         done: "committed".into(),
-        failed: "promoted".into(),
+        failed: if record.strategy == Strategy::InPlace { "verified" } else { "promoted" }.into(),
         closes: true,
         failure_closes: false,
         undoes: None,

@@ -220,9 +220,12 @@ impl App {
 
     async fn try_fit(&self, spec: &GuestSpec, findings: &mut Findings) -> Result<(), Failure> {
         let hypervisor = self.hypervisor(&spec.host)?;
-        let facts = Facts::gather(spec, &hypervisor).await?;
+        let mut facts = Facts::gather(spec, &hypervisor).await?;
         let wishes: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
+        let strategy = spec.clone.strategy.unwrap_or(Strategy::Snapshot);
+        facts.size_copies(strategy).await?;
         let addressing = match facts.primary() {
+            _ if strategy == Strategy::InPlace => address::unchanged(&facts)?,
             Some(primary) if wishes.is_empty() => {
                 let remedy =
                     format!("clone.ip = [\".16\"] in the inventory, or upgradectl clone {} --ip .16", spec.name);
@@ -231,12 +234,11 @@ impl App {
             }
             _ => address::choose(&facts, &wishes, &[])?,
         };
-        let strategy = spec.clone.strategy.unwrap_or(Strategy::Snapshot);
         let record = clone::record(&facts, &addressing, strategy, &self.state, &self.scratch)?;
         let mut link = record.original.clone();
         link.known_hosts = self.scratch.join(format!("known_hosts.{}", spec.name));
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&spec.name, &facts.host_keys))?;
-        preflight::for_clone(&facts, &addressing, strategy, &link, findings).await?;
+        preflight::for_clone(&facts, &addressing, strategy, true, &link, findings).await?;
         let wishes = CloneWishes { hostname: None, skeletons: clone::skeletons(&facts).await? };
         clone::plan(&facts, &record, &wishes)?;
         Ok(())

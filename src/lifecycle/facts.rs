@@ -4,14 +4,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hypervisors::storage::VolumeFacts;
+use hypervisors::storage::{Copies, SizePolicy, SizedSnapshot, VolumeFacts};
 use hypervisors::{Definition, Disk, GuestFacts, Hypervisor, MacAddr, VolumeRef};
 
 use super::error::{Failure, exit};
 use crate::guest::quarantine::Quarantine;
 use crate::guest::queues::Queue;
 use crate::guest::{self, Interface, Tree};
-use crate::inventory::{DiskRule, GuestSpec};
+use crate::inventory::values::Size;
+use crate::inventory::{DiskRule, GuestSpec, Strategy};
 
 /// A disk with what becomes of it.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct DiskFacts {
     pub volume: Result<VolumeRef, String>,
     /// What its driver sees.
     pub facts: Option<VolumeFacts>,
+    /// How large its copy is made, for kinds of volume whose copies have a size ([`Facts::size_copies`]).
+    pub sized: Option<SizedSnapshot>,
 }
 
 /// An address of the guest with where it is on the network.
@@ -103,7 +106,7 @@ impl Facts {
                 Ok(volume) => hypervisor.storage(volume.kind)?.inspect(volume).await?,
                 Err(_) => None,
             };
-            disks.push(DiskFacts { disk: disk.clone(), rule, volume, facts });
+            disks.push(DiskFacts { disk: disk.clone(), rule, volume, facts, sized: None });
         }
         let root = Self::root_volume(name, &disks)?;
         let root = hypervisor.storage(root.kind)?.open(root).await?;
@@ -149,6 +152,38 @@ impl Facts {
             .iter()
             .filter(|disk| disk.rule == DiskRule::Clone)
             .filter_map(|disk| Some((disk, disk.volume.as_ref().ok()?)))
+    }
+
+    /// How the copies of its disks stand to the disks, by the root's volume.
+    ///
+    /// # Errors
+    /// There is no driver for that kind of volume on the host.
+    pub fn copying(&self) -> Result<Copies, Failure> {
+        match self.disks.iter().find(|disk| disk.disk.root).map(|disk| &disk.volume) {
+            Some(Ok(volume)) => Ok(self.hypervisor.storage(volume.kind)?.copies()),
+            _ => Ok(Copies::Trees),
+        }
+    }
+
+    /// Chooses how large the copies are made, where that matters.
+    ///
+    /// # Errors
+    /// The host's storage cannot be looked at.
+    pub async fn size_copies(&mut self, strategy: Strategy) -> Result<(), Failure> {
+        let policy = match (strategy, self.spec.clone.snapshot.size) {
+            // Production is going to stand on it, or only it leads back.
+            (Strategy::Origin | Strategy::InPlace, _) => Some(SizePolicy::Covering),
+            (_, Some(Size::Bytes(bytes))) => Some(SizePolicy::Bytes(bytes)),
+            (_, Some(Size::Percent(percent))) => Some(SizePolicy::PercentOrigin(percent)),
+            (_, Some(Size::PercentUsed(percent))) => Some(SizePolicy::PercentUsed(percent)),
+            (_, None) => None,
+        };
+        for disk in self.disks.iter_mut().filter(|disk| disk.rule == DiskRule::Clone) {
+            if let Ok(volume) = &disk.volume {
+                disk.sized = self.hypervisor.storage(volume.kind)?.size_snapshot(volume, policy).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Disks left with the original.

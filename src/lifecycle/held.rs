@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hypervisors::Hypervisor;
+use hypervisors::storage::Copies;
+use hypervisors::{Hypervisor, Role};
 use serde_json::{Value, json};
 
 use super::app::App;
@@ -16,12 +17,12 @@ use super::preflight::{Finding, Findings, Verdict};
 use super::record::{RunFacts, Verification};
 use super::state::{State, Verb};
 use super::step_log::StepLog;
-use super::{commit, promote, upgrade, verify, world};
+use super::{commit, in_place, origin, promote, upgrade, verify, world};
 use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
-use crate::inventory::{GuestSpec, IfCheckFails};
+use crate::inventory::{GuestSpec, IfCheckFails, Strategy};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
-use crate::steps::{Action, Side as Decision, StepError, StepRef, World, carry, files, sha256};
+use crate::steps::{Action, StepRef, World, carry, files};
 use crate::verify::{Report as CheckReport, Side};
 
 /// A run under its lease, with all that its plans need.
@@ -66,7 +67,7 @@ impl Held<'_> {
                 .help("decide: upgradectl retry, skip or abandon"));
         }
         let irreversible = active.as_ref().is_some_and(Past::irreversible);
-        let possible = super::query::possible(state, active.as_ref());
+        let possible = super::query::possible(state, active.as_ref(), self.record.strategy);
         if !possible.contains(&verb) {
             let allowed: Vec<&str> = possible.iter().map(|verb| verb.word()).collect();
             let cause = if irreversible {
@@ -76,6 +77,9 @@ impl Held<'_> {
             };
             let failure = Failure::new(exit::STATE, format!("{} {}", verb.word(), self.spec.name)).cause(cause);
             return Err(match (verb, state) {
+                (Verb::Promote | Verb::Rollback, _) if self.record.strategy == Strategy::InPlace => failure
+                    .cause("the guest itself is upgraded: there is no clone to exchange it with")
+                    .help("upgradectl commit keeps the upgrade, upgradectl abort goes back"),
                 (Verb::Promote, State::Cloned | State::Upgraded) => {
                     failure.help("promotion wants a passing verification: upgradectl verify")
                 }
@@ -108,12 +112,17 @@ impl Held<'_> {
             upgrade::Seen::look(&self.spec, &self.record, &self.hypervisor, older).await?
         };
         let number = self.journal.plans(&self.run.id)?.len() + 1;
-        let (plan, page) = upgrade::plan(&self.spec, &self.record, &self.record.codename, continuing, number, &seen)?;
+        let (mut plan, mut page) =
+            upgrade::plan(&self.spec, &self.record, &self.record.codename, continuing, number, &seen)?;
+        if self.record.strategy == Strategy::InPlace {
+            in_place::upgrade(&mut plan, &mut page);
+        }
         self.propose(plan, page, findings, options).await
     }
 
     async fn verify(&mut self, state: State, options: &Options) -> Result<Finish, Failure> {
-        let side = if state == State::Promoted { Side::Promoted } else { Side::Clone };
+        let itself = state == State::Promoted || self.record.strategy == Strategy::InPlace;
+        let side = if itself { Side::Promoted } else { Side::Clone };
         let (plan, page) = verify::plan(&self.spec, &self.record, side, self.checks_number()?);
         self.propose(plan, page, Vec::new(), options).await
     }
@@ -135,38 +144,21 @@ impl Held<'_> {
     }
 
     async fn abort(&mut self, options: &Options) -> Result<Finish, Failure> {
-        let plan = back::abort(&self.spec, &self.record, &self.pasts()?);
+        let pasts = self.pasts()?;
+        let merges = match self.record.strategy {
+            Strategy::Origin => origin::moved(&pasts),
+            Strategy::InPlace => in_place::touched(&pasts),
+            _ => false,
+        };
+        let plan = if merges {
+            let now = self.before_merging(&pasts, options).await?;
+            origin::abort(&self.spec, &self.record, &pasts, now)
+        } else {
+            back::abort(&self.spec, &self.record, &pasts)
+        };
         let (plan, page) = plan.ok_or_else(|| self.no_way_back("abort"))?;
         self.nothing_foreign(&plan, options).await?;
         self.propose(plan, page, Vec::new(), options).await
-    }
-
-    /// Refuses a way back that would overwrite what someone else changed, unless it is decided whose version wins:
-    /// before it touches anything, for half-way production would be down for a question.
-    async fn nothing_foreign(&self, plan: &Plan, options: &Options) -> Result<(), Failure> {
-        if options.decision.is_some() {
-            return Ok(());
-        }
-        let (world, pasts) = (self.world(options)?, self.pasts()?);
-        for step in &plan.steps {
-            let Op::Undo(at, Action::Define(define)) = &step.op else { continue };
-            let production = define.replaces.is_some();
-            let past = pasts.iter().find(|past| past.id == at.plan).and_then(|past| past.histories.get(at.index));
-            let Some(found) = past.and_then(|past| past.found.as_ref()) else { continue };
-            let last = past.and_then(|past| past.done.as_ref()).map_or(&Value::Null, |done| &done["done"]);
-            if let Some(StepError::Foreign { what, diff }) = define.foreign(&world, found, last).await? {
-                let help = if production {
-                    "--ours brings back the definition as it was, --theirs keeps the change on the original's disks"
-                } else {
-                    "--ours removes it all the same, --theirs leaves it"
-                };
-                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, self.spec.name))
-                    .cause(format!("{what} was changed by someone else"))
-                    .cause(diff)
-                    .help(help));
-            }
-        }
-        Ok(())
     }
 
     async fn commit(&mut self, options: &Options) -> Result<Finish, Failure> {
@@ -179,20 +171,33 @@ impl Held<'_> {
             .flat_map(|past| past.plan.steps.iter().zip(&past.histories))
             .filter(|(_, past)| past.status == Status::Done)
             .filter_map(|(step, _)| match &step.op {
-                Op::Do(Action::Snapshot(snapshot)) if snapshot.role == hypervisors::Role::Detached => {
+                Op::Do(Action::Snapshot(snapshot)) if snapshot.role == Role::Detached => {
                     Some(snapshot.copies.iter().map(|pair| pair.target.clone()))
                 }
                 _ => None,
             })
             .flatten()
             .collect();
-        let rename = if options.rename { Some(self.checks_number()?) } else { None };
+        let trees = self.record.copying == Copies::Trees;
+        if options.rename && !trees {
+            return Err(Failure::new(exit::USAGE, format!("commit {}", self.spec.name))
+                .cause("its volumes get their names back in any case")
+                .place("--rename")
+                .help("leave it out"));
+        }
+        let now = commit::Now {
+            saved,
+            number: self.checks_number()?,
+            autostart: self.hypervisor.autostart(&self.spec.name).await?,
+        };
         let mut findings = Findings::default();
-        commit::proof(&self.record, &*self.hypervisor, &mut findings).await?;
+        if self.record.strategy != Strategy::InPlace {
+            commit::proof(&self.record, &*self.hypervisor, &mut findings).await?;
+        }
         if let Some(finding) = findings.refusal() {
             return Err(super::app::refused("commit", &self.spec.name, finding));
         }
-        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, saved, rename).await?;
+        let (plan, page) = commit::plan(&self.spec, &self.record, &*self.hypervisor, now, options.rename).await?;
         self.propose(plan, page, findings.0, options).await
     }
 
@@ -378,7 +383,7 @@ impl Held<'_> {
             && matches!(plan.verb.as_str(), "verify" | "promote")
             && plan.undoes.is_none()
         {
-            let promoted = checks.1 == Side::Promoted;
+            let promoted = checks.1 == Side::Promoted && self.record.strategy != Strategy::InPlace;
             let passed = checks.0.passed();
             record.verification =
                 Some(Verification { time: jiff::Timestamp::now(), passed, summary: checks.0.summary(), promoted });
@@ -449,7 +454,7 @@ impl Held<'_> {
 
     pub(super) fn finish(&self, code: u8, outage_s: f64, error: Option<ErrorInfo>) -> Result<Finish, Failure> {
         let state = self.state()?;
-        let possible = super::query::possible(state, self.active()?.as_ref());
+        let possible = super::query::possible(state, self.active()?.as_ref(), self.record.strategy);
         Ok(Finish {
             run: Some(self.run.id.clone()),
             state: Some(state),
@@ -466,29 +471,7 @@ impl Held<'_> {
     async fn now(&self, options: &Options) -> Result<promote::Now, Failure> {
         let name = &self.spec.name;
         let world = self.world(options)?;
-        let found = String::from_utf8_lossy(&self.journal.blob(&self.record.definition)?).into_owned();
-        let mut definition = self.hypervisor.definition(name).await?.ok_or_else(|| {
-            Failure::new(exit::REFUSED, format!("promote {name}"))
-                .cause("the original is not defined any more")
-                .help("define it again; upgradectl log shows its definition's place in the journal")
-        })?;
-        let replaces = sha256(definition.text.as_bytes());
-        if definition.text.trim_end() != found.trim_end() {
-            match options.decision {
-                Some(Decision::Theirs) => {}
-                Some(Decision::Ours) => definition.text = found,
-                None => {
-                    let diff = similar::TextDiff::from_lines(&found, &definition.text)
-                        .unified_diff()
-                        .header(&format!("{name} as clone found it"), &format!("{name} as it is now"))
-                        .to_string();
-                    return Err(Failure::new(exit::UNDECIDED, format!("promote {name}"))
-                        .cause("its definition was changed since it was cloned")
-                        .cause(diff)
-                        .help("--theirs promotes with the change, --ours without it"));
-                }
-            }
-        }
+        let (definition, replaces) = self.promoted_definition(options).await?;
         let pasts = self.pasts()?;
         let rewrite = pasts
             .iter()

@@ -25,19 +25,33 @@ pub enum Decision {
     Resume,
     /// Back to the original.
     Rollback,
+    /// Back to before the run: production had not moved yet.
+    Abort,
     /// A person decides.
     Wait,
 }
 
-/// Decides. `live`: the promoted guest has started. Pure.
-pub fn decide(state: State, holds_production_down: bool, declared: Option<IfInterrupted>, live: bool) -> Decision {
+/// Whether the interrupted verb holds production down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Down {
+    /// It does not.
+    No,
+    /// Production may be frozen for the instant of a copy.
+    Frozen,
+    /// Production may be stopped.
+    Stopped,
+}
+
+/// Decides. `live`: the promoted guest has started (by strategy `origin`: production on its snapshot). Pure.
+pub fn decide(state: State, down: Down, declared: Option<IfInterrupted>, live: bool) -> Decision {
     match (state, declared) {
         (State::Promoting, Some(IfInterrupted::Wait)) => Decision::Wait,
         (State::Promoting, Some(IfInterrupted::Resume)) => Decision::Resume,
         (State::Promoting, Some(IfInterrupted::Rollback)) => Decision::Rollback,
         (State::Promoting, None) if live => Decision::Resume,
         (State::Promoting, None) => Decision::Rollback,
-        _ if holds_production_down => Decision::Resume,
+        (State::Cloning, _) if down == Down::Stopped && !live => Decision::Abort,
+        _ if down != Down::No => Decision::Resume,
         _ => Decision::Wait,
     }
 }
@@ -88,7 +102,11 @@ impl App {
         let spec = self.spec(&run.guest)?;
         // A guest frozen for the instant of a snapshot is as good as down.
         let frozen = hypervisor.power(&spec.name).await? == Power::Paused;
-        let down = frozen || past.plan.steps.iter().any(|step| step.outage_begins);
+        let down = match past.plan.steps.iter().any(|step| step.outage_begins) {
+            true => Down::Stopped,
+            false if frozen => Down::Frozen,
+            false => Down::No,
+        };
         let undoing = past.plan.undoes.is_some();
         let live = is_live(&past, &*hypervisor).await?;
         let declared = spec.promote.if_interrupted.filter(|_| !undoing);
@@ -104,6 +122,7 @@ impl App {
             // The verb waits for a person; what was to live inside it alone does not.
             Decision::Wait => held.tidy_earlier(&options).await.map(|()| None),
             Decision::Resume => held.verb(Verb::Resume, &options).await.map(Some),
+            Decision::Abort => held.verb(Verb::Abort, &options).await.map(Some),
             Decision::Rollback => held.verb(Verb::Rollback, &options).await.map(Some),
         };
         let _ = held.journal.release(&held.lease);
@@ -133,23 +152,33 @@ mod tests {
 
     #[test]
     fn undeclared_goes_back_until_it_is_live() {
-        assert_eq!(decide(State::Promoting, true, None, false), Decision::Rollback);
-        assert_eq!(decide(State::Promoting, true, None, true), Decision::Resume);
+        assert_eq!(decide(State::Promoting, Down::Stopped, None, false), Decision::Rollback);
+        assert_eq!(decide(State::Promoting, Down::Stopped, None, true), Decision::Resume);
     }
 
     #[test]
     fn what_is_declared_is_done() {
         for live in [false, true] {
-            assert_eq!(decide(State::Promoting, true, Some(IfInterrupted::Wait), live), Decision::Wait);
-            assert_eq!(decide(State::Promoting, true, Some(IfInterrupted::Resume), live), Decision::Resume);
-            assert_eq!(decide(State::Promoting, true, Some(IfInterrupted::Rollback), live), Decision::Rollback);
+            assert_eq!(decide(State::Promoting, Down::Stopped, Some(IfInterrupted::Wait), live), Decision::Wait);
+            assert_eq!(decide(State::Promoting, Down::Stopped, Some(IfInterrupted::Resume), live), Decision::Resume);
+            assert_eq!(
+                decide(State::Promoting, Down::Stopped, Some(IfInterrupted::Rollback), live),
+                Decision::Rollback
+            );
         }
     }
 
     #[test]
     fn other_verbs_go_on_only_if_production_may_be_down() {
-        assert_eq!(decide(State::RollingBack, true, None, false), Decision::Resume);
-        assert_eq!(decide(State::Upgrading, false, None, false), Decision::Wait);
-        assert_eq!(decide(State::Cloning, false, None, false), Decision::Wait);
+        assert_eq!(decide(State::RollingBack, Down::Stopped, None, false), Decision::Resume);
+        assert_eq!(decide(State::Upgrading, Down::No, None, false), Decision::Wait);
+        assert_eq!(decide(State::Cloning, Down::No, None, false), Decision::Wait);
+        assert_eq!(decide(State::Cloning, Down::Frozen, None, false), Decision::Resume);
+    }
+
+    #[test]
+    fn a_clone_that_moves_production_is_given_up_until_production_has_moved() {
+        assert_eq!(decide(State::Cloning, Down::Stopped, None, false), Decision::Abort);
+        assert_eq!(decide(State::Cloning, Down::Stopped, None, true), Decision::Resume);
     }
 }

@@ -33,6 +33,8 @@ pub struct Options {
     pub hostname: Option<String>,
     /// `commit`: the guest returns to the paths of its original.
     pub rename: bool,
+    /// `clone` by strategy `in-place`: what production writes from then on is lost by `abort`, and that is accepted.
+    pub accept_loss: bool,
     /// Plan only.
     pub dry_run: bool,
     /// Approves the page just printed.

@@ -3,6 +3,7 @@
 //! * [`state`]: which verb is allowed when.
 //! * [`facts`], [`address`], [`preflight`]: what a plan rests on, chosen and checked before anything is touched.
 //! * [`clone`], [`upgrade`], [`verify`], [`promote`], [`back`] (rollback, abort), [`commit`]: one plan each.
+//! * [`origin`], [`in_place`]: what the strategies of these names do in their own way; [`production`]: steps all share.
 //! * [`app`]: one invocation: the run, its lease, the approval, the engine, the exit code.
 //! * [`interrupted`], [`decide`]: what happens to runs whose owner is gone, or that are stuck.
 //! * [`init`], [`query`], [`doctor`], [`gc`]: beginning, looking, and tidying up.
@@ -15,20 +16,24 @@ pub mod back;
 pub mod clone;
 pub mod commit;
 pub mod decide;
+mod definitions;
 pub mod doctor;
 pub mod error;
 pub mod facts;
 pub mod gc;
 pub mod held;
 pub mod hooks;
+pub mod in_place;
 pub mod init;
 pub mod interrupted;
 pub mod invocation;
 pub mod live;
 pub mod log;
 pub mod memory;
+pub mod origin;
 pub mod page;
 pub mod preflight;
+pub mod production;
 pub mod promote;
 pub mod query;
 pub mod record;

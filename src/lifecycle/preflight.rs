@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use hypervisors::host::Command;
+use hypervisors::storage::Copies;
 use hypervisors::{GuestLink, Host, Power};
 use serde::{Deserialize, Serialize};
 
@@ -72,12 +73,22 @@ pub async fn for_clone(
     facts: &Facts,
     addressing: &Addressing,
     strategy: Strategy,
+    accept_loss: bool,
     link: &GuestLink,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
-    scope(facts, strategy, findings);
+    let copying = facts.copying()?;
+    scope(facts, strategy, copying, findings);
+    if strategy == Strategy::InPlace && !accept_loss {
+        findings.refuse(
+            "accept_loss",
+            "abort will lose what the guest writes from now on: there is no clone",
+            "if that is acceptable: --accept-loss",
+        );
+    }
     power(facts, findings);
-    disks(facts, findings);
+    disks(facts, copying, findings);
+    sizes(facts, strategy, copying, findings);
     definition(facts, addressing, findings);
     // A free address takes its time to be silent; the guest is asked meanwhile.
     let (mut heard, mut told) = (Findings::default(), Findings::default());
@@ -96,9 +107,13 @@ pub async fn for_clone(
     Ok(())
 }
 
-fn scope(facts: &Facts, strategy: Strategy, findings: &mut Findings) {
+fn scope(facts: &Facts, strategy: Strategy, copying: Copies, findings: &mut Findings) {
     match strategy {
         Strategy::Snapshot => findings.pass("strategy", "snapshot"),
+        // Both lead back by a merge.
+        Strategy::Origin | Strategy::InPlace if copying != Copies::Trees => {
+            findings.pass("strategy", super::strategy_word(strategy));
+        }
         other => findings.refuse(
             "strategy",
             format!("strategy {other:?} is not possible on this platform").to_lowercase(),
@@ -110,7 +125,7 @@ fn scope(facts: &Facts, strategy: Strategy, findings: &mut Findings) {
     {
         findings.refuse("runs_on", "the clone can only run on the original's host here", "take runs_on out");
     }
-    if facts.spec.clone.snapshot.size.is_some() {
+    if facts.spec.clone.snapshot.size.is_some() && copying != Copies::Dependents {
         findings.warn("snapshot", "clone.snapshot has no effect here: these copies share what is not written");
     }
     if facts.spec.clone.network == NetworkRule::Fenced {
@@ -144,7 +159,47 @@ fn power(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-fn disks(facts: &Facts, findings: &mut Findings) {
+/// Copies that have a size of their own: whether there is room, and what promotion will need.
+fn sizes(facts: &Facts, strategy: Strategy, copying: Copies, findings: &mut Findings) {
+    let sized = || facts.disks.iter().filter_map(|disk| Some((disk, disk.sized.as_ref()?)));
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+    let wanted: u64 = sized().map(|(_, sized)| sized.bytes).sum();
+    let covering: u64 = sized().map(|(_, sized)| sized.covering_bytes).sum();
+    let Some(free) = sized().filter_map(|(disk, _)| Some(disk.facts.as_ref()?.free_bytes)).min() else { return };
+    if wanted > free {
+        findings.refuse(
+            "space",
+            format!("the snapshots take {}, free are {}", gib(wanted), gib(free)),
+            "make room in the volume group, or set a smaller clone.snapshot.size (strategy snapshot only)",
+        );
+    } else if copying == Copies::Dependents && strategy == Strategy::Snapshot && wanted < covering {
+        findings.warn("space", format!("promote will need {} more", gib(covering - wanted)));
+        findings.warn("fill", "the snapshot can fill, and the clone would be lost with it: look at upgradectl status");
+    }
+    for (disk, facts) in facts.disks.iter().filter_map(|disk| Some((disk, disk.facts.as_ref()?))) {
+        let Some(block) = facts.block.as_ref().filter(|_| disk.rule == DiskRule::Clone) else { continue };
+        let name = &disk.disk.name;
+        if let Some(origin) = &block.origin {
+            findings.refuse(
+                "disks",
+                format!("{name} is itself a snapshot (of {origin})"),
+                "finish what it was made for first: merge it, or copy it to a volume of its own",
+            );
+        }
+        if block.merge.is_some() {
+            findings.refuse("disks", format!("a snapshot is being merged into {name}"), "wait until it is through");
+        }
+        if !block.snapshots.is_empty() && copying == Copies::Dependents {
+            findings.refuse(
+                "disks",
+                format!("{name} has snapshots already: {}", block.snapshots.join(", ")),
+                "remove them, or finish the run they belong to: each slows the volume down, and commit would lose them",
+            );
+        }
+    }
+}
+
+fn disks(facts: &Facts, copying: Copies, findings: &mut Findings) {
     let known = |name: &str| {
         facts.disks.iter().any(|disk| disk.disk.name == name) || facts.network_mounts.iter().any(|mount| mount == name)
     };
@@ -167,7 +222,7 @@ fn disks(facts: &Facts, findings: &mut Findings) {
         let name = &disk.disk.name;
         let detach = format!("declare it: disks = {{ \"{name}\" = \"detach\" }}");
         match (&disk.volume, &disk.facts) {
-            _ if disk.rule == DiskRule::Swap => {
+            _ if disk.rule == DiskRule::Swap && copying == Copies::Trees => {
                 findings.refuse("disks", format!("{name}: fresh swap is not possible on this platform"), detach);
             }
             _ if disk.disk.shareable => {
@@ -187,6 +242,8 @@ fn disks(facts: &Facts, findings: &mut Findings) {
                     "upgradectl status; gc removes what an earlier run left",
                 );
             }
+            // Copies with a size of their own are counted together.
+            (Ok(_), Some(_)) if disk.sized.is_some() || disk.rule == DiskRule::Swap => {}
             (Ok(_), Some(seen)) => space(name, seen, findings),
         }
     }

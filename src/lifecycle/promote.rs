@@ -4,26 +4,25 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hypervisors::{Definition, DefinitionEdit, DiskEdit, Hypervisor, Mark, Role, VolumeKind, VolumeRef};
+use hypervisors::storage::Copies;
+use hypervisors::{Definition, DiskEdit, Hypervisor, Role, VolumeKind, VolumeRef};
 
 use super::clone::settle;
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::preflight::Findings;
+use super::production::{self, look};
 use super::record::RunFacts;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
 use crate::guest::{self, FileEdit, Tree};
-use crate::inventory::{CarryRule, GuestSpec, Verb};
-use crate::steps::{Action, StepRef, adopt, carry, domain, files, net, queues, storage};
+use crate::inventory::{CarryRule, GuestSpec, Strategy, Verb};
+use crate::steps::{StepRef, adopt, block, carry, domain, files, net, queues, storage};
 use crate::verify::Side;
-
-/// How long production may take to shut down, in seconds.
-const PATIENCE_S: u64 = 180;
 
 /// What promotion rests on, as it is now.
 pub struct Now {
-    /// The original's definition that the promoted guest's is made from.
+    /// The definition of the promoted guest.
     pub definition: Definition,
     /// SHA-256 of the definition that stands there now; another one if ours was chosen over someone else's.
     pub replaces: String,
@@ -65,11 +64,6 @@ pub fn carry_rules(spec: &GuestSpec, record: &RunFacts) -> Vec<carry::Carry> {
     carries(spec, record, false)
 }
 
-/// A look between two steps of the way back: nothing of it is taken back, and its failure is worth a warning.
-fn proof(stage: Stage, action: impl Into<Action>, estimate_s: f64) -> PlanStep {
-    PlanStep::new(stage, action, estimate_s).undo(Undo::Nothing).on_failure(OnFailure::Warn)
-}
-
 /// Where a snapshot of detached data goes.
 fn saved(source: &VolumeRef, run: &str, disk: &str) -> VolumeRef {
     let word = disk.trim_matches('/').replace('/', "-");
@@ -99,31 +93,14 @@ pub fn plan(
     // Copying everything twice takes longer than the rest: detached data is snapshotted only where that is cheap.
     let (kept, unsaved): (Vec<_>, Vec<_>) =
         record.detached().partition(|(_, source)| matches!(source.kind, VolumeKind::Btrfs | VolumeKind::Sim));
-    let saves: Vec<storage::Pair> = kept
-        .iter()
-        .map(|(disk, source)| storage::Pair { source: (*source).clone(), target: saved(source, run, &disk.name) })
-        .collect();
+    let saves: Vec<storage::Pair> =
+        kept.iter().map(|(disk, source)| storage::Pair::new(source, &saved(source, run, &disk.name))).collect();
 
-    let mut edit = DefinitionEdit {
-        mark: Some(Some(Mark { run: run.clone(), role: Role::Production })),
-        ..DefinitionEdit::default()
-    };
-    for (disk, _, target) in record.copies() {
-        edit.disks.insert(disk.name.clone(), DiskEdit::Source(target.clone()));
-    }
     let disks_before =
-        record.copies().map(|(disk, source, _)| (disk.name.clone(), DiskEdit::Source(source.clone()))).collect();
-    let promoted = hypervisor.derive(&now.definition, &edit)?;
+        record.sides().map(|(disk, production, _)| (disk.name.clone(), DiskEdit::Source(production.clone()))).collect();
     let boots = record.boot_s.unwrap_or(if hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 });
-    let production: Vec<net::Place> = record.addressing.original_places.clone();
     let expected = files::expected(&now.restore);
     let diff = now.restore.iter().map(guest::diff).collect::<Vec<_>>().join("");
-    let silent = |back_to: Option<String>| net::ProveSilent {
-        host: host.clone(),
-        places: production.clone(),
-        back_to,
-        ours: record.addressing.by_card.iter().copied().flatten().collect(),
-    };
 
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Promote);
@@ -137,7 +114,7 @@ pub fn plan(
             4.0,
         )
         .clone_side()
-        .undone_between(Vec::new(), vec![proof(Stage::Settle, settle(&host, &record.clone), 8.0).clone_side()])
+        .undone_between(Vec::new(), vec![look(Stage::Settle, settle(&host, &record.clone), 8.0).clone_side()])
         // A clone that was stopped is another one than was verified.
         .undone_to("upgraded"),
     );
@@ -156,41 +133,23 @@ pub fn plan(
     steps.push(
         PlanStep::new(Stage::Define, domain::Undefine { host: host.clone(), guest: run.clone() }, 1.0).clone_side(),
     );
-    for (_, source, target) in record.copies() {
-        let mark = |volume: &VolumeRef, role| storage::MarkVolume { host: host.clone(), volume: volume.clone(), role };
-        steps.push(PlanStep::new(Stage::Adopt, mark(target, Some(Role::Production)), 0.1));
-        steps.push(PlanStep::new(Stage::Adopt, mark(source, Some(Role::Original)), 0.1));
+    let copies: Vec<VolumeRef> = record.copies().map(|(_, _, copy)| copy.clone()).collect();
+    if record.strategy == Strategy::Snapshot && record.copying != Copies::Trees {
+        let secure = block::Secure { host: host.clone(), volumes: copies };
+        steps.push(PlanStep::new(Stage::Adopt, secure, 2.0).undo(Undo::Nothing));
     }
-    steps.push(PlanStep::new(
-        Stage::Fence,
-        domain::Autostart { host: host.clone(), guest: name.clone(), on: false },
-        0.1,
-    ));
+    for (_, production, clone) in record.sides() {
+        let mark = |volume: &VolumeRef, role| storage::MarkVolume { host: host.clone(), volume: volume.clone(), role };
+        // By strategy `origin` the clone's volumes are production's old ones, which never bear a mark.
+        if record.strategy == Strategy::Snapshot {
+            steps.push(PlanStep::new(Stage::Adopt, mark(clone, Some(Role::Production)), 0.1));
+        }
+        steps.push(PlanStep::new(Stage::Adopt, mark(production, Some(Role::Original)), 0.1));
+    }
+    steps.push(PlanStep::new(Stage::Fence, production::autostart(record, false), 0.1));
     let outage_from = steps.len();
-    steps.push(
-        PlanStep::new(
-            Stage::Fence,
-            domain::Stop {
-                host: host.clone(),
-                guest: name.clone(),
-                patience_s: PATIENCE_S,
-                force: false,
-                link: Some(record.original.clone()),
-            },
-            4.0,
-        )
-        .outage_begins()
-        .undone_between(
-            // Two owners would break both: this one is not only worth a warning.
-            vec![proof(Stage::Fence, silent(Some(name.clone())), 0.5).on_failure(OnFailure::Stop)],
-            vec![
-                proof(Stage::Start, net::Announce { host: host.clone(), places: production.clone() }, 0.1),
-                // Until the original lets us in again the way back is not done.
-                proof(Stage::Settle, settle(&host, &record.original), 6.0).on_failure(OnFailure::Stop).outage_ends(),
-            ],
-        ),
-    );
-    steps.push(PlanStep::new(Stage::Fence, silent(None), 0.5).undo(Undo::Nothing));
+    steps.push(production::stop(record));
+    steps.push(PlanStep::new(Stage::Fence, production::silent(record, None), 0.5).undo(Undo::Nothing));
     for rule in carry_last {
         steps.push(PlanStep::new(Stage::FinalCarry, rule, 1.0).undo(Undo::WithClone));
     }
@@ -219,25 +178,26 @@ pub fn plan(
     }
     steps.push(PlanStep::new(
         Stage::Define,
-        domain::Define { host: host.clone(), replaces: Some(now.replaces.clone()), definition: promoted, disks_before },
+        domain::Define {
+            host: host.clone(),
+            replaces: Some(now.replaces.clone()),
+            definition: now.definition.clone(),
+            disks_before,
+        },
         0.3,
     ));
-    steps.push(
-        PlanStep::new(
-            Stage::Start,
-            domain::Start { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false },
-            1.0,
-        )
-        .goes_live(),
-    );
+    steps.push(production::start(record).goes_live());
     let live = |step: PlanStep| step.undo(Undo::Nothing).on_failure(OnFailure::Unproven);
-    steps.push(live(PlanStep::new(Stage::Start, net::Announce { host: host.clone(), places: production }, 0.1)));
+    steps.push(live(PlanStep::new(
+        Stage::Start,
+        net::Announce { host: host.clone(), places: record.addressing.original_places.clone() },
+        0.1,
+    )));
     let checks = super::verify::checks(spec, record, Side::Promoted, number);
     steps.push(live(PlanStep::new(Stage::Prove, checks, boots)).outage_ends());
     let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
     steps.push(
-        PlanStep::new(Stage::Prove, domain::Autostart { host, guest: name.clone(), on: now.autostart }, 0.1)
-            .on_failure(OnFailure::Unproven),
+        PlanStep::new(Stage::Prove, production::autostart(record, now.autostart), 0.1).on_failure(OnFailure::Unproven),
     );
     steps.extend(hooks.after(Verb::Promote));
 
@@ -304,7 +264,15 @@ fn page(record: &RunFacts, now: &Now, outage_s: f64) -> Page {
         "way back",
         format!("rollback, about {outage_s:.0} s; what the clone itself got since is lost"),
     ));
-    page.rows.push(Row::new("commit", "no second outage; then the old system is gone".to_owned()));
+    let fold = record.strategy == Strategy::Snapshot && record.copying == Copies::Dependents;
+    page.rows.push(Row::new(
+        "commit",
+        if fold {
+            format!("needs a second outage of about {outage_s:.0} s; then the old system is gone")
+        } else {
+            "no second outage; then the old system is gone".to_owned()
+        },
+    ));
     page.confirm = Some(name.clone());
     page
 }

@@ -9,6 +9,7 @@ use super::error::Failure;
 use super::record::RunFacts;
 use super::state::{State, Verb};
 use crate::engine::{Op, Plan};
+use crate::inventory::Strategy;
 use crate::journal::{EventKind, Journal, RunRecord};
 use crate::recipe::conffiles::Conffile;
 use crate::steps::Action;
@@ -151,8 +152,8 @@ pub struct VolumeInfo {
 }
 
 /// The verbs possible now. A verb that is done but for its tidying up can be resumed too.
-pub fn possible(state: State, active: Option<&Past>) -> Vec<Verb> {
-    let verbs = state.verbs(active.is_some_and(Past::irreversible));
+pub fn possible(state: State, active: Option<&Past>, strategy: Strategy) -> Vec<Verb> {
+    let verbs = state.verbs(active.is_some_and(Past::irreversible), strategy == Strategy::InPlace);
     let untidy = active.filter(|_| !verbs.contains(&Verb::Resume)).map(|_| Verb::Resume);
     untidy.into_iter().chain(verbs.iter().copied()).collect()
 }
@@ -174,7 +175,7 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         let at = past.histories.iter().rposition(|step| step.status != crate::engine::history::Status::Pending)?;
         Some(format!("{}/{} {}", at + 1, past.plan.steps.len(), past.plan.steps[at].title()))
     });
-    let next = state.map_or_else(Vec::new, |state| possible(state, past.as_ref()));
+    let next = state.map_or_else(Vec::new, |state| possible(state, past.as_ref(), facts.strategy));
     let mac = facts.addressing.clone_places.first().and_then(|place| place.mac);
     Ok(StatusLine {
         run: run.id.clone(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hypervisors::storage::Copies;
 use hypervisors::{GuestLink, VolumeRef};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub struct Verification {
 pub struct RunFacts {
     /// Strategy.
     pub strategy: Strategy,
+    /// How the copies stand to what they were made of.
+    #[serde(default)]
+    pub copying: Copies,
     /// Inventory host.
     pub host: String,
     /// SHA-256 of the original's definition as clone found it.

@@ -93,10 +93,12 @@ impl State {
     }
 
     /// The verbs allowed in this state. `irreversible`: the plan in hand has begun a step that cannot be taken back.
-    pub fn verbs(self, irreversible: bool) -> &'static [Verb] {
+    /// `in_place`: there is no clone to promote.
+    pub fn verbs(self, irreversible: bool, in_place: bool) -> &'static [Verb] {
         use Verb::{Abort, Commit, Promote, Resume, Rollback, Upgrade, Verify};
         match self {
             _ if irreversible && self.in_progress() => &[Resume],
+            Self::Verified if in_place => &[Commit, Verify, Upgrade, Abort],
             Self::Cloned => &[Upgrade, Abort],
             Self::Upgraded => &[Verify, Upgrade, Abort],
             Self::Verified => &[Promote, Verify, Upgrade, Abort],
@@ -141,16 +143,24 @@ mod tests {
     fn abort_is_offered_from_every_open_state_and_only_resume_past_the_irreversible() {
         for state in ALL {
             let open = !matches!(state, State::Committed | State::Aborted);
-            assert_eq!(state.verbs(false).contains(&Verb::Abort), open, "{state:?}");
+            assert_eq!(state.verbs(false, false).contains(&Verb::Abort), open, "{state:?}");
             if state.in_progress() {
-                assert_eq!(state.verbs(true), [Verb::Resume]);
-                assert!(state.verbs(false).contains(&Verb::Resume));
+                assert_eq!(state.verbs(true, false), [Verb::Resume]);
+                assert!(state.verbs(false, false).contains(&Verb::Resume));
             }
         }
     }
 
     #[test]
+    fn what_was_upgraded_in_place_is_committed_and_never_promoted() {
+        assert!(State::Verified.verbs(false, true).contains(&Verb::Commit));
+        assert!(ALL.iter().all(|state| !state.verbs(false, true).contains(&Verb::Promote)));
+    }
+
+    #[test]
     fn promote_wants_a_verification() {
-        assert!(ALL.iter().all(|state| state.verbs(false).contains(&Verb::Promote) == (*state == State::Verified)));
+        assert!(
+            ALL.iter().all(|state| state.verbs(false, false).contains(&Verb::Promote) == (*state == State::Verified))
+        );
     }
 }

@@ -4,7 +4,7 @@ use super::hooks::Hooks;
 use super::page::Page;
 use super::record::RunFacts;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
-use crate::inventory::{GuestSpec, Verb};
+use crate::inventory::{GuestSpec, Strategy, Verb};
 use crate::steps::{Action, services, verify};
 use crate::verify::Side;
 
@@ -60,9 +60,12 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
             .on_failure(OnFailure::End),
     );
     steps.extend(hooks.after(Verb::Verify));
-    let (link, done, failed) = match side {
-        Side::Clone => (&record.clone, "verified", "upgraded"),
-        Side::Promoted => (&record.original, "promoted", "promoted"),
+    let (link, during, done, failed) = match side {
+        Side::Clone => (&record.clone, "verifying", "verified", "upgraded"),
+        Side::Promoted if record.strategy == Strategy::InPlace => {
+            (&record.original, "verifying", "verified", "upgraded")
+        }
+        Side::Promoted => (&record.original, "promoted", "promoted", "promoted"),
     };
     let plan = Plan {
         format: 1,
@@ -71,7 +74,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
         verb: "verify".into(),
         approved_as: None,
         strategy: super::strategy_word(record.strategy).into(),
-        during: if side == Side::Clone { "verifying" } else { "promoted" }.into(),
+        during: during.into(),
         done: done.into(),
         failed: failed.into(),
         closes: false,

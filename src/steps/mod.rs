@@ -5,6 +5,7 @@
 
 mod action;
 pub mod adopt;
+pub mod block;
 pub mod carry;
 pub mod domain;
 pub mod files;

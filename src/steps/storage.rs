@@ -1,8 +1,10 @@
 //! Steps on volumes: copies at one instant, marks, removal.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
-use hypervisors::storage::Snapshot as Found;
-use hypervisors::{Change, DiskSource, Mark, Power, Role, VolumeRef};
+use hypervisors::storage::{CopyRequest, CowSize, Snapshot as Found};
+use hypervisors::{Change, DiskSource, Mark, Power, Role, VolumeKind, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -15,6 +17,31 @@ pub struct Pair {
     pub source: VolumeRef,
     /// The copy.
     pub target: VolumeRef,
+    /// Size of the copy's own area, for kinds of volume that have one; absent: so large that it cannot fill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<CowSize>,
+}
+
+impl Pair {
+    /// A copy with no area of its own, or one that cannot fill.
+    pub fn new(source: &VolumeRef, target: &VolumeRef) -> Self {
+        Self { source: source.clone(), target: target.clone(), size: None }
+    }
+}
+
+/// The last part of a volume's path.
+pub(super) fn file_name(volume: &VolumeRef) -> String {
+    volume.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Volumes as they are named in a sentence.
+pub(super) fn listed(volumes: &[VolumeRef]) -> String {
+    volumes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Each kind once.
+pub(super) fn kinds(kinds: impl Iterator<Item = VolumeKind>) -> BTreeSet<VolumeKind> {
+    kinds.collect()
 }
 
 /// Makes writable copies of a set of volumes as they are at one instant.
@@ -58,9 +85,13 @@ impl Snapshot {
         if self.pause && hypervisor.power(&self.guest).await? == Power::On {
             hypervisor.pause(&self.guest).await?;
         }
-        for Pair { source, target } in &self.copies {
-            world.progress(format!("copying {source}"), None);
-            hypervisor.storage(source.kind)?.snapshot(source, target, &mark).await?;
+        for kind in kinds(self.copies.iter().map(|pair| pair.source.kind)) {
+            let of_kind = self.copies.iter().filter(|pair| pair.source.kind == kind);
+            let requests: Vec<CopyRequest<'_>> =
+                of_kind.map(|Pair { source, target, size }| CopyRequest { source, target, size: *size }).collect();
+            let names: Vec<String> = requests.iter().map(|copy| copy.source.to_string()).collect();
+            world.progress(format!("copying {}", names.join(", ")), None);
+            hypervisor.storage(kind)?.snapshot_set(&requests, &mark).await?;
         }
         Ok(())
     }
@@ -69,22 +100,16 @@ impl Snapshot {
 #[async_trait]
 impl Step for Snapshot {
     fn title(&self) -> String {
-        let names: Vec<String> = self
-            .copies
-            .iter()
-            .map(|pair| {
-                let target = pair.target.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                format!("{} as {target}", pair.source)
-            })
-            .collect();
+        let names: Vec<String> =
+            self.copies.iter().map(|pair| format!("{} as {}", pair.source, file_name(&pair.target))).collect();
         format!("snapshot {}", names.join(", "))
     }
     fn undo_title(&self) -> String {
         "remove it".into()
     }
     fn taken_back(&self) -> String {
-        let names: Vec<String> = self.copies.iter().map(|pair| pair.target.to_string()).collect();
-        format!("remove {}", names.join(", "))
+        let targets: Vec<VolumeRef> = self.copies.iter().map(|pair| pair.target.clone()).collect();
+        format!("remove {}", listed(&targets))
     }
     fn commands(&self) -> Vec<Vec<String>> {
         self.copies
@@ -145,7 +170,7 @@ pub struct RemoveVolumes {
     pub volumes: Vec<VolumeRef>,
 }
 
-async fn remove<'a>(
+pub(super) async fn remove<'a>(
     world: &World,
     host: &str,
     volumes: impl Iterator<Item = &'a VolumeRef> + Send,
@@ -176,8 +201,7 @@ async fn remove<'a>(
 #[async_trait]
 impl Step for RemoveVolumes {
     fn title(&self) -> String {
-        let names: Vec<String> = self.volumes.iter().map(ToString::to_string).collect();
-        format!("remove {}", names.join(", "))
+        format!("remove {}", listed(&self.volumes))
     }
     fn undo_title(&self) -> String {
         "-".into()
@@ -267,7 +291,7 @@ pub struct RenameVolume {
 #[async_trait]
 impl Step for RenameVolume {
     fn title(&self) -> String {
-        format!("rename {} to {}", self.from, self.to.path.file_name().unwrap_or_default().to_string_lossy())
+        format!("rename {} to {}", self.from, file_name(&self.to))
     }
     fn undo_title(&self) -> String {
         "its old name".into()

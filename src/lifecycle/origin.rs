@@ -1,0 +1,146 @@
+//! Strategy `origin`, the way of the seed report: production moves to the snapshot in a short outage, and the clone is
+//! upgraded on the volume production had. After promotion nothing has to be merged; a way back from before it has to.
+//!
+//! Until production's start on the snapshot nothing is lost by simply removing the snapshot; from then on it holds what
+//! production writes, and the only way back is the merge ([`production::fold`]).
+
+use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
+
+use super::back::Past;
+use super::error::Failure;
+use super::facts::Facts;
+use super::hooks::Hooks;
+use super::page::{Page, Row};
+use super::production::{self, Fold};
+use super::record::RunFacts;
+use super::{clone, strategy_word};
+use crate::engine::{OnFailure, Op, Plan, PlanStep, Stage, outages, undo_steps};
+use crate::inventory::{GuestSpec, Strategy, Verb};
+use crate::steps::{Action, domain, sha256, storage};
+
+/// Production moves to snapshots of its disks, with fresh swap space.
+///
+/// # Errors
+/// If its definition cannot be edited.
+pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
+    let host = &record.host;
+    let mut edit = DefinitionEdit {
+        mark: Some(Some(Mark { run: record.clone.name.clone(), role: Role::Production })),
+        ..DefinitionEdit::default()
+    };
+    edit.disks.extend(record.sides().map(|(disk, to, _)| (disk.name.clone(), DiskEdit::Source(to.clone()))));
+    let disks_before =
+        record.sides().map(|(disk, _, from)| (disk.name.clone(), DiskEdit::Source(from.clone()))).collect();
+    let snapshot = storage::Snapshot {
+        host: host.clone(),
+        guest: facts.spec.name.clone(),
+        pause: false,
+        copies: clone::copies(facts, record),
+        role: Role::Production,
+    };
+    let define = domain::Define {
+        host: host.clone(),
+        definition: facts.hypervisor.derive(&facts.definition, &edit)?,
+        replaces: Some(sha256(facts.definition.text.as_bytes())),
+        disks_before,
+    };
+    let boots_s = if facts.hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 };
+    let mut steps = vec![
+        PlanStep::new(Stage::Quiesce, production::autostart(record, false), 0.1),
+        production::stop(record),
+        PlanStep::new(Stage::Duplicate, snapshot, 1.0),
+    ];
+    steps.extend(clone::swaps(record, Role::Production));
+    steps.push(PlanStep::new(Stage::Define, define, 0.3));
+    steps.push(production::start(record).goes_live());
+    steps.extend(production::up_again(record, boots_s));
+    let autostart = production::autostart(record, facts.platform.autostart);
+    steps.push(PlanStep::new(Stage::Start, autostart, 0.1).on_failure(OnFailure::Stop));
+    Ok(steps)
+}
+
+/// What a way back by a merge rests on, as it is now.
+pub struct Now {
+    /// The definition production has afterwards, and the SHA-256 of the one that stands there now.
+    pub definition: Option<(Definition, String)>,
+    /// Whether production starts with its host afterwards.
+    pub autostart: bool,
+}
+
+/// Whether production was moved, or may have been: its start on the snapshot was begun and not taken back.
+pub fn moved(pasts: &[Past]) -> bool {
+    pasts.iter().any(|past| past.plan.verb == "clone" && past.plan.undoes.is_none() && past.live())
+}
+
+/// `abort` by a merge: production keeps what it wrote (it is in the snapshot), the clone's upgrade goes. `None` if something
+/// irreversible was begun.
+pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], now: Now) -> Option<(Plan, Page)> {
+    let hooks = Hooks::of(spec, record);
+    let name = &spec.name;
+    let in_place = record.strategy == Strategy::InPlace;
+    let (mut first, mut inside, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    let mut promoted = false;
+    // An abort that was cut short is planned again whole: what it did needs no undoing.
+    for past in pasts.iter().rev().filter(|past| past.plan.verb != "abort") {
+        promoted |= past.plan.verb == "promote" && past.live();
+        for step in undo_steps(past.id, &past.plan, &past.histories)?.into_iter().filter(|step| !step.clone_side) {
+            let Op::Undo(_, action) = &step.op else { continue };
+            match action {
+                Action::Return(_) => inside.push(step),
+                Action::Hook(_) => last.push(step),
+                Action::Snapshot(made) if made.role == Role::Detached => last.push(step),
+                // Production and what it stands on: that is what folding is.
+                Action::Snapshot(_) | Action::FreshSwap(_) | Action::MarkVolume(_) | Action::Autostart(_) => {}
+                Action::Define(define) if define.definition.name == *name => {}
+                Action::Start(start) if start.guest == *name => {}
+                Action::Stop(stop) if stop.guest == *name => {}
+                _ => first.push(step),
+            }
+        }
+    }
+    let mut steps = hooks.before(Verb::Abort);
+    steps.extend(first);
+    steps.extend(production::fold(
+        record,
+        Fold {
+            definition: now.definition,
+            autostart: now.autostart,
+            before_merge: inside,
+            proofs: production::up_again(record, record.boot_s.unwrap_or(6.0)),
+            before: OnFailure::Stop,
+        },
+    ));
+    steps.extend(last);
+    steps.extend(hooks.after(Verb::Abort));
+    let outages = outages(&steps, name);
+
+    let mut page = Page::new(format!("Abort {}", record.clone.name));
+    page.rows.push(Row::new("removed", format!("{} and all that was upgraded", record.clone.name)));
+    let outage = outages.first().map_or(0.0, |outage| outage.expected_s);
+    page.rows.push(Row::new("outage", format!("about {outage:.0} s, while the snapshot is merged back")));
+    let wrote = format!("what {name} wrote to its own disks since it was");
+    page.rows.push(match (in_place, promoted) {
+        (true, _) => Row::new("lost", format!("what {name} wrote to its own disks since clone, the upgrade included")),
+        (false, true) => Row::new("lost", format!("{wrote} promoted")),
+        (false, false) => Row::new("kept", format!("{wrote} cloned")),
+    });
+    page.rows.push(Row::new("way back", "none once the merge has begun"));
+    page.confirm = Some(name.clone());
+    let plan = Plan {
+        format: 1,
+        run: record.clone.name.clone(),
+        guest: name.clone(),
+        verb: "abort".into(),
+        approved_as: None,
+        strategy: strategy_word(record.strategy).into(),
+        during: "aborting".into(),
+        done: "aborted".into(),
+        failed: "aborting".into(),
+        closes: true,
+        failure_closes: false,
+        undoes: pasts.first().map(|past| past.id),
+        outages,
+        steps,
+    };
+    Some((plan, page))
+}
