@@ -10,6 +10,8 @@ mod hooks;
 mod matrix;
 #[path = "sim/quarantine.rs"]
 mod quarantine;
+#[path = "sim/readers.rs"]
+mod readers;
 #[path = "sim/refusals.rs"]
 mod refusals;
 #[path = "sim/trouble.rs"]
