@@ -2,6 +2,7 @@
 //! belong between them.
 
 use super::clone::settle;
+use super::detached::{Saved, what_is_kept};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
@@ -30,11 +31,8 @@ impl Past {
 
     /// Whether something irreversible was begun.
     pub fn irreversible(&self) -> bool {
-        (0..self.plan.steps.len()).any(|index| {
-            self.plan.irreversible(index)
-                && self.histories[index].status != history::Status::Pending
-                && self.plan.undoes.is_none()
-        })
+        (0..self.plan.steps.len())
+            .any(|index| self.plan.irreversible(index) && self.histories[index].status != history::Status::Pending)
     }
 
     /// Whether the promoted guest is live, or was.
@@ -43,8 +41,9 @@ impl Past {
     }
 }
 
-/// Puts the proofs between the undos: nobody answers before the original starts; it is announced and waited for.
-fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts) -> Vec<PlanStep> {
+/// Puts the proofs between the undos: nobody answers before the original starts; it is announced and waited for. Detached
+/// data is restored right before it starts: by then its definition is back, so that nothing else can be started on it.
+fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts, restore: &[Saved]) -> Vec<PlanStep> {
     let host = &record.host;
     let places = &record.addressing.original_places;
     let proof = |stage, action: Action, estimate_s| {
@@ -59,6 +58,7 @@ fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts) -> Vec<PlanStep> {
         };
         let starts_clone = matches!(&step.op, Op::Undo(_, Action::Stop(stop)) if stop.guest == record.clone.name);
         if starts_original {
+            steps.extend(restore.iter().map(|saved| saved.step(record)));
             let silent = net::ProveSilent {
                 host: host.clone(),
                 places: places.clone(),
@@ -100,23 +100,24 @@ fn outages(steps: &[PlanStep], name: &str) -> Vec<Outage> {
 }
 
 /// `rollback`: the world as before `promote`. `None` if something irreversible was begun.
-pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past) -> Option<(Plan, Page)> {
+/// `restore`: detached data that goes back to what it was at promotion.
+pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past, restore: &[Saved]) -> Option<(Plan, Page)> {
     let hooks = Hooks::of(spec, record);
     let undos = undo_steps(promote.id, &promote.plan, &promote.histories)?;
     let mut steps = hooks.before(Verb::Rollback);
-    steps.extend(with_proofs(undos, record));
+    steps.extend(with_proofs(undos, record, restore));
     steps.extend(hooks.after(Verb::Rollback));
     let name = &spec.name;
     let mut page = Page::new(format!("Roll {name} back to its original"));
     let outages = outages(&steps, name);
     page.rows
         .push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
-    if promote.live() {
+    if promote.live() || !restore.is_empty() {
         page.rows.push(Row::new(
             "lost",
             format!("what {name} wrote to its own disks since it was promoted stays on the clone"),
         ));
-        page.rows.push(Row::new("kept", "mail and job queues go back to the original; detached data keeps its writes"));
+        page.rows.extend(what_is_kept(record, restore));
         page.confirm = Some(name.clone());
     }
     page.rows.push(Row::new("verified", "void afterwards: verify again before promoting again"));
@@ -140,8 +141,8 @@ pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past) -> Option<(
 }
 
 /// `abort`: the world as before `clone`, from the plans of the run, oldest first. `None` if something irreversible was
-/// begun.
-pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Plan, Page)> {
+/// begun. `restore`: detached data that goes back to what it was at promotion.
+pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], restore: &[Saved]) -> Option<(Plan, Page)> {
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Abort);
     let mut live = false;
@@ -150,7 +151,7 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Pla
         let mut undos = undo_steps(past.id, &past.plan, &past.histories)?;
         // What only restores the clone is of no use: the clone goes. Temporary changes are taken back in any case.
         undos.retain(|step| !step.clone_side);
-        steps.extend(with_proofs(undos, record));
+        steps.extend(with_proofs(undos, record, restore));
     }
     steps.extend(hooks.after(Verb::Abort));
     let name = &spec.name;
@@ -159,9 +160,9 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Pla
     page.rows.push(Row::new("removed", format!("{}, its definition and volumes", record.clone.name)));
     page.rows
         .push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
-    if live {
+    if live || !restore.is_empty() {
         page.rows.push(Row::new("lost", format!("what {name} wrote to its own disks since it was promoted")));
-        page.rows.push(Row::new("kept", "mail and job queues go back to the original; detached data keeps its writes"));
+        page.rows.extend(what_is_kept(record, restore));
         page.confirm = Some(name.clone());
     }
     let plan = Plan {

@@ -7,7 +7,7 @@ use hypervisors::Hypervisor;
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::back::{self, Past};
+use super::back::Past;
 use super::error::{Failure, exit};
 use super::invocation::{Finish, Options};
 use super::memory::RunMemory;
@@ -21,7 +21,7 @@ use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::inventory::{GuestSpec, IfCheckFails};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
-use crate::steps::{Action, Side as Decision, StepError, StepRef, World, carry, files, sha256};
+use crate::steps::{Action, Side as Decision, StepRef, World, carry, files, sha256};
 use crate::verify::{Report as CheckReport, Side};
 
 /// A run under its lease, with all that its plans need.
@@ -90,9 +90,8 @@ impl Held<'_> {
             Verb::Upgrade => self.upgrade(state, options).await,
             Verb::Verify => self.verify(state, options).await,
             Verb::Promote => self.promote(options).await,
-            Verb::Rollback => self.rollback(options).await,
+            Verb::Rollback | Verb::Abort => self.way_back(verb, options).await,
             Verb::Commit => self.commit(options).await,
-            Verb::Abort => self.abort(options).await,
             Verb::Clone => Err(Failure::new(exit::BUG, "clone an open run")),
         }
     }
@@ -124,49 +123,6 @@ impl Held<'_> {
         let number = self.checks_number()?;
         let (plan, page) = promote::plan(&self.spec, &self.record, &self.hypervisor, &now, number, &mut findings)?;
         self.propose(plan, page, findings.0, options).await
-    }
-
-    async fn rollback(&mut self, options: &Options) -> Result<Finish, Failure> {
-        let promote = self.pasts()?.into_iter().rfind(|past| past.plan.verb == "promote" && past.plan.undoes.is_none());
-        let plan = promote.and_then(|past| back::rollback(&self.spec, &self.record, &past));
-        let (plan, page) = plan.ok_or_else(|| self.no_way_back("rollback"))?;
-        self.nothing_foreign(&plan, options).await?;
-        self.propose(plan, page, Vec::new(), options).await
-    }
-
-    async fn abort(&mut self, options: &Options) -> Result<Finish, Failure> {
-        let plan = back::abort(&self.spec, &self.record, &self.pasts()?);
-        let (plan, page) = plan.ok_or_else(|| self.no_way_back("abort"))?;
-        self.nothing_foreign(&plan, options).await?;
-        self.propose(plan, page, Vec::new(), options).await
-    }
-
-    /// Refuses a way back that would overwrite what someone else changed, unless it is decided whose version wins:
-    /// before it touches anything, for half-way production would be down for a question.
-    async fn nothing_foreign(&self, plan: &Plan, options: &Options) -> Result<(), Failure> {
-        if options.decision.is_some() {
-            return Ok(());
-        }
-        let (world, pasts) = (self.world(options)?, self.pasts()?);
-        for step in &plan.steps {
-            let Op::Undo(at, Action::Define(define)) = &step.op else { continue };
-            let production = define.replaces.is_some();
-            let past = pasts.iter().find(|past| past.id == at.plan).and_then(|past| past.histories.get(at.index));
-            let Some(found) = past.and_then(|past| past.found.as_ref()) else { continue };
-            let last = past.and_then(|past| past.done.as_ref()).map_or(&Value::Null, |done| &done["done"]);
-            if let Some(StepError::Foreign { what, diff }) = define.foreign(&world, found, last).await? {
-                let help = if production {
-                    "--ours brings back the definition as it was, --theirs keeps the change on the original's disks"
-                } else {
-                    "--ours removes it all the same, --theirs leaves it"
-                };
-                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, self.spec.name))
-                    .cause(format!("{what} was changed by someone else"))
-                    .cause(diff)
-                    .help(help));
-            }
-        }
-        Ok(())
     }
 
     async fn commit(&mut self, options: &Options) -> Result<Finish, Failure> {
@@ -203,12 +159,6 @@ impl Held<'_> {
             return Ok(Finish { planned: true, ..Finish::default() });
         }
         self.run_plan(past.id, &past.plan, options).await
-    }
-
-    fn no_way_back(&self, verb: &str) -> Failure {
-        Failure::new(exit::STATE, format!("{verb} {}", self.spec.name))
-            .cause("a step that cannot be taken back was begun")
-            .help(format!("go on: upgradectl resume {}", self.spec.name))
     }
 
     async fn propose(
@@ -355,14 +305,14 @@ impl Held<'_> {
             IfCheckFails::Rollback => true,
             IfCheckFails::Ask => {
                 let question = format!("Checks failed after going live. Roll {} back now?", self.spec.name);
-                self.app.front.ask(&question).unwrap_or(false)
+                self.app.front.ask(&question, exit::PARTWAY).unwrap_or(false)
             }
         };
         if !back {
             return self.finish(exit::UNPROVEN, outage_s, Some(error));
         }
         let approved = Options { yes: true, ..options.clone() };
-        let mut finish = self.rollback(&approved).await?;
+        let mut finish = self.way_back(Verb::Rollback, &approved).await?;
         if finish.code == exit::DONE {
             finish.code = exit::UNPROVEN;
             finish.error = Some(error);

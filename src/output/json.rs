@@ -94,7 +94,7 @@ impl Front for JsonFront {
     fn confirm(&self, _word: &str) -> Option<bool> {
         None
     }
-    fn ask(&self, _question: &str) -> Option<bool> {
+    fn ask(&self, _question: &str, _interrupted: u8) -> Option<bool> {
         None
     }
 }

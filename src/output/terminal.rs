@@ -258,9 +258,9 @@ impl Front for Terminal {
         Some(answer == word)
     }
 
-    fn ask(&self, question: &str) -> Option<bool> {
+    fn ask(&self, question: &str, interrupted: u8) -> Option<bool> {
         rest(&mut self.lock());
-        let answer = self.person.answer(&format!("{question} [y/N] "), exit::PARTWAY)?;
+        let answer = self.person.answer(&format!("{question} [y/N] "), interrupted)?;
         Some(matches!(answer.to_lowercase().as_str(), "y" | "yes"))
     }
 }

@@ -49,7 +49,7 @@ impl Front for Keeper {
     fn confirm(&self, _: &str) -> Option<bool> {
         Some(true)
     }
-    fn ask(&self, _: &str) -> Option<bool> {
+    fn ask(&self, _: &str, _: u8) -> Option<bool> {
         Some(false)
     }
 }

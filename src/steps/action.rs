@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, adopt, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
+use super::{Step, adopt, carry, detached, domain, files, hook, net, queues, services, storage, upgrade, verify};
 
 macro_rules! actions {
     ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
@@ -36,6 +36,7 @@ actions! {
     "storage.remove" RemoveVolumes(storage::RemoveVolumes),
     "storage.rename" RenameVolume(storage::RenameVolume),
     "storage.mark" MarkVolume(storage::MarkVolume),
+    "storage.restore" RestoreDetached(detached::RestoreDetached),
     "guest.define" Define(domain::Define),
     "guest.undefine" Undefine(domain::Undefine),
     "guest.start" Start(domain::Start),
