@@ -295,3 +295,45 @@ async fn a_directory_is_copied_whole_and_removed_without_leaving_it() {
     refused(directory().remove(&dotted, "d--k3f9").await);
     lab.close();
 }
+
+#[tokio::test]
+async fn volumes_exchange_their_names_with_all_that_is_nested_in_them() {
+    let Some(lab) = Lab::new() else { return };
+    guest(&lab);
+    let (data, saved) = (lab.volume("o"), lab.volume("o--k3f9-data.saved"));
+    let detached = mark("o--k3f9", Role::Detached);
+    btrfs().snapshot(&data, &saved, &detached).await.unwrap();
+    fs::write(lab.at("o/file"), "written since").unwrap();
+    fs::write(lab.at("o/var/lib/machines/deep/inner"), "written since").unwrap();
+    let ids =
+        |volume: &VolumeRef| run("btrfs", &["inspect-internal", "rootid", volume.path.to_str().unwrap()]).unwrap();
+    let (new, old) = (ids(&data), ids(&saved));
+
+    assert_eq!(btrfs().exchange(&data, &saved, &detached).await.unwrap(), Change::Changed);
+    assert_eq!((ids(&data), ids(&saved)), (old, new));
+    assert_eq!(btrfs().exchange(&data, &saved, &detached).await.unwrap(), Change::Unchanged, "told by the mark");
+    assert_eq!(fs::read_to_string(lab.at("o/file")).unwrap(), "root");
+    assert_eq!(fs::read_to_string(lab.at("o/var/lib/machines/deep/inner")).unwrap(), "o/var/lib/machines/deep");
+    assert_eq!(fs::read_to_string(saved.path.join("var/lib/machines/deep/inner")).unwrap(), "written since");
+    assert_eq!(
+        btrfs().inspect(&data).await.unwrap().unwrap().mark,
+        Some(detached.clone()),
+        "a mark goes with its volume"
+    );
+    assert_eq!(btrfs().inspect(&saved).await.unwrap().unwrap().mark, None);
+    assert_eq!(btrfs().inspect(&data).await.unwrap().unwrap().nested.len(), 5);
+
+    // Neither or both bear the mark; one is not there; something is mounted in it.
+    refused(btrfs().exchange(&data, &saved, &mark("o--0001", Role::Detached)).await);
+    btrfs().mark(&saved, Some(&detached)).await.unwrap();
+    refused(btrfs().exchange(&data, &saved, &detached).await);
+    btrfs().mark(&data, None).await.unwrap();
+    assert!(btrfs().exchange(&data, &lab.volume("none"), &detached).await.is_err());
+    let inside = lab.at("o/var");
+    run("mount", &["-t", "tmpfs", "none", inside.to_str().unwrap()]).unwrap();
+    refused(btrfs().exchange(&data, &saved, &detached).await);
+    run("umount", &[inside.to_str().unwrap()]).unwrap();
+    assert_eq!(btrfs().exchange(&data, &saved, &detached).await.unwrap(), Change::Changed);
+    assert_eq!(fs::read_to_string(lab.at("o/file")).unwrap(), "written since");
+    lab.close();
+}

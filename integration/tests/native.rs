@@ -4,6 +4,8 @@
 
 #[path = "native/demo.rs"]
 mod demo;
+#[path = "native/detached.rs"]
+mod detached;
 #[path = "native/interruptions.rs"]
 mod interruptions;
 #[path = "native/lab.rs"]

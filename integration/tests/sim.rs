@@ -4,6 +4,8 @@
 
 #[path = "sim/bench.rs"]
 mod bench;
+#[path = "sim/detached.rs"]
+mod detached;
 #[path = "sim/hooks.rs"]
 mod hooks;
 #[path = "sim/light.rs"]
@@ -12,6 +14,8 @@ mod light;
 mod matrix;
 #[path = "sim/quarantine.rs"]
 mod quarantine;
+#[path = "sim/readers.rs"]
+mod readers;
 #[path = "sim/refusals.rs"]
 mod refusals;
 #[path = "sim/trouble.rs"]

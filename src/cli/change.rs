@@ -24,11 +24,11 @@ pub(super) enum Changing {
     /// Put the verified clone in the original's place, under its identity
     Promote(OnGuest),
     /// Give production back to the original, as before promote
-    Rollback(OnGuest),
+    Rollback(BackArgs),
     /// Keep the promoted guest for good and remove the old system
     Commit(CommitArgs),
     /// Remove the clone; the original is as before clone, byte for byte
-    Abort(OnGuest),
+    Abort(BackArgs),
     /// Clone, upgrade and verify, stopping at the first that does not end well
     Run(run::Run),
     /// Go on with an interrupted verb, exactly as planned
@@ -61,6 +61,16 @@ pub(super) struct CommitArgs {
     /// Bring the guest back to the paths of its original; restarts it (an outage, named)
     #[arg(long)]
     rename: bool,
+}
+
+/// `rollback` and `abort`.
+#[derive(Debug, Args)]
+pub(super) struct BackArgs {
+    #[command(flatten)]
+    on: OnGuest,
+    /// Restore this detached disk as it was at promotion, instead of keeping what was written since
+    #[arg(long, value_name = "DISK")]
+    restore_detached: Vec<String>,
 }
 
 /// `clone`.
@@ -196,9 +206,8 @@ impl Changing {
             Self::Run(run) => run.approval.dry_run,
             Self::Commit(commit) => commit.on.approval.dry_run,
             Self::Resume(resume) => resume.approval.dry_run,
-            Self::Upgrade(on) | Self::Verify(on) | Self::Promote(on) | Self::Rollback(on) | Self::Abort(on) => {
-                on.approval.dry_run
-            }
+            Self::Rollback(back) | Self::Abort(back) => back.on.approval.dry_run,
+            Self::Upgrade(on) | Self::Verify(on) | Self::Promote(on) => on.approval.dry_run,
         }
     }
 
@@ -213,17 +222,24 @@ impl Changing {
             Self::Upgrade(on) => on.verb(Verb::Upgrade, context),
             Self::Verify(on) => on.verb(Verb::Verify, context),
             Self::Promote(on) => on.verb(Verb::Promote, context),
-            Self::Rollback(on) => on.verb(Verb::Rollback, context),
+            Self::Rollback(back) => back.verb(Verb::Rollback, context),
             Self::Commit(commit) => {
                 let (verb, guest, options) = commit.on.verb(Verb::Commit, context);
                 (verb, guest, Options { rename: commit.rename, ..options })
             }
-            Self::Abort(on) => on.verb(Verb::Abort, context),
+            Self::Abort(back) => back.verb(Verb::Abort, context),
         };
         context.with_app(async |app| {
             let finish = app.change(verb, guest, &options).await;
             context.close(app, verb.word(), &finish)
         })
+    }
+}
+
+impl BackArgs {
+    fn verb(&self, verb: Verb, context: &Context) -> (Verb, &String, Options) {
+        let (verb, guest, options) = self.on.verb(verb, context);
+        (verb, guest, Options { restore_detached: self.restore_detached.clone(), ..options })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stderr, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Global, signals};
 use crate::engine::{ErrorInfo, Sink};
@@ -13,7 +13,7 @@ use crate::lifecycle::error::{Failure, exit};
 use crate::output::closing::{self, Ending};
 use crate::output::front::Person;
 use crate::output::terminal::{Manner, Seen, Terminal};
-use crate::output::{Style, err, json, out};
+use crate::output::{self, Style, err, json, out};
 use crate::{lifecycle, verify};
 
 const STATE: &str = "/var/lib/upgradectl";
@@ -102,8 +102,12 @@ impl Context {
             Err(error) => return self.fail(&Failure::new(exit::BUG, "start").cause(error.to_string()).0),
         };
         runtime.block_on(async {
-            signals::watch(app.stop.clone(), self.person.clone());
-            work(&app).await
+            let ended = signals::watch(app.stop.clone(), self.person.clone());
+            let code = work(&app).await;
+            // Now that no lease is held, the readers may take their time; Ctrl-C ends that.
+            ended.store(code.into(), Ordering::Relaxed);
+            output::drain();
+            code
         })
     }
 
@@ -175,7 +179,7 @@ fn tracing_to_stderr(verbose: u8) {
     // Its own complaints about a lost terminal would end the program.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(output::Details::default)
         .with_ansi(false)
         .log_internal_errors(false)
         .try_init();

@@ -11,12 +11,16 @@ mod signals;
 mod ssh;
 mod tidy;
 
+use std::io::{stderr, stdout};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand};
 
 use change::Changing;
 use context::Context;
+
+use crate::lifecycle::error::exit;
+use crate::output::{self, Style};
 
 /// Clones a guest, upgrades the clone, verifies it and puts it in the original's place; with a way back at every step.
 #[derive(Debug, Parser)]
@@ -85,6 +89,18 @@ enum Command {
     Ssh(ssh::Ssh),
 }
 
+/// Tells what is wrong with the command line, or what it asked for (`--help`); returns the exit code.
+pub fn usage(error: &clap::Error) -> u8 {
+    let text = error.render();
+    let (write, coloured): (fn(&str), _) = if error.use_stderr() {
+        (output::err, Style::choose(ColorChoice::Auto, &stderr()))
+    } else {
+        (output::out, Style::choose(ColorChoice::Auto, &stdout()))
+    };
+    write(&if coloured == Style::default() { text.to_string() } else { text.ansi().to_string() });
+    u8::try_from(error.exit_code()).unwrap_or(exit::USAGE)
+}
+
 impl Cli {
     /// Carries out what was typed; returns the exit code.
     pub fn run(self) -> u8 {
@@ -93,6 +109,14 @@ impl Cli {
             Command::Change(verb) => verb.dry_run(),
             _ => false,
         };
+        let looks = match &self.command {
+            Command::Gc(gc) => gc.dry_run(),
+            Command::Change(_) | Command::Decide(_) => plan_only,
+            _ => true,
+        };
+        if !looks {
+            output::changes_the_world();
+        }
         let context = Context::new(self.global, plan_only);
         match self.command {
             Command::Init(init) => init.run(&context),

@@ -32,6 +32,8 @@ fn what_the_interface_page_says_can_be_typed() {
         "upgradectl --json --state /tmp/s promote mercure --yes",
         "upgradectl promote mercure --dry-run --color never",
         "upgradectl run mercure --promote",
+        "upgradectl rollback mercure --restore-detached /srv/mail --restore-detached xvdb1 --yes",
+        "upgradectl plan abort mercure --restore-detached /srv/mail",
         "upgradectl resume mercure",
         "upgradectl resume --interrupted",
         "upgradectl skip mercure --step 3 --reason done",

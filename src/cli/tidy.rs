@@ -46,6 +46,10 @@ pub(super) struct Gc {
 }
 
 impl Gc {
+    pub(super) fn dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     pub(super) fn run(&self, context: &Context) -> u8 {
         let wish =
             gc::Wish { from_world: self.from_world, adopt: self.adopt.clone(), yes: self.yes, dry_run: self.dry_run };

@@ -14,6 +14,8 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
             continue;
         }
         match step.undo {
+            // What a way back did for good (it went to its end, or there would be no other) stays as it is.
+            Undo::None if plan.undoes.is_some() => {}
             Undo::None => return None,
             Undo::WithClone | Undo::Nothing => {}
             Undo::Own => {

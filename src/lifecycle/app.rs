@@ -23,6 +23,16 @@ use crate::inventory::values::AddressWish;
 use crate::inventory::{GuestSpec, Inventory, Strategy};
 use crate::journal::{Holder, Journal, JournalError, RunRecord, SqliteJournal};
 
+/// What a plan that was shown, or need not be, waits for.
+pub(super) enum Offer {
+    /// The invocation ends here.
+    Ended(Box<Finish>),
+    /// Nothing: it may be carried out.
+    Approved,
+    /// The word of a person.
+    Asking,
+}
+
 /// The program, apart from its command line.
 pub struct App {
     /// What the operator declared.
@@ -241,6 +251,15 @@ impl App {
         options: &Options,
         emit: &Emitter,
     ) -> Result<Option<Finish>, Failure> {
+        match self.offer(proposal, options, emit)? {
+            Offer::Ended(finish) => Ok(Some(*finish)),
+            Offer::Approved => Ok(None),
+            Offer::Asking => self.confirm(proposal, emit).map(|()| None),
+        }
+    }
+
+    /// Shows the plan, if it is not approved by the command line.
+    pub(super) fn offer(&self, proposal: &Proposal, options: &Options, emit: &Emitter) -> Result<Offer, Failure> {
         let Proposal { plan, page, findings } = proposal;
         for finding in findings.iter().filter(|finding| finding.verdict != Verdict::Passed) {
             emit.send(EventBody::Preflight {
@@ -255,7 +274,7 @@ impl App {
             self.front.show(proposal, false);
             let error = refusal.map(|finding| refused(&plan.verb, &plan.guest, finding).0);
             let code = error.as_ref().map_or(exit::DONE, |error| error.code);
-            return Ok(Some(Finish { code, error, planned: true, ..Finish::default() }));
+            return Ok(Offer::Ended(Box::new(Finish { code, error, planned: true, ..Finish::default() })));
         }
         if let Some(finding) = refusal {
             return Err(refused(&plan.verb, &plan.guest, finding));
@@ -263,21 +282,28 @@ impl App {
         let digest = plan.digest();
         if let Some(wanted) = &options.approve {
             if *wanted == digest {
-                return Ok(None);
+                return Ok(Offer::Approved);
             }
             self.front.show(proposal, false);
             return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, plan.guest))
                 .cause(format!("plan {wanted} was approved, but the facts changed: the plan is {digest} now"))
                 .help(format!("read the page above, then --approve {digest}")));
         }
-        let Some(word) = &page.confirm else { return Ok(None) };
-        self.front.show(proposal, !options.yes);
-        if options.yes {
-            return Ok(None);
+        if page.confirm.is_none() {
+            return Ok(Offer::Approved);
         }
+        self.front.show(proposal, !options.yes);
+        Ok(if options.yes { Offer::Approved } else { Offer::Asking })
+    }
+
+    /// Asks for the approval of a plan that was shown.
+    pub(super) fn confirm(&self, proposal: &Proposal, emit: &Emitter) -> Result<(), Failure> {
+        let Proposal { plan, page, .. } = proposal;
+        let Some(word) = &page.confirm else { return Ok(()) };
+        let digest = plan.digest();
         emit.send(EventBody::ApprovalNeeded { plan: digest.clone() });
         match self.front.confirm(word) {
-            Some(true) => Ok(None),
+            Some(true) => Ok(()),
             Some(false) => Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, plan.guest))
                 .cause("not approved")
                 .help("nothing was changed")),

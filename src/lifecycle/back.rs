@@ -1,5 +1,6 @@
 //! The ways back, `rollback` and `abort`, as plans: the undos of what the journal holds, in reverse.
 
+use super::detached::{Saved, what_is_kept};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
@@ -38,24 +39,38 @@ impl Past {
     }
 }
 
+/// Detached data is restored right before the original starts: by then its definition is back, so that nothing else can
+/// be started on it.
+fn with_restores(mut undos: Vec<PlanStep>, record: &RunFacts, restore: &[Saved]) -> Vec<PlanStep> {
+    let starts =
+        |step: &PlanStep| matches!(&step.op, Op::Undo(_, Action::Stop(stop)) if stop.guest == record.original.name);
+    if let Some(start) = undos.iter().position(starts) {
+        let proofs = undos[..start].iter().rev().take_while(|step| matches!(step.op, Op::Do(_))).count();
+        let at = start - proofs;
+        undos.splice(at..at, restore.iter().map(|saved| saved.step(record)));
+    }
+    undos
+}
+
 /// `rollback`: the world as before `promote`. `None` if something irreversible was begun.
-pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past) -> Option<(Plan, Page)> {
+/// `restore`: detached data that goes back to what it was at promotion.
+pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past, restore: &[Saved]) -> Option<(Plan, Page)> {
     let hooks = Hooks::of(spec, record);
     let undos = undo_steps(promote.id, &promote.plan, &promote.histories)?;
     let mut steps = hooks.before(Verb::Rollback);
-    steps.extend(undos);
+    steps.extend(with_restores(undos, record, restore));
     steps.extend(hooks.after(Verb::Rollback));
     let name = &spec.name;
     let mut page = Page::new(format!("Roll {name} back to its original"));
     let outages = outages(&steps, name);
     page.rows
         .push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
-    if promote.live() {
+    if promote.live() || !restore.is_empty() {
         page.rows.push(Row::new(
             "lost",
             format!("what {name} wrote to its own disks since it was promoted stays on the clone"),
         ));
-        page.rows.push(Row::new("kept", "mail and job queues go back to the original; detached data keeps its writes"));
+        page.rows.extend(what_is_kept(record, restore));
         page.confirm = Some(name.clone());
     }
     page.rows.push(Row::new("verified", "void afterwards: verify again before promoting again"));
@@ -79,8 +94,8 @@ pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past) -> Option<(
 }
 
 /// `abort`: the world as before `clone`, from the plans of the run, oldest first. `None` if something irreversible was
-/// begun.
-pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Plan, Page)> {
+/// begun. `restore`: detached data that goes back to what it was at promotion.
+pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], restore: &[Saved]) -> Option<(Plan, Page)> {
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Abort);
     let mut live = false;
@@ -89,7 +104,7 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Pla
         let mut undos = undo_steps(past.id, &past.plan, &past.histories)?;
         // What only restores the clone is of no use: the clone goes. Temporary changes are taken back in any case.
         undos.retain(|step| !step.clone_side);
-        steps.extend(undos);
+        steps.extend(with_restores(undos, record, restore));
     }
     // A way back from `promoted` set the original's own queues aside, when the promoted guest's came in their place.
     let returned =
@@ -109,9 +124,9 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past]) -> Option<(Pla
     page.rows.push(Row::new("removed", format!("{}, its definition and volumes", record.clone.name)));
     page.rows
         .push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
-    if live {
+    if live || !restore.is_empty() {
         page.rows.push(Row::new("lost", format!("what {name} wrote to its own disks since it was promoted")));
-        page.rows.push(Row::new("kept", "mail and job queues go back to the original; detached data keeps its writes"));
+        page.rows.extend(what_is_kept(record, restore));
         page.confirm = Some(name.clone());
     }
     let plan = Plan {

@@ -1,47 +1,17 @@
-//! Production's definition, as it was found, as this run wrote it, and as it is now: which of them a verb stores next, and
-//! that nothing someone else made of it is overwritten unasked.
+//! Production's definition, as it was found, as this run wrote it, and as it is now: which of them a verb stores next.
 
 use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
-use serde_json::Value;
 
 use super::back::Past;
 use super::error::{Failure, exit};
 use super::held::Held;
 use super::invocation::Options;
 use super::origin;
-use crate::engine::{Op, Plan};
+use crate::engine::Op;
 use crate::inventory::Strategy;
-use crate::steps::{Action, Side as Decision, StepError, sha256};
+use crate::steps::{Action, Side as Decision, sha256};
 
 impl Held<'_> {
-    /// Refuses a way back that would overwrite what someone else changed, unless it is decided whose version wins:
-    /// before it touches anything, for half-way production would be down for a question.
-    pub(super) async fn nothing_foreign(&self, plan: &Plan, options: &Options) -> Result<(), Failure> {
-        if options.decision.is_some() {
-            return Ok(());
-        }
-        let (world, pasts) = (self.world(options)?, self.pasts()?);
-        for step in &plan.steps {
-            let Op::Undo(at, Action::Define(define)) = &step.op else { continue };
-            let production = define.replaces.is_some();
-            let past = pasts.iter().find(|past| past.id == at.plan).and_then(|past| past.histories.get(at.index));
-            let Some(found) = past.and_then(|past| past.found.as_ref()) else { continue };
-            let last = past.and_then(|past| past.done.as_ref()).map_or(&Value::Null, |done| &done["done"]);
-            if let Some(StepError::Foreign { what, diff }) = define.foreign(&world, found, last).await? {
-                let help = if production {
-                    "--ours brings back the definition as it was, --theirs keeps the change on the original's disks"
-                } else {
-                    "--ours removes it all the same, --theirs leaves it"
-                };
-                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, self.spec.name))
-                    .cause(format!("{what} was changed by someone else"))
-                    .cause(diff)
-                    .help(help));
-            }
-        }
-        Ok(())
-    }
-
     /// What a way back by a merge rests on: the definition that clone found comes back, unless someone else changed the one
     /// that stands there now.
     pub(super) async fn before_merging(&self, pasts: &[Past], options: &Options) -> Result<origin::Now, Failure> {

@@ -135,7 +135,7 @@ fn judge_definition(guest: &GuestFacts, mark: &Mark, survey: &Survey) -> Result<
     match mark.role {
         Role::Clone => {}
         Role::Production => return Err("production runs by it; --adopt makes it an ordinary definition".into()),
-        Role::Original | Role::Detached => return Err("it is not a clone's".into()),
+        Role::Original | Role::Detached | Role::Displaced => return Err("it is not a clone's".into()),
     }
     if guest.name != mark.run {
         return Err("it does not bear its run's name; --adopt makes it an ordinary definition".into());
@@ -163,10 +163,20 @@ fn judge_volume(volume: &VolumeRef, mark: &Mark, survey: &Survey) -> Result<(), 
             return Err(format!("the definition of {} names it", guest.name));
         }
     }
-    if mark.role == Role::Original {
+    // The data itself bears these marks while it is being restored, under a name that is not the run's.
+    let ours =
+        volume.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{}-", mark.run)));
+    if matches!(mark.role, Role::Detached | Role::Displaced) && !ours {
+        return Err("it does not bear its run's name; --adopt makes it an ordinary volume".into());
+    }
+    if matches!(mark.role, Role::Original | Role::Displaced) {
         let name = guest_of(&mark.run);
         let elsewhere = survey.guests.iter().find(|guest| guest.name == name).is_some_and(|guest| {
-            guest.disks.iter().any(|disk| disk.root && place(&disk.source).is_some_and(Path::exists))
+            let stands = |disk: &hypervisors::Disk| place(&disk.source).is_some_and(Path::exists);
+            match mark.role {
+                Role::Displaced => guest.disks.iter().all(stands),
+                _ => guest.disks.iter().any(|disk| disk.root && stands(disk)),
+            }
         });
         if !elsewhere {
             return Err(format!("it may be all that is left of {name}; --adopt makes it an ordinary volume"));

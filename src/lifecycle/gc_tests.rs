@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::Arc;
 
 use hypervisors::sim::{Fault, How};
-use hypervisors::{Definition, Hypervisor, Mark, Power, Role};
+use hypervisors::{Definition, Hypervisor, Mark, Power, Role, VolumeRef};
 
 use super::app::Front;
 use super::error::exit;
@@ -25,7 +25,7 @@ impl Front for Answer {
         assert_eq!(word, "remove");
         self.0
     }
-    fn ask(&self, _: &str) -> Option<bool> {
+    fn ask(&self, _: &str, _: u8) -> Option<bool> {
         None
     }
 }
@@ -142,6 +142,38 @@ async fn an_original_that_may_be_all_that_is_left_stays() {
     let original = done.found.iter().find(|one| one.role == Role::Original).unwrap();
     assert!(!original.removable && original.why.contains("all that is left"), "{original:?}");
     assert!(done.found.iter().filter(|one| one.role == Role::Production).all(|one| !one.removable));
+}
+
+/// A restoring that was cut off left its marks on the data itself, and the definition does not name it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_that_was_being_restored_stays() {
+    for role in [Role::Detached, Role::Displaced] {
+        let lab = Lab::at(&PROMOTED).await;
+        let sim = lab.sim();
+        let run = lab.journal().runs(true).unwrap().remove(0).id;
+        let (data, saved) = (sim.volume_ref("mercure-mail"), sim.volume_ref(&format!("{run}-srv-mail.saved")));
+        let storage = sim.storage(data.kind).unwrap();
+        storage.mark(&data, Some(&Mark { run: run.clone(), role })).await.unwrap();
+        storage.mark(&saved, Some(&Mark { run, role: Role::Displaced })).await.unwrap();
+        lab.lose_state();
+        sim.destroy("mercure").await.unwrap();
+        sim.undefine("mercure").await.unwrap();
+        let disk = |name: &str, volume: &str| {
+            format!(r#"{{"name": "{name}", "volume": "{volume}", "root": {}}}"#, name == "/")
+        };
+        let text =
+            format!(r#"{{"name": "mercure", "disks": [{}, {}]}}"#, disk("/", "mercure"), disk("/srv/mail", "lost"));
+        sim.define(&Definition { name: "mercure".into(), text }).await.unwrap();
+        let done = lab.gc(true).await;
+        let found = |volume: &VolumeRef| {
+            let one = done.found.iter().find(|one| one.object == volume.to_string());
+            one.unwrap_or_else(|| panic!("{volume} is not in {done:?}"))
+        };
+        assert!(!found(&data).removable && found(&data).why.contains("--adopt"), "{done:?}");
+        // While the guest lacks a disk this may be all there is of it.
+        assert!(!found(&saved).removable, "{done:?}");
+        assert!(storage.inspect(&data).await.unwrap().is_some() && storage.inspect(&saved).await.unwrap().is_some());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

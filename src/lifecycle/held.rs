@@ -8,7 +8,7 @@ use hypervisors::{Hypervisor, Role};
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::back::{self, Past};
+use super::back::Past;
 use super::error::{Failure, exit};
 use super::invocation::{Finish, Options};
 use super::memory::RunMemory;
@@ -17,7 +17,7 @@ use super::preflight::{Finding, Findings, Verdict};
 use super::record::{RunFacts, Verification};
 use super::state::{State, Verb};
 use super::step_log::StepLog;
-use super::{commit, in_place, origin, promote, upgrade, verify, world};
+use super::{commit, in_place, promote, upgrade, verify, world};
 use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::inventory::{GuestSpec, IfCheckFails, Strategy};
@@ -94,9 +94,8 @@ impl Held<'_> {
             Verb::Upgrade => self.upgrade(state, options).await,
             Verb::Verify => self.verify(state, options).await,
             Verb::Promote => self.promote(options).await,
-            Verb::Rollback => self.rollback(options).await,
+            Verb::Rollback | Verb::Abort => self.way_back(verb, options).await,
             Verb::Commit => self.commit(options).await,
-            Verb::Abort => self.abort(options).await,
             Verb::Clone => Err(Failure::new(exit::BUG, "clone an open run")),
         }
     }
@@ -133,32 +132,6 @@ impl Held<'_> {
         let number = self.checks_number()?;
         let (plan, page) = promote::plan(&self.spec, &self.record, &self.hypervisor, &now, number, &mut findings)?;
         self.propose(plan, page, findings.0, options).await
-    }
-
-    async fn rollback(&mut self, options: &Options) -> Result<Finish, Failure> {
-        let promote = self.pasts()?.into_iter().rfind(|past| past.plan.verb == "promote" && past.plan.undoes.is_none());
-        let plan = promote.and_then(|past| back::rollback(&self.spec, &self.record, &past));
-        let (plan, page) = plan.ok_or_else(|| self.no_way_back("rollback"))?;
-        self.nothing_foreign(&plan, options).await?;
-        self.propose(plan, page, Vec::new(), options).await
-    }
-
-    async fn abort(&mut self, options: &Options) -> Result<Finish, Failure> {
-        let pasts = self.pasts()?;
-        let merges = match self.record.strategy {
-            Strategy::Origin => origin::moved(&pasts),
-            Strategy::InPlace => in_place::touched(&pasts),
-            _ => false,
-        };
-        let plan = if merges {
-            let now = self.before_merging(&pasts, options).await?;
-            origin::abort(&self.spec, &self.record, &pasts, now)
-        } else {
-            back::abort(&self.spec, &self.record, &pasts)
-        };
-        let (plan, page) = plan.ok_or_else(|| self.no_way_back("abort"))?;
-        self.nothing_foreign(&plan, options).await?;
-        self.propose(plan, page, Vec::new(), options).await
     }
 
     async fn commit(&mut self, options: &Options) -> Result<Finish, Failure> {
@@ -208,12 +181,6 @@ impl Held<'_> {
             return Ok(Finish { planned: true, ..Finish::default() });
         }
         self.run_plan(past.id, &past.plan, options).await
-    }
-
-    fn no_way_back(&self, verb: &str) -> Failure {
-        Failure::new(exit::STATE, format!("{verb} {}", self.spec.name))
-            .cause("a step that cannot be taken back was begun")
-            .help(format!("go on: upgradectl resume {}", self.spec.name))
     }
 
     async fn propose(
@@ -360,14 +327,14 @@ impl Held<'_> {
             IfCheckFails::Rollback => true,
             IfCheckFails::Ask => {
                 let question = format!("Checks failed after going live. Roll {} back now?", self.spec.name);
-                self.app.front.ask(&question).unwrap_or(false)
+                self.app.front.ask(&question, exit::PARTWAY).unwrap_or(false)
             }
         };
         if !back {
             return self.finish(exit::UNPROVEN, outage_s, Some(error));
         }
         let approved = Options { yes: true, ..options.clone() };
-        let mut finish = self.rollback(&approved).await?;
+        let mut finish = self.way_back(Verb::Rollback, &approved).await?;
         if finish.code == exit::DONE {
             finish.code = exit::UNPROVEN;
             finish.error = Some(error);

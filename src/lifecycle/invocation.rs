@@ -16,8 +16,8 @@ pub trait Front: Send + Sync {
     fn show(&self, proposal: &Proposal, asking: bool);
     /// Asks for the word; `None` if nobody can be asked.
     fn confirm(&self, word: &str) -> Option<bool>;
-    /// Asks yes or no; `None` if nobody can be asked.
-    fn ask(&self, question: &str) -> Option<bool>;
+    /// Asks yes or no, the latter if nothing is typed; `None` if nobody can be asked. `interrupted`: exit code of a Ctrl-C.
+    fn ask(&self, question: &str, interrupted: u8) -> Option<bool>;
 }
 
 /// What the command line says beside verb and guest.
@@ -31,6 +31,8 @@ pub struct Options {
     pub strategy: Option<Strategy>,
     /// Hostname of the clone.
     pub hostname: Option<String>,
+    /// `rollback`, `abort`: detached data to restore as it was at promotion, named as in the definition.
+    pub restore_detached: Vec<String>,
     /// `commit`: the guest returns to the paths of its original.
     pub rename: bool,
     /// `clone` by strategy `in-place`: what production writes from then on is lost by `abort`, and that is accepted.

@@ -2,7 +2,8 @@
 //!
 //! * [`state`]: which verb is allowed when.
 //! * [`facts`], [`address`], [`preflight`]: what a plan rests on, chosen and checked before anything is touched.
-//! * [`clone`], [`upgrade`], [`verify`], [`promote`], [`back`] (rollback, abort), [`commit`]: one plan each.
+//! * [`clone`], [`upgrade`], [`verify`], [`promote`], [`back`] (rollback, abort), [`commit`]: one plan each; [`detached`]: what those of
+//!   the ways back leave to be decided.
 //! * [`origin`], [`in_place`]: what the strategies of these names do in their own way; [`production`]: steps all share.
 //! * [`app`]: one invocation: the run, its lease, the approval, the engine, the exit code.
 //! * [`interrupted`], [`decide`]: what happens to runs whose owner is gone, or that are stuck.
@@ -17,6 +18,7 @@ pub mod clone;
 pub mod commit;
 pub mod decide;
 mod definitions;
+pub mod detached;
 pub mod doctor;
 pub mod error;
 pub mod facts;

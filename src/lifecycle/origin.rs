@@ -7,6 +7,7 @@
 use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
 
 use super::back::Past;
+use super::detached::{Saved, what_is_kept};
 use super::error::Failure;
 use super::facts::Facts;
 use super::hooks::Hooks;
@@ -73,8 +74,14 @@ pub fn moved(pasts: &[Past]) -> bool {
 }
 
 /// `abort` by a merge: production keeps what it wrote (it is in the snapshot), the clone's upgrade goes. `None` if something
-/// irreversible was begun.
-pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], now: Now) -> Option<(Plan, Page)> {
+/// irreversible was begun. `restore`: detached data that goes back to what it was at promotion.
+pub fn abort(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    pasts: &[Past],
+    now: &Now,
+    restore: &[Saved],
+) -> Option<(Plan, Page)> {
     let hooks = Hooks::of(spec, record);
     let name = &spec.name;
     let in_place = record.strategy == Strategy::InPlace;
@@ -98,12 +105,13 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], now: Now) -> O
             }
         }
     }
+    inside.extend(restore.iter().map(|saved| saved.step(record)));
     let mut steps = hooks.before(Verb::Abort);
     steps.extend(first);
     steps.extend(production::fold(
         record,
         Fold {
-            definition: now.definition,
+            definition: now.definition.clone(),
             autostart: now.autostart,
             before_merge: inside,
             proofs: production::up_again(record, record.boot_s.unwrap_or(6.0)),
@@ -124,6 +132,9 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], now: Now) -> O
         (false, true) => Row::new("lost", format!("{wrote} promoted")),
         (false, false) => Row::new("kept", format!("{wrote} cloned")),
     });
+    if promoted {
+        page.rows.extend(what_is_kept(record, restore));
+    }
     page.rows.push(Row::new("way back", "none once the merge has begun"));
     page.confirm = Some(name.clone());
     let plan = Plan {

@@ -64,6 +64,11 @@ pub fn carry_rules(spec: &GuestSpec, record: &RunFacts) -> Vec<carry::Carry> {
     carries(spec, record, false)
 }
 
+/// Whether detached data is snapshotted. Copying everything twice takes longer than the rest: only where that is cheap.
+fn is_saved(source: &VolumeRef) -> bool {
+    matches!(source.kind, VolumeKind::Btrfs | VolumeKind::Sim)
+}
+
 /// Where a snapshot of detached data goes.
 fn saved(source: &VolumeRef, run: &str, disk: &str) -> VolumeRef {
     let word = disk.trim_matches('/').replace('/', "-");
@@ -90,9 +95,7 @@ pub fn plan(
         record.root().ok_or_else(|| Failure::new(exit::REFUSED, format!("promote {run}")).cause("no root volume"))?;
     let carry_first = carries(spec, record, false);
     let carry_last = carries(spec, record, true);
-    // Copying everything twice takes longer than the rest: detached data is snapshotted only where that is cheap.
-    let (kept, unsaved): (Vec<_>, Vec<_>) =
-        record.detached().partition(|(_, source)| matches!(source.kind, VolumeKind::Btrfs | VolumeKind::Sim));
+    let (kept, unsaved): (Vec<_>, Vec<_>) = record.detached().partition(|(_, source)| is_saved(source));
     let saves: Vec<storage::Pair> =
         kept.iter().map(|(disk, source)| storage::Pair::new(source, &saved(source, run, &disk.name))).collect();
 
@@ -249,10 +252,9 @@ fn page(record: &RunFacts, now: &Now, outage_s: f64) -> Page {
     let since = record.disks.iter().find(|disk| disk.root).map(|_| "the clone was made").unwrap_or_default();
     page.rows.push(Row::new("left behind", format!("all else that {name} wrote since {since}")));
     for (disk, source) in record.detached() {
-        page.rows.push(Row::new(
-            "attached",
-            format!("{} ({source}), shared with the original: rollback keeps its new writes", disk.name),
-        ));
+        let back = if is_saved(source) { "keeps its new writes, or restores it" } else { "keeps its new writes" };
+        let text = format!("{} ({source}), shared with the original: rollback {back}", disk.name);
+        page.rows.push(Row::new("attached", text));
     }
     if now.conffiles > 0 {
         page.rows.push(Row::new(

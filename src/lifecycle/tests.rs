@@ -39,7 +39,7 @@ impl Front for Yes {
     fn confirm(&self, _: &str) -> Option<bool> {
         Some(true)
     }
-    fn ask(&self, _: &str) -> Option<bool> {
+    fn ask(&self, _: &str, _: u8) -> Option<bool> {
         Some(false)
     }
 }

@@ -24,8 +24,9 @@ impl Person {
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
             return None;
         }
-        super::err(prompt);
         self.asking.store(code, Ordering::Relaxed);
+        super::err(prompt);
+        super::writer::shown();
         let mut line = String::new();
         let read = std::io::stdin().lock().take(ANSWER).read_line(&mut line);
         self.asking.store(0, Ordering::Relaxed);

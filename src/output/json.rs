@@ -1,11 +1,12 @@
 //! For programs: changing verbs print one event a line, queries one object. Field names are the interface page's.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::engine::{ErrorInfo, Op, Plan, Sink, Undo};
+use super::writer::{self, Stream};
+use crate::engine::{ErrorInfo, Event, EventBody, Op, Plan, Sink, Undo};
 use crate::lifecycle::app::Front;
 use crate::lifecycle::page::Proposal;
 use crate::steps::Action;
@@ -13,11 +14,45 @@ use crate::steps::Action;
 /// Version of every object.
 pub const SCHEMA: u32 = 1;
 
-/// A sink that prints each event as a line; silent if the invocation only plans.
+/// An event as it is printed.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    event: &'a Event,
+    /// Events left out just before this one.
+    #[serde(skip_serializing_if = "is_none")]
+    dropped: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
+}
+
+/// A sink that prints each event as a line; silent if the invocation only plans. What only accompanies a step is left
+/// out while the reader does not keep up; the next event tells how many.
 pub fn sink(plan_only: bool) -> Sink {
+    sink_to(plan_only, |line, detail| {
+        if detail {
+            writer::offer(Stream::Out, line)
+        } else {
+            writer::put(Stream::Out, line);
+            true
+        }
+    })
+}
+
+/// The same to `put`, which gets a line and whether it may be left out, and says whether it was not.
+pub(super) fn sink_to(plan_only: bool, put: impl Fn(&str, bool) -> bool + Send + Sync + 'static) -> Sink {
+    let dropped = Mutex::new(0);
     Arc::new(move |event| {
-        if !plan_only {
-            line(event);
+        if plan_only {
+            return;
+        }
+        let mut dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let detail = matches!(event.body, EventBody::Command { .. } | EventBody::Progress { .. });
+        if let Ok(line) = serde_json::to_string(&Line { event, dropped: *dropped }) {
+            *dropped = if put(&(line + "\n"), detail) { 0 } else { *dropped + 1 };
         }
     })
 }
@@ -59,7 +94,7 @@ impl Front for JsonFront {
     fn confirm(&self, _word: &str) -> Option<bool> {
         None
     }
-    fn ask(&self, _question: &str) -> Option<bool> {
+    fn ask(&self, _question: &str, _interrupted: u8) -> Option<bool> {
         None
     }
 }

@@ -1,17 +1,17 @@
 //! Progress for people: one line that moves on a terminal, one plain line a finished step elsewhere. What is remembered
-//! here of the events (checks, undone steps, expected outage) makes the closing words.
+//! here of the events (checks, undone steps, expected outage) makes the closing words. Nothing here waits for the
+//! terminal but a question.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hypervisors::host::{printable, shell_quote};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::format::{WIDTH, about, clock, measured, width};
+use super::format::{about, clock, measured, width};
 use super::front::Person;
 use super::page::{self, Look};
-use super::{Style, err, out};
+use super::{Style, detail, err, out, writer};
 use crate::engine::event::{Event, StepInfo, StepOutcome};
 use crate::engine::{EventBody, Sink};
 use crate::lifecycle::app::Front;
@@ -63,7 +63,7 @@ impl Seen {
 
 #[derive(Default)]
 struct Inner {
-    bar: Option<ProgressBar>,
+    moving: bool,
     seen: Seen,
     preflight: Vec<String>,
     warned: BTreeSet<String>,
@@ -80,13 +80,13 @@ struct Line {
 }
 
 impl Line {
-    fn text(&self) -> String {
+    fn text(&self, columns: usize) -> String {
         let elapsed = self.since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         let mut times = clock(elapsed);
         if self.estimate_s >= 1.0 {
             times.push_str(&format!(" of about {}", clock(self.estimate_s)));
         }
-        let room = WIDTH - width(&times) - 2;
+        let room = columns.saturating_sub(width(&times) + 2).max(1);
         let mut left: String = format!("{}{}", self.head, self.detail);
         if width(&left) > room {
             left = left.chars().take(room - 1).chain(['…']).collect();
@@ -133,7 +133,7 @@ impl Terminal {
             }
             EventBody::VerbStarted { .. } => {
                 for detail in std::mem::take(&mut inner.preflight) {
-                    self.tell(&inner, &page::warning(&detail, false, self.manner.style), false);
+                    self.tell(&page::warning(&detail, false, self.manner.style), false);
                 }
             }
             EventBody::StepStarted { step, estimate_s } => self.begin(&mut inner, step, *estimate_s),
@@ -144,7 +144,7 @@ impl Terminal {
             }
             EventBody::StepFinished { step, outcome, elapsed_s, .. }
             | EventBody::StepUndone { step, outcome, elapsed_s, .. } => {
-                self.step_line(&inner, step, word(*outcome), *elapsed_s);
+                self.step_line(step, word(*outcome), *elapsed_s);
             }
             EventBody::Command { host, argv, status, elapsed_s, .. } if self.manner.verbose => {
                 let status = match status {
@@ -153,23 +153,20 @@ impl Terminal {
                     None => ", did not end".to_owned(),
                 };
                 let shown = printable(&shell_quote(argv));
-                let line = format!("      {host}$ {shown}  ({}{status})\n", measured(*elapsed_s));
-                self.tell(&inner, &line, false);
+                detail(&format!("      {host}$ {shown}  ({}{status})\n", measured(*elapsed_s)));
             }
             EventBody::OutageStarted { expected_s } => {
                 let line = format!("{} is down now, for about {}\n", event.guest, about(*expected_s));
-                self.plain(&inner, &line);
+                self.plain(&line);
             }
             EventBody::OutageEnded { elapsed_s } => {
-                self.plain(&inner, &format!("{} is up again after {}\n", event.guest, measured(*elapsed_s)));
+                self.plain(&format!("{} is up again after {}\n", event.guest, measured(*elapsed_s)));
             }
             EventBody::Warning { message } if inner.warned.insert(message.clone()) => {
-                self.tell(&inner, &page::warning(message, false, self.manner.style), true);
+                self.tell(&page::warning(message, false, self.manner.style), true);
             }
             EventBody::VerbFinished { .. } => {
-                if let Some(bar) = inner.bar.take() {
-                    bar.finish_and_clear();
-                }
+                rest(&mut inner);
                 inner.preflight.clear();
             }
             _ => {}
@@ -186,38 +183,36 @@ impl Terminal {
                 estimate_s,
             };
         }
-        if self.manner.moving && !self.manner.quiet && inner.bar.is_none() {
-            inner.bar = Some(moving_line(inner.step.clone()));
-        }
-        if let Some(bar) = &inner.bar {
-            bar.tick();
+        if self.manner.moving && !self.manner.quiet {
+            inner.moving = true;
+            let line = inner.step.clone();
+            writer::moving(Some(Arc::new(move |columns| {
+                line.lock().unwrap_or_else(PoisonError::into_inner).text(columns)
+            })));
         }
     }
 
     /// A finished step; on a terminal the moving line has told it already.
-    fn step_line(&self, inner: &Inner, step: &StepInfo, word: &str, elapsed_s: f64) {
+    fn step_line(&self, step: &StepInfo, word: &str, elapsed_s: f64) {
         let failed = word == "FAILED" || word == "uncertain";
         let line =
             format!("[{}/{}] {}: {word}, {}\n", step.index, step.of, printable(&step.title), measured(elapsed_s));
         if !self.manner.moving || self.manner.verbose || failed {
-            self.tell(inner, &line, false)
+            self.tell(&line, false)
         }
     }
 
-    fn plain(&self, inner: &Inner, line: &str) {
+    fn plain(&self, line: &str) {
         if !self.manner.moving || self.manner.verbose {
-            self.tell(inner, line, false);
+            self.tell(line, false);
         }
     }
 
-    fn tell(&self, inner: &Inner, text: &str, always: bool) {
+    fn tell(&self, text: &str, always: bool) {
         if self.manner.quiet && !always {
             return;
         }
-        match &inner.bar {
-            Some(bar) => bar.suspend(|| err(text)),
-            None => err(text),
-        }
+        err(text);
     }
 }
 
@@ -233,15 +228,11 @@ fn word(outcome: StepOutcome) -> &'static str {
     }
 }
 
-fn moving_line(line: Arc<Mutex<Line>>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{line}") {
-        bar.set_style(style.with_key("line", move |_: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_str(&line.lock().unwrap_or_else(PoisonError::into_inner).text());
-        }));
+/// Takes the moving line away.
+fn rest(inner: &mut Inner) {
+    if std::mem::take(&mut inner.moving) {
+        writer::moving(None);
     }
-    bar.enable_steady_tick(Duration::from_millis(250));
-    bar
 }
 
 impl Front for Terminal {
@@ -258,7 +249,7 @@ impl Front for Terminal {
             } else {
                 page::plan(proposal, look)
             };
-            self.tell(&inner, &text, true);
+            self.tell(&text, true);
         }
     }
 
@@ -267,12 +258,9 @@ impl Front for Terminal {
         Some(answer == word)
     }
 
-    fn ask(&self, question: &str) -> Option<bool> {
-        let bar = self.lock().bar.take();
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
-        let answer = self.person.answer(&format!("{question} [y/N] "), exit::PARTWAY)?;
+    fn ask(&self, question: &str, interrupted: u8) -> Option<bool> {
+        rest(&mut self.lock());
+        let answer = self.person.answer(&format!("{question} [y/N] "), interrupted)?;
         Some(matches!(answer.to_lowercase().as_str(), "y" | "yes"))
     }
 }

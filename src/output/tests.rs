@@ -49,7 +49,7 @@ impl Front for Keeper {
     fn confirm(&self, _: &str) -> Option<bool> {
         Some(true)
     }
-    fn ask(&self, _: &str) -> Option<bool> {
+    fn ask(&self, _: &str, _: u8) -> Option<bool> {
         Some(false)
     }
 }
@@ -307,4 +307,35 @@ fn a_page_with_refusals_and_irreversible_steps_says_so() {
 #[test]
 fn nothing_is_open() {
     assert_eq!(status::render(&[], Timestamp::now(), Style::default()), "no open runs\n");
+}
+
+#[test]
+fn events_that_are_left_out_are_counted_in_the_next() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let (written, full) = (lines.clone(), Arc::new(Mutex::new(false)));
+    let now_full = full.clone();
+    let sink = json::sink_to(false, move |line, detail| {
+        let fits = !(detail && *full.lock().unwrap());
+        if fits {
+            written.lock().unwrap().push(serde_json::from_str::<serde_json::Value>(line).unwrap());
+        }
+        fits
+    });
+    let emit = crate::engine::Emitter::new(sink, "mercure", "promote");
+    let command = || crate::engine::EventBody::Command {
+        step: None,
+        host: "here".into(),
+        argv: Vec::new(),
+        status: Some(0),
+        elapsed_s: 0.1,
+    };
+    emit.send(command());
+    *now_full.lock().unwrap() = true;
+    emit.send(command());
+    emit.send(command());
+    emit.warning("one that must be told".into());
+    emit.warning("another".into());
+    let lines = lines.lock().unwrap();
+    let told: Vec<_> = lines.iter().map(|line| (line["seq"].as_u64(), line["dropped"].as_u64())).collect();
+    assert_eq!(told, [(Some(1), None), (Some(4), Some(2)), (Some(5), None)]);
 }

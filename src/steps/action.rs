@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, adopt, block, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
+use super::{
+    Step, adopt, block, carry, detached, domain, files, hook, net, queues, services, storage, upgrade, verify,
+};
 
 macro_rules! actions {
     ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
@@ -41,6 +43,7 @@ actions! {
     "storage.closed" ProveClosed(block::ProveClosed),
     "storage.merge" Merge(block::Merge),
     "storage.drained" Drained(block::Drained),
+    "storage.restore" RestoreDetached(detached::RestoreDetached),
     "guest.define" Define(domain::Define),
     "guest.undefine" Undefine(domain::Undefine),
     "guest.start" Start(domain::Start),

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::definition::volume_name;
 use super::tree;
@@ -259,6 +260,32 @@ impl Storage for SimStorage {
                 world.midpoint(&doing)?;
                 fs::rename(world.tree(&from), world.tree(&to)).map_err(|error| Error::io(doing, error))?;
                 world.forget_volume(&from)?;
+                Ok(Change::Changed)
+            })
+            .await
+    }
+
+    async fn exchange(&self, volume: &VolumeRef, saved: &VolumeRef, mark: &Mark) -> Result<Change> {
+        let (at, other) = (self.name(volume)?, self.name(saved)?);
+        let doing = format!("exchange {at} and {other}");
+        self.0
+            .effect("storage.exchange", &format!("{at} and {other}"), |world| {
+                let (here, there) = (world.usable(&doing, &at)?, world.usable(&doing, &other)?);
+                match (here.mark.as_ref() == Some(mark), there.mark.as_ref() == Some(mark)) {
+                    (false, true) => {}
+                    (true, false) => return Ok(Change::Unchanged),
+                    _ => return Err(Error::refused(doing, format!("not exactly one of them bears the mark {mark}"))),
+                }
+                for name in [&at, &other] {
+                    if let Some(guest) = world.user_of(name)? {
+                        return Err(Error::refused(doing, format!("{guest} runs on {name}")));
+                    }
+                }
+                // One instant on a real file system, where the mark is in the volume: no point half-way.
+                renameat2(AT_FDCWD, &world.tree(&at), AT_FDCWD, &world.tree(&other), RenameFlags::RENAME_EXCHANGE)
+                    .map_err(|error| Error::io(&doing, error.into()))?;
+                world.set_volume(&at, &there)?;
+                world.set_volume(&other, &here)?;
                 Ok(Change::Changed)
             })
             .await

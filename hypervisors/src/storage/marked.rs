@@ -260,12 +260,11 @@ fn drop_intent(path: &Path) -> io::Result<()> {
     }
 }
 
-fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
+/// `renameat2(2)`, durable; `how`: `RENAME_NOREPLACE` or `RENAME_EXCHANGE`.
+fn rename(from: &Path, to: &Path, how: libc::c_uint) -> io::Result<()> {
     let (from_c, to_c) = (c_path(from)?, c_path(to)?);
     // SAFETY: both strings end in NUL.
-    let result = unsafe {
-        libc::renameat2(libc::AT_FDCWD, from_c.as_ptr(), libc::AT_FDCWD, to_c.as_ptr(), libc::RENAME_NOREPLACE)
-    };
+    let result = unsafe { libc::renameat2(libc::AT_FDCWD, from_c.as_ptr(), libc::AT_FDCWD, to_c.as_ptr(), how) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -422,9 +421,46 @@ impl<K: TreeKind> Storage for TreeStorage<K> {
         }
         let (old, new) = (from.path.clone(), to.path.clone());
         blocking(doing, move |doing| {
-            rename_no_replace(&old, &new).map_err(|error| match error.raw_os_error() {
+            rename(&old, &new, libc::RENAME_NOREPLACE).map_err(|error| match error.raw_os_error() {
                 Some(libc::EXDEV) => Error::refused(doing, "that is another file system"),
                 Some(libc::EEXIST) => Error::refused(doing, "the new name exists"),
+                _ => Error::io(doing, error),
+            })
+        })
+        .await?;
+        Ok(Change::Changed)
+    }
+
+    async fn exchange(&self, volume: &VolumeRef, saved: &VolumeRef, mark: &Mark) -> Result<Change> {
+        let doing = format!("exchange {volume} and {saved}");
+        self.path(&doing, volume)?;
+        self.path(&doing, saved)?;
+        let (at, other) = (seen(&doing, volume).await?, seen(&doing, saved).await?);
+        if at.intent.is_some() || other.intent.is_some() {
+            return Err(Error::refused(doing, "one of them is half-made"));
+        }
+        for (seen, which) in [(&at, volume), (&other, saved)] {
+            if seen.there != Some(There::Tree) {
+                return Err(Error::not_found(doing, format!("there is no {:?} volume at {which}", K::KIND)));
+            }
+        }
+        let wanted = Some(mark.to_string());
+        match (at.mark == wanted, other.mark == wanted) {
+            (false, true) => {}
+            (true, false) => return Ok(Change::Unchanged),
+            _ => return Err(Error::refused(doing, format!("not exactly one of them bears the mark {mark}"))),
+        }
+        let (at, other) = (volume.path.clone(), saved.path.clone());
+        blocking(doing, move |doing| {
+            for path in [&at, &other] {
+                if let Some(point) = mounted_beneath(path, true).map_err(|error| Error::io(doing, error))? {
+                    let point = crate::host::printable(&point.display().to_string());
+                    return Err(Error::refused(doing, format!("something is mounted on {point}"))
+                        .help(format!("umount {point}")));
+                }
+            }
+            rename(&at, &other, libc::RENAME_EXCHANGE).map_err(|error| match error.raw_os_error() {
+                Some(libc::EXDEV) => Error::refused(doing, "they are on different file systems"),
                 _ => Error::io(doing, error),
             })
         })

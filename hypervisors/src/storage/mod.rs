@@ -59,6 +59,8 @@ pub enum Role {
     Original,
     /// A snapshot of detached data, taken at promotion.
     Detached,
+    /// Detached data as it was before it was restored from such a snapshot: to be removed.
+    Displaced,
 }
 
 impl Role {
@@ -69,6 +71,7 @@ impl Role {
             Role::Production => "production",
             Role::Original => "original",
             Role::Detached => "detached",
+            Role::Displaced => "displaced",
         }
     }
 }
@@ -98,6 +101,7 @@ impl std::str::FromStr for Mark {
             "production" => Role::Production,
             "original" => Role::Original,
             "detached" => Role::Detached,
+            "displaced" => Role::Displaced,
             other => return Err(format!("{other:?} is not a role")),
         };
         Ok(Mark { run: run.to_owned(), role })
@@ -246,6 +250,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     async fn mark(&self, volume: &VolumeRef, mark: Option<&Mark>) -> Result<Change>;
     /// Renames a volume on the same file system.
     async fn rename(&self, from: &VolumeRef, to: &VolumeRef) -> Result<Change>;
+    /// Lets two volumes of one file system, with all that is nested in them, exchange their names at one instant: there is
+    /// a whole volume under either name at any time. Told by a mark, so that it can be repeated: the volume that bears
+    /// `mark` is at `saved` before and at `volume` afterwards. Nothing may run on either.
+    async fn exchange(&self, volume: &VolumeRef, saved: &VolumeRef, mark: &Mark) -> Result<Change>;
     /// Every marked volume in a directory (not deeper).
     async fn marked(&self, directory: &Path) -> Result<Vec<(VolumeRef, Mark)>>;
     /// A directory of this machine beneath which the volume's files are, for reading and writing while no guest

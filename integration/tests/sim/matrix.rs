@@ -7,10 +7,10 @@ use crate::bench::{Bench, Ending as _, Picture};
 
 /// Where a fault strikes.
 #[derive(Debug, Clone)]
-struct Strike {
-    op: String,
-    object: String,
-    nth: u32,
+pub struct Strike {
+    pub op: String,
+    pub object: String,
+    pub nth: u32,
 }
 
 /// A verb with what leads to it.
@@ -62,7 +62,7 @@ const ABORT_CLONE: Passage = Passage {
 };
 
 /// The operations of a good run of the verb.
-fn strikes(trace: &[TraceEntry], run: &str) -> Vec<Strike> {
+pub fn strikes(trace: &[TraceEntry], run: &str) -> Vec<Strike> {
     // The next run has another id.
     let pattern = |object: &str| object.split_once(run).map_or(object, |(start, _)| start).to_owned();
     let mut strikes: Vec<Strike> = Vec::new();
