@@ -21,6 +21,7 @@
 mod addresses;
 mod boot;
 mod commands;
+mod copy;
 mod definition;
 mod effect;
 mod guest;
