@@ -34,6 +34,7 @@ impl Locked {
         runtime.boot_id = uuid(&format!("{} {guest} {} {}", self.sim.dir().display(), runtime.boots, now_ms()));
         runtime.booted_ms = now_ms();
         runtime.live = Some(text.to_owned());
+        runtime.renamed.clear();
         runtime.nics = nics(&parsed, &addresses::read(&root), &config, &runtime.boot_id);
         (runtime.units, runtime.failed) = services(&root, &config);
         self.set_runtime(guest, &runtime)
@@ -57,6 +58,13 @@ impl Locked {
         };
         if meta.intent.is_some() {
             return Err(Error::refused(doing, format!("volume {volume} is not whole")));
+        }
+        if let Some(origin) = self.merging_into(volume, &meta)? {
+            return Err(Error::refused(doing, format!("volume {volume} is being merged into {origin}")));
+        }
+        if meta.inactive {
+            let why = format!("volume {volume} is not active: its host started without it (activation skip)");
+            return Err(Error::refused(doing, why));
         }
         if self.is_full(volume, &meta)? {
             let why = format!("volume {volume}: input/output error, the snapshot is full and lost");

@@ -105,12 +105,13 @@ impl Locked {
 
 impl Sim {
     /// The machine loses power and comes back: every guest is off, then those with autostart start. A guest that cannot
-    /// start stays off, as at a real boot.
+    /// start stays off, as at a real boot. A snapshot among peers that was not secured is not there afterwards.
     pub async fn reboot_host(&self) -> Result<()> {
         self.effect("reboot_host", "host", |world| {
             for (guest, _) in world.running()? {
                 world.halt(&guest)?;
             }
+            world.deactivate_skipped()?;
             for guest in world.defined()? {
                 if world.runtime(&guest)?.autostart
                     && let Err(error) = world.start(&guest)
@@ -240,9 +241,12 @@ impl Hypervisor for Sim {
             ));
         };
         let name = definition::volume_name(path, &self.volumes())?;
-        self.observe("volume", &name, |world| match world.volume(&name)? {
-            Some(_) => Ok(self.volume_ref(&name)),
-            None => Err(Error::not_found(doing, format!("volume {name} does not exist"))),
+        self.observe("volume", &name, |world| {
+            world.settle_merges()?;
+            match world.volume(&name)? {
+                Some(_) => Ok(self.volume_ref(&name)),
+                None => Err(Error::not_found(doing, format!("volume {name} does not exist"))),
+            }
         })
         .await
     }

@@ -6,7 +6,7 @@
 //! DIR/definitions/N.json  stored definitions, bytes as given
 //! DIR/power/N.json        power, autostart, and of a running guest its live definition, addresses, units
 //! DIR/volumes/N/          a volume's files: a real directory tree
-//! DIR/volumes/N.json      its capacity, mark, fill, and the detached jobs of the guest whose root it is
+//! DIR/volumes/N.json      its capacity, mark, fill, origin, and the detached jobs of the guest whose root it is
 //! DIR/hostfs/             files of the simulated host
 //! DIR/faults.json         failures waiting to be injected, each consumed once
 //! DIR/trace.jsonl         every effect, with who ran and which addresses they had afterwards
@@ -21,24 +21,27 @@
 mod addresses;
 mod boot;
 mod commands;
+mod copy;
 mod definition;
 mod effect;
 mod guest;
 mod host;
 mod hypervisor;
 mod jobs;
+mod merge;
 mod net;
 mod seed;
 mod services;
 mod storage;
 mod tree;
+mod volumes;
 mod world;
 
 pub use effect::{Fault, How, Running, TraceEntry};
 pub use guest::SimGuest;
 pub use host::SimHost;
 pub use net::SimNet;
-pub use seed::seed;
+pub use seed::{seed, seed_with};
 pub use storage::SimStorage;
 pub use world::{HostConfig, Sim, UpgradeFailure};
 

@@ -9,29 +9,46 @@ use serde_json::json;
 
 use super::commands::os_release;
 use super::world::{HostConfig, Sim};
+use crate::storage::Copies;
 use crate::{Definition, Error, Power, Result};
 
 /// Makes the default world in a directory: host `here`; guest `mercure` (10.0.5.12, Debian 12: postfix, dovecot, nginx, cron,
 /// ssh) with its root on volume `mercure` and its mail archive on `mercure-mail`, at `/srv/mail`; it runs, and starts with its host.
 /// User `probe` with password `probe` has three mails. Refuses a directory that has a world.
 pub fn seed(dir: &Path) -> Result<Sim> {
-    let sim = Sim::create(dir, &HostConfig::default())?;
+    seed_with(dir, Copies::Trees)
+}
+
+/// Makes the default world with volumes whose copies stand to them like this. Other than with trees the guest has swap space:
+/// disk `xvda2`, volume `mercure-swap`, 512 MiB.
+pub fn seed_with(dir: &Path, copies: Copies) -> Result<Sim> {
+    let sim = Sim::create(dir, &HostConfig { copies, ..HostConfig::default() })?;
     let doing = "fill the simulated world";
     let io = |error| Error::io(doing, error);
     let volumes = sim.volumes();
     root_tree(&volumes.join("mercure")).map_err(io)?;
+    if copies != Copies::Trees {
+        let fstab = volumes.join("mercure/etc/fstab");
+        let text = fs::read_to_string(&fstab).map_err(io)?;
+        fs::write(&fstab, text + "/dev/xvda2 none swap sw 0 0\n").map_err(io)?;
+    }
     Tree(&volumes.join("mercure-mail")).file("archive/2024.mbox", "From a@example.org\n\nhello\n").map_err(io)?;
     sim.add_volume("mercure", 8 << 30, 1200 << 20)?;
     sim.add_volume("mercure-mail", 20 << 30, 300 << 20)?;
+    let mut disks = vec![
+        json!({"name": "/", "volume": "mercure", "root": true}),
+        json!({"name": "/srv/mail", "volume": "mercure-mail"}),
+    ];
+    if copies != Copies::Trees {
+        sim.add_swap("mercure-swap", 512 << 20, "swap")?;
+        disks.insert(1, json!({"name": "xvda2", "volume": "mercure-swap"}));
+    }
     let definition = json!({
         "name": "mercure",
         "uuid": "0f6e8b4a-2d0c-4c55-9f0e-5a1b7c3d2e10",
         "memory_bytes": 512 << 20,
         "vcpus": 1,
-        "disks": [
-            {"name": "/", "volume": "mercure", "root": true},
-            {"name": "/srv/mail", "volume": "mercure-mail"},
-        ],
+        "disks": disks,
         "nics": [{"name": "eth0", "mac": "00:16:3e:00:05:0c", "bridge": "br5"}],
         "note": "mail server; keys that the program does not know are kept",
     });

@@ -4,17 +4,16 @@
 //! mark back into an intent. So a tree that is not whole can always be told from one that is.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::definition::volume_name;
-use super::tree;
-use super::world::{Locked, Sim, VolumeMeta};
-use crate::storage::{Snapshot, VolumeFacts};
-use crate::{Change, Error, Mark, Result, Storage, VolumeKind, VolumeRef};
+use super::volumes;
+use super::world::{Locked, Sim, VolumeMeta, fresh_id};
+use crate::storage::{Copies, CopyRequest, SizePolicy, SizedSnapshot, Snapshot, VolumeFacts};
+use crate::{Cause, Change, Error, Mark, Result, Storage, VolumeKind, VolumeRef};
 
 /// The driver for volumes of the simulated world.
 #[derive(Clone, Debug)]
@@ -29,116 +28,20 @@ impl SimStorage {
     }
 }
 
-impl Locked {
-    /// Bytes a volume has grown by since it was made.
-    pub fn growth(&self, name: &str, meta: &VolumeMeta) -> u64 {
-        meta.written_bytes + tree::size(&self.tree(name)).saturating_sub(meta.base_bytes)
-    }
-    /// Bytes that can still be written in the pool.
-    pub fn pool_free(&self) -> Result<u64> {
-        let mut free = self.sim.config()?.pool_free_bytes;
-        for name in self.volume_names()? {
-            if let Some(meta) = self.volume(&name)? {
-                free = free.saturating_sub(self.growth(&name, &meta));
-            }
-        }
-        Ok(free)
-    }
-    /// Whether a snapshot has outgrown its limit; once it has, it stays lost.
-    pub fn is_full(&self, name: &str, meta: &VolumeMeta) -> Result<bool> {
-        if meta.invalid || meta.limit_bytes.is_none_or(|limit| self.growth(name, meta) <= limit) {
-            return Ok(meta.invalid);
-        }
-        self.set_volume(name, &VolumeMeta { invalid: true, ..meta.clone() })?;
-        Ok(true)
-    }
-    fn volume_facts(&self, name: &str, meta: &VolumeMeta) -> Result<VolumeFacts> {
-        let growth = self.growth(name, meta);
-        let used = meta.used_bytes.saturating_add(growth);
-        let full = self.is_full(name, meta)?;
-        let percent = |limit: u64| if full { 100.0 } else { growth as f64 * 100.0 / (limit.max(1) as f64) };
-        Ok(VolumeFacts {
-            used_bytes: Some(used),
-            free_bytes: self.pool_free()?.min(meta.capacity_bytes.saturating_sub(used)),
-            snapshot_bytes: 0,
-            pause_s: 0.0,
-            nested: meta.nested.clone(),
-            fill_percent: meta.limit_bytes.map(percent),
-            block: None,
-            mark: meta.mark.clone(),
-        })
-    }
-    fn snapshot_state(&self, name: &str, mark: &Mark) -> Result<Snapshot> {
-        let tree = fs::symlink_metadata(self.tree(name)).is_ok();
-        Ok(match self.volume(name)? {
-            None if !tree => Snapshot::Absent,
-            None => Snapshot::Foreign(format!("{} has no metadata", self.tree(name).display())),
-            Some(VolumeMeta { intent: Some(intent), .. }) if intent.run == mark.run => Snapshot::Partial,
-            Some(VolumeMeta { intent: None, mark: Some(found), .. }) if found.run == mark.run && tree => {
-                Snapshot::Present
-            }
-            Some(VolumeMeta { mark: Some(found), .. } | VolumeMeta { intent: Some(found), .. }) => {
-                Snapshot::Foreign(format!("volume {name} belongs to {found}"))
-            }
-            Some(_) => Snapshot::Foreign(format!("volume {name} has no mark")),
-        })
-    }
-    /// The running guest that stands on a volume.
-    fn user_of(&self, name: &str) -> Result<Option<String>> {
-        for (guest, runtime) in self.running()? {
-            if runtime.parsed()?.disks.iter().any(|disk| disk.volume == name) {
-                return Ok(Some(guest));
-            }
-        }
-        Ok(None)
-    }
-    fn erase(&mut self, doing: &str, name: &str) -> Result<()> {
-        let tree = self.tree(name);
-        let io = |error| Error::io(doing, error);
-        unlock_directories(&tree).map_err(io)?;
-        self.midpoint(doing)?;
-        match fs::remove_dir_all(&tree) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-            _ => {}
-        }
-        self.forget_volume(name)
-    }
-}
-
-/// An ordinary user cannot empty a directory without write permission, even his own.
-fn unlock_directories(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let meta = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        meta => meta?,
-    };
-    if !meta.is_dir() {
-        return Ok(());
-    }
-    if meta.permissions().mode() & 0o700 != 0o700 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    }
-    fs::read_dir(path)?.try_for_each(|entry| unlock_directories(&entry?.path()))
-}
-
-/// Carries both kinds of failure out of [`tree::copy`].
-struct CopyError(Error);
-impl From<io::Error> for CopyError {
-    fn from(error: io::Error) -> Self {
-        Self(Error::io("copy the volume's files", error))
-    }
-}
-
 #[async_trait]
 impl Storage for SimStorage {
     fn kind(&self) -> VolumeKind {
         VolumeKind::Sim
+    }
+    fn copies(&self) -> Copies {
+        self.0.config().unwrap_or_default().copies
     }
 
     async fn inspect(&self, volume: &VolumeRef) -> Result<Option<VolumeFacts>> {
         let name = self.name(volume)?;
         self.0
             .observe("storage.inspect", &name, |world| {
+                world.settle_merges()?;
                 let meta = world.volume(&name)?;
                 meta.map(|meta| world.volume_facts(&name, &meta)).transpose()
             })
@@ -150,30 +53,17 @@ impl Storage for SimStorage {
         let doing = format!("snapshot {from} as {to}");
         self.0
             .effect("storage.snapshot", &format!("{from} as {to}"), |world| {
+                world.settle_merges()?;
                 match world.snapshot_state(&to, mark)? {
                     Snapshot::Present => return Ok(Change::Unchanged),
-                    Snapshot::Partial => world.erase(&doing, &to)?,
+                    Snapshot::Partial => {
+                        let meta = world.volume(&to)?.unwrap_or_default();
+                        world.discard(&doing, &to, meta)?;
+                    }
                     Snapshot::Foreign(why) => return Err(Error::refused(doing, why)),
                     Snapshot::Absent => {}
                 }
-                let original = world.usable(&doing, &from)?;
-                if world.pool_free()? == 0 {
-                    return Err(Error::refused(doing, "the pool is full"));
-                }
-                let mut meta = VolumeMeta {
-                    capacity_bytes: original.capacity_bytes,
-                    used_bytes: original.used_bytes + world.growth(&from, &original),
-                    nested: original.nested.clone(),
-                    intent: Some(mark.clone()),
-                    ..VolumeMeta::default()
-                };
-                world.set_volume(&to, &meta)?;
-                let (source, target) = (world.tree(&from), world.tree(&to));
-                tree::copy(&source, &target, &mut || world.midpoint(&doing).map_err(CopyError))
-                    .map_err(|CopyError(error)| Error { doing: doing.clone(), ..error })?;
-                meta.base_bytes = tree::size(&target);
-                meta.mark = meta.intent.take();
-                world.set_volume(&to, &meta)?;
+                world.copy_volume(&doing, (&from, &to), None, mark, true)?;
                 Ok(Change::Created)
             })
             .await
@@ -181,7 +71,12 @@ impl Storage for SimStorage {
 
     async fn probe(&self, target: &VolumeRef, mark: &Mark) -> Result<Snapshot> {
         let name = self.name(target)?;
-        self.0.observe("storage.probe", &name, |world| world.snapshot_state(&name, mark)).await
+        self.0
+            .observe("storage.probe", &name, |world| {
+                world.settle_merges()?;
+                world.snapshot_state(&name, mark)
+            })
+            .await
     }
 
     async fn remove(&self, volume: &VolumeRef, run: &str) -> Result<Change> {
@@ -189,7 +84,8 @@ impl Storage for SimStorage {
         let doing = format!("remove {name}");
         self.0
             .effect("storage.remove", &name, |world| {
-                let Some(mut meta) = world.volume(&name)? else {
+                world.settle_merges()?;
+                let Some(meta) = world.volume(&name)? else {
                     return match fs::symlink_metadata(world.tree(&name)) {
                         Ok(_) => Err(Error::refused(doing, "it has no mark")),
                         Err(_) => Ok(Change::Unchanged),
@@ -201,13 +97,12 @@ impl Storage for SimStorage {
                     Some(mark) => return Err(Error::refused(doing, format!("it belongs to {mark}"))),
                     None => return Err(Error::refused(doing, "it has no mark")),
                 }
-                if let Some(guest) = world.user_of(&name)? {
-                    return Err(Error::refused(doing, format!("{guest} runs on it")));
+                world.may_remove(&doing, &name, &meta)?;
+                // Among peers a copy stays, and holds by itself what it shared.
+                for (copy, theirs) in world.snapshots_of(&name, &meta)? {
+                    world.set_volume(&copy, &theirs.alone())?;
                 }
-                meta.mark = None;
-                meta.intent = owner;
-                world.set_volume(&name, &meta)?;
-                world.erase(&doing, &name)?;
+                world.discard(&doing, &name, meta)?;
                 Ok(Change::Removed)
             })
             .await
@@ -218,6 +113,7 @@ impl Storage for SimStorage {
         self.0
             .effect("storage.mark", &name, |world| {
                 let doing = format!("mark {name}");
+                world.settle_merges()?;
                 let Some(meta) = world.volume(&name)? else {
                     return Err(Error::not_found(doing, format!("volume {name} does not exist")));
                 };
@@ -238,6 +134,7 @@ impl Storage for SimStorage {
         let doing = format!("rename {from} to {to}");
         self.0
             .effect("storage.rename", &format!("{from} to {to}"), |world| {
+                world.settle_merges()?;
                 let exists = |name: &str| fs::symlink_metadata(world.tree(name)).is_ok();
                 let (source, target) = (world.volume(&from)?, world.volume(&to)?);
                 // Order: new metadata, tree, old metadata. A tree without metadata never appears; after a crash the
@@ -245,6 +142,7 @@ impl Storage for SimStorage {
                 match (&source, exists(&from), exists(&to)) {
                     (None, false, true) if target.is_some() => return Ok(Change::Unchanged),
                     (Some(_), false, true) if target.is_some() => {
+                        world.users_follow(&from, &to)?;
                         world.forget_volume(&from)?;
                         return Ok(Change::Changed);
                     }
@@ -252,13 +150,17 @@ impl Storage for SimStorage {
                     (Some(_), true, true) => return Err(Error::refused(doing, format!("{to} exists"))),
                     _ => return Err(Error::not_found(doing, format!("volume {from} does not exist"))),
                 }
-                if let Some(guest) = world.user_of(&from)? {
-                    return Err(Error::refused(doing, format!("{guest} runs on it")));
+                if world.copies()? != Copies::Peers {
+                    world.closed(&doing, &from)?;
                 }
                 let meta = source.unwrap_or_default();
-                world.set_volume(&to, &meta)?;
+                if meta.merging.is_some() || world.merging_into(&from, &meta)?.is_some() {
+                    return Err(Error::refused(doing, "a merge is under way"));
+                }
+                world.set_volume(&to, &VolumeMeta { id: Locked::id(&from, &meta), ..meta })?;
                 world.midpoint(&doing)?;
                 fs::rename(world.tree(&from), world.tree(&to)).map_err(|error| Error::io(doing, error))?;
+                world.users_follow(&from, &to)?;
                 world.forget_volume(&from)?;
                 Ok(Change::Changed)
             })
@@ -297,6 +199,7 @@ impl Storage for SimStorage {
         }
         self.0
             .observe("storage.marked", &directory.display().to_string(), |world| {
+                world.settle_merges()?;
                 let mut marked = Vec::new();
                 for name in world.volume_names()? {
                     let mark = world.volume(&name)?.and_then(|meta| meta.mark.or(meta.intent));
@@ -311,8 +214,147 @@ impl Storage for SimStorage {
         let name = self.name(volume)?;
         self.0
             .observe("storage.open", &name, |world| {
+                world.settle_merges()?;
+                world.activate(&name)?;
                 world.usable(&format!("open {name}"), &name)?;
                 Ok(world.tree(&name))
+            })
+            .await
+    }
+
+    async fn snapshot_set(&self, copies: &[CopyRequest<'_>], mark: &Mark) -> Result<Change> {
+        if self.copies() == Copies::Trees {
+            for copy in copies {
+                self.snapshot(copy.source, copy.target, mark).await?;
+            }
+            return Ok(Change::Created);
+        }
+        let named = |copy: &CopyRequest<'_>| Ok((self.name(copy.source)?, self.name(copy.target)?, copy.size));
+        let set: Vec<_> = copies.iter().map(named).collect::<Result<_>>()?;
+        let list: Vec<String> = set.iter().map(|(from, to, _)| format!("{from} as {to}")).collect();
+        self.0
+            .effect("storage.snapshot_set", &list.join(", "), |world| {
+                world.settle_merges()?;
+                world.copy_set(&set, mark)
+            })
+            .await
+    }
+
+    async fn size_snapshot(&self, source: &VolumeRef, policy: Option<SizePolicy>) -> Result<Option<SizedSnapshot>> {
+        let name = self.name(source)?;
+        if self.copies() != Copies::Dependents {
+            return Ok(None);
+        }
+        let doing = format!("choose the size of a snapshot of {name}");
+        self.0
+            .observe("storage.size_snapshot", &name, |world| {
+                world.settle_merges()?;
+                world.size_snapshot(&doing, &name, policy).map(Some)
+            })
+            .await
+    }
+
+    async fn secure(&self, volume: &VolumeRef, run: &str) -> Result<Change> {
+        let name = self.name(volume)?;
+        let doing = format!("make {name} fit for production");
+        self.0
+            .effect("storage.secure", &name, |world| {
+                world.settle_merges()?;
+                let meta = world.own(&doing, &name, run)?;
+                if world.is_full(&name, &meta)? {
+                    return Err(Error::refused(doing, "the snapshot filled up, and is lost"));
+                }
+                let can_fill = meta.limit_bytes.is_some() && world.copies()? == Copies::Dependents;
+                if !can_fill && !meta.skip && !meta.inactive {
+                    return Ok(Change::Unchanged);
+                }
+                let mut fit = VolumeMeta { skip: false, inactive: false, ..meta };
+                if can_fill {
+                    let wanted = volumes::covering(fit.capacity_bytes).max(fit.area_bytes);
+                    world.take_area(&doing, wanted - fit.area_bytes)?;
+                    (fit.area_bytes, fit.limit_bytes) = (wanted, None);
+                }
+                world.midpoint(&doing)?;
+                world.set_volume(&name, &fit)?;
+                Ok(Change::Changed)
+            })
+            .await
+    }
+
+    async fn merge(&self, merges: &[(&VolumeRef, &VolumeRef)], run: &str) -> Result<Change> {
+        let named = |(snapshot, origin): &(&VolumeRef, &VolumeRef)| Ok((self.name(snapshot)?, self.name(origin)?));
+        let pairs: Vec<(String, String)> = merges.iter().map(named).collect::<Result<_>>()?;
+        let list: Vec<String> = pairs.iter().map(|(snapshot, origin)| format!("{snapshot} into {origin}")).collect();
+        let doing = format!("merge {}", list.join(", "));
+        if self.copies() == Copies::Trees {
+            return Err(Error::new(doing, Cause::Unsupported("trees cannot be merged".into())));
+        }
+        self.0
+            .effect("storage.merge", &list.join(", "), |world| {
+                world.settle_merges()?;
+                // All that can be refused is refused before the first is begun.
+                let mut begin = Vec::new();
+                for (snapshot, origin) in &pairs {
+                    if world.to_merge(&doing, snapshot, origin, run)? {
+                        begin.push((snapshot, origin));
+                    }
+                }
+                for (index, (snapshot, origin)) in begin.iter().enumerate() {
+                    world.begin_merge(&doing, snapshot, origin, index == begin.len() / 2)?;
+                }
+                world.settle_merges()?;
+                Ok(if begin.is_empty() { Change::Unchanged } else { Change::Changed })
+            })
+            .await
+    }
+
+    async fn fresh_swap(&self, like: &VolumeRef, target: &VolumeRef, mark: &Mark) -> Result<Change> {
+        let (like, name) = (self.name(like)?, self.name(target)?);
+        let doing = format!("make swap space {name}");
+        if self.copies() == Copies::Trees {
+            return Err(Error::new(doing, Cause::Unsupported("trees cannot be swap space".into())));
+        }
+        self.0
+            .effect("storage.fresh_swap", &format!("{name} like {like}"), |world| {
+                world.settle_merges()?;
+                match world.swap_state(&name, mark)? {
+                    Snapshot::Present => return Ok(Change::Unchanged),
+                    Snapshot::Partial => {
+                        let meta = world.volume(&name)?.unwrap_or_default();
+                        world.discard(&doing, &name, meta)?;
+                    }
+                    Snapshot::Foreign(why) => return Err(Error::refused(doing, why)),
+                    Snapshot::Absent => {}
+                }
+                let Some(model) = world.volume(&like)? else {
+                    return Err(Error::not_found(doing, format!("volume {like} does not exist")));
+                };
+                let Some(swap) = model.swap else {
+                    return Err(Error::refused(doing, format!("{like} holds no swap space")));
+                };
+                let mut meta = VolumeMeta {
+                    capacity_bytes: model.capacity_bytes,
+                    area_bytes: world.take_area(&doing, model.capacity_bytes)?,
+                    id: fresh_id(&name),
+                    intent: Some(mark.clone()),
+                    ..VolumeMeta::default()
+                };
+                world.set_volume(&name, &meta)?;
+                fs::create_dir(world.tree(&name)).map_err(|error| Error::io(&doing, error))?;
+                world.midpoint(&doing)?;
+                (meta.swap, meta.mark) = (Some(swap), meta.intent.take());
+                world.set_volume(&name, &meta)?;
+                Ok(Change::Created)
+            })
+            .await
+    }
+
+    async fn probe_swap(&self, target: &VolumeRef, mark: &Mark) -> Result<Snapshot> {
+        let name = self.name(target)?;
+        self.0
+            .observe("storage.probe_swap", &name, |world| {
+                world.settle_merges()?;
+                world.swap_state(&name, mark)
             })
             .await
     }

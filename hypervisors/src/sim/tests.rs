@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod inside;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::fs;

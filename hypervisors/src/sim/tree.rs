@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, FileTimes};
 use std::io;
-use std::os::unix::fs::{MetadataExt, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 /// Links followed before a path counts as a loop, as in Linux.
@@ -108,6 +108,30 @@ fn finish(meta: &fs::Metadata, to: &Path, root: bool) -> io::Result<()> {
     // Reading suffices to set the times of one's own file; its mode comes after, as it may forbid even that.
     fs::File::open(to)?.set_times(times)?;
     fs::set_permissions(to, meta.permissions())
+}
+
+/// Removes a tree, if there is one.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    unlock(path)?;
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// An ordinary user cannot empty a directory without write permission, even his own.
+pub(super) fn unlock(path: &Path) -> io::Result<()> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        meta => meta?,
+    };
+    if !meta.is_dir() {
+        return Ok(());
+    }
+    if meta.permissions().mode() & 0o700 != 0o700 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    fs::read_dir(path)?.try_for_each(|entry| unlock(&entry?.path()))
 }
 
 /// Names in a directory of the guest, sorted; none if it cannot be read.

@@ -14,9 +14,11 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::boot;
 use super::definition::{self, Parsed, plain_name};
 use super::effect::How;
 use super::tree;
+use crate::storage::Copies;
 use crate::{Capabilities, Cause, Error, MacAddr, Mark, Power, Result, VolumeKind, VolumeRef};
 
 /// A file of the world is never larger.
@@ -30,8 +32,13 @@ pub struct HostConfig {
     pub name: String,
     /// Memory for guests in bytes.
     pub memory_bytes: u64,
-    /// Bytes that can still be written to volumes, all together; what grows later is subtracted.
+    /// How copies of its volumes stand to their sources: `trees`, `peers` (as thin LVs) or `dependents` (as thick ones).
+    pub copies: Copies,
+    /// Bytes that can still be written to volumes, all together; what grows later is subtracted. With `dependents`: bytes
+    /// free in the volume group; areas of snapshots and fresh volumes are subtracted.
     pub pool_free_bytes: u64,
+    /// How long a merge drains with `dependents`, in milliseconds.
+    pub merge_ms: u64,
     /// Name of its bridge.
     pub bridge: String,
     /// Hardware address of the bridge.
@@ -79,7 +86,9 @@ impl Default for HostConfig {
         Self {
             name: "here".into(),
             memory_bytes: 8 << 30,
+            copies: Copies::Trees,
             pool_free_bytes: 20 << 30,
+            merge_ms: 0,
             bridge: "br5".into(),
             mac: MacAddr([0x52, 0x54, 0, 0, 5, 1]),
             addresses: vec![IpAddr::from([10, 0, 5, 1])],
@@ -111,6 +120,8 @@ pub(super) struct Runtime {
     pub booted_ms: u64,
     /// The definition it was started with.
     pub live: Option<String>,
+    /// Volumes renamed under it: the name in `live`, and the name now. What it has open follows, what it reboots by does not.
+    pub renamed: BTreeMap<String, String>,
     pub nics: Vec<LiveNic>,
     /// Services that run, with suffix.
     pub units: BTreeSet<String>,
@@ -127,6 +138,7 @@ impl Default for Runtime {
             boot_id: String::new(),
             booted_ms: 0,
             live: None,
+            renamed: BTreeMap::new(),
             nics: Vec::new(),
             units: BTreeSet::new(),
             failed: BTreeSet::new(),
@@ -150,9 +162,20 @@ impl Runtime {
         let has = |nic: &&LiveNic| nic.addresses.iter().any(|(a, _)| *a == address);
         self.nics.iter().filter(|_| self.power == Power::On).find(has)
     }
-    /// The definition it runs by.
+    /// The definition it runs by, with its volumes under the names they have now.
     pub fn parsed(&self) -> Result<Parsed> {
-        definition::parse(self.live.as_deref().unwrap_or_default())
+        let mut parsed = definition::parse(self.live.as_deref().unwrap_or_default())?;
+        for disk in &mut parsed.disks {
+            if let Some(now) = self.renamed.get(&disk.volume) {
+                disk.volume.clone_from(now);
+            }
+        }
+        Ok(parsed)
+    }
+    /// A volume was renamed: what it has open follows.
+    pub fn follow(&mut self, from: &str, to: &str) {
+        let known = self.renamed.iter().find(|(_, now)| *now == from).map(|(named, _)| named.clone());
+        self.renamed.insert(known.unwrap_or_else(|| from.to_owned()), to.to_owned());
     }
 }
 
@@ -170,6 +193,24 @@ pub(super) struct VolumeMeta {
     pub written_bytes: u64,
     /// A snapshot that differs by more is dead.
     pub limit_bytes: Option<u64>,
+    /// What names it for good; see `Locked::id`.
+    pub id: String,
+    /// Id of the volume it is a snapshot of, which may be gone.
+    pub origin: Option<String>,
+    /// What its origin's `Locked::turnover` was when it was made.
+    pub origin_base: u64,
+    /// Bytes that had been changed in it before its present content was merged into it.
+    pub turnover_bytes: u64,
+    /// Bytes it takes of the volume group, where nothing is shared.
+    pub area_bytes: u64,
+    /// A merge into it that is decided or under way.
+    pub merging: Option<super::merge::Merging>,
+    /// It is not activated when its host starts.
+    pub skip: bool,
+    /// Its host has started since, without it.
+    pub inactive: bool,
+    /// The swap space it is.
+    pub swap: Option<SwapSpace>,
     /// It was full once: its content is lost.
     pub invalid: bool,
     /// Run mark, in the form of [`Mark`]'s `Display`.
@@ -182,6 +223,14 @@ pub(super) struct VolumeMeta {
     pub nested: Vec<PathBuf>,
     /// Detached work of the guest whose root this is.
     pub jobs: BTreeMap<String, super::jobs::Record>,
+}
+
+/// What `mkswap` leaves in a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SwapSpace {
+    pub label: String,
+    pub uuid: String,
 }
 
 mod mark_text {
@@ -265,8 +314,19 @@ impl Sim {
         definition::volume_name(&volume.path, &self.volumes())?;
         let world = self.lock()?;
         fs::create_dir_all(&volume.path).map_err(|error| Error::io(format!("make volume {name}"), error))?;
-        let meta =
-            VolumeMeta { capacity_bytes, used_bytes, base_bytes: tree::size(&volume.path), ..VolumeMeta::default() };
+        let base_bytes = tree::size(&volume.path);
+        let id = fresh_id(name);
+        let meta = VolumeMeta { capacity_bytes, used_bytes, base_bytes, id, ..VolumeMeta::default() };
+        world.set_volume(name, &meta)?;
+        Ok(volume)
+    }
+
+    /// Makes a volume of swap space.
+    pub fn add_swap(&self, name: &str, capacity_bytes: u64, label: &str) -> Result<VolumeRef> {
+        let volume = self.add_volume(name, capacity_bytes, 0)?;
+        let world = self.lock()?;
+        let swap = Some(SwapSpace { label: label.to_owned(), uuid: boot::uuid(&format!("swap {name}")) });
+        let meta = VolumeMeta { swap, ..world.volume(name)?.unwrap_or_default() };
         world.set_volume(name, &meta)?;
         Ok(volume)
     }
@@ -401,6 +461,12 @@ impl Locked {
     pub fn tree(&self, volume: &str) -> PathBuf {
         self.sim.volumes().join(volume)
     }
+}
+
+/// An id for a volume that is being made.
+pub(super) fn fresh_id(name: &str) -> String {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    boot::uuid(&format!("volume {name} {nanos}"))
 }
 
 /// Milliseconds since the epoch.

@@ -141,8 +141,7 @@ impl Inside<'_> {
         let (volume, _) = self.mounted("/var/cache/apt".as_ref());
         let mut meta = self.world.volume(&volume)?.unwrap_or_default();
         let needed = self.config.package_bytes * work.upgrade.len() as u64;
-        let used = meta.used_bytes + self.world.growth(&volume, &meta);
-        if meta.capacity_bytes.saturating_sub(used).min(self.world.pool_free()?) < needed {
+        if self.world.room(&volume, &meta)? < needed {
             return Ok(fail(100, "E: You don't have enough free space in /var/cache/apt/archives/."));
         }
         let (output, count) = match self.install(request, work) {

@@ -151,7 +151,7 @@ impl Inside<'_> {
             let (volume, _) = self.mounted(Path::new(path));
             let meta = self.world.volume(&volume)?.unwrap_or_default();
             let used = meta.used_bytes + self.world.growth(&volume, &meta);
-            let free = meta.capacity_bytes.saturating_sub(used).min(self.world.pool_free()?);
+            let free = self.world.room(&volume, &meta)?;
             let mount = self.parsed.disks.iter().find(|disk| disk.volume == volume).map_or("/", |disk| &disk.name);
             text += &if args.contains(&"--output=avail") {
                 format!("{free}\n")
