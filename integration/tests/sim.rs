@@ -18,6 +18,8 @@ mod quarantine;
 mod readers;
 #[path = "sim/refusals.rs"]
 mod refusals;
+#[path = "sim/strategies.rs"]
+mod strategies;
 #[path = "sim/trouble.rs"]
 mod trouble;
 #[path = "sim/ways.rs"]

@@ -1,5 +1,7 @@
 //! The ways back, `rollback` and `abort`, as plans: the undos of what the journal holds, in reverse.
 
+use hypervisors::VolumeRef;
+
 use super::detached::{Saved, what_is_kept};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
@@ -50,6 +52,20 @@ fn with_restores(mut undos: Vec<PlanStep>, record: &RunFacts, restore: &[Saved])
         undos.splice(at..at, restore.iter().map(|saved| saved.step(record)));
     }
     undos
+}
+
+/// A way back from `promoted` set the original's own queues aside, when the promoted guest's came in their place: in the end
+/// they go. `root`: where they are by then.
+pub(super) fn discard_aside(record: &RunFacts, pasts: &[Past], root: &VolumeRef) -> Option<PlanStep> {
+    let returned =
+        |past: &Past| {
+            past.plan.steps.iter().zip(&past.histories).any(|(step, past)| {
+                matches!(step.op, Op::Do(Action::Return(_))) && past.status != history::Status::Pending
+            })
+        };
+    let discard = queues::Discard { host: record.host.clone(), volume: root.clone() };
+    let step = PlanStep::new(Stage::Tidy, discard, 0.5).undo(Undo::Nothing).on_failure(OnFailure::Warn);
+    pasts.iter().any(returned).then_some(step)
 }
 
 /// `rollback`: the world as before `promote`. `None` if something irreversible was begun.
@@ -106,16 +122,8 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], restore: &[Sav
         undos.retain(|step| !step.clone_side);
         steps.extend(with_restores(undos, record, restore));
     }
-    // A way back from `promoted` set the original's own queues aside, when the promoted guest's came in their place.
-    let returned =
-        |past: &Past| {
-            past.plan.steps.iter().zip(&past.histories).any(|(step, past)| {
-                matches!(step.op, Op::Do(Action::Return(_))) && past.status != history::Status::Pending
-            })
-        };
-    if let Some((root, _)) = record.root().filter(|_| pasts.iter().any(returned)) {
-        let discard = queues::Discard { host: record.host.clone(), volume: root.clone() };
-        steps.push(PlanStep::new(Stage::Tidy, discard, 0.5).undo(Undo::Nothing).on_failure(OnFailure::Warn));
+    if let Some((root, _)) = record.root() {
+        steps.extend(discard_aside(record, pasts, root));
     }
     steps.extend(hooks.after(Verb::Abort));
     let name = &spec.name;

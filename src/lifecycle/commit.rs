@@ -163,6 +163,19 @@ pub async fn plan(
         Strategy::InPlace => record.copies().map(|(_, _, copy)| copy.clone()).collect(),
         _ => record.sides().map(|(_, production, _)| production.clone()).collect(),
     };
+    let renames = record.strategy == Strategy::Snapshot && record.copying == Copies::Peers;
+    let mut discard = None;
+    if record.strategy != Strategy::InPlace
+        && let Some((_, root)) = record.root()
+        && queues::is_set_aside(&Tree::open(&hypervisor.storage(root.kind)?.open(root).await?)?, run)? != Aside::Absent
+    {
+        // By then it may bear another name.
+        let back = fold || renames;
+        let volume = record.copies().find(|(disk, ..)| disk.root && back).map_or(root, |(_, original, _)| original);
+        let aside = Discard { host: host.clone(), volume: volume.clone() };
+        let step = PlanStep::new(Stage::Tidy, aside, 1.0).undo(Undo::None);
+        discard = Some(step.on_failure(OnFailure::Warn));
+    }
     let mut steps = hooks.before(Verb::Commit);
     if fold {
         let boots = record.boot_s.unwrap_or(if hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 });
@@ -177,17 +190,21 @@ pub async fn plan(
         ];
         let edit = DefinitionEdit { disks: found_disks(record), ..DefinitionEdit::default() };
         let definition = redefine(record, hypervisor, edit).await?;
-        let before_merge = Vec::new();
-        let autostart = now.autostart;
-        let before = OnFailure::Undo;
-        steps.extend(production::fold(record, Fold { definition, autostart, before_merge, proofs, before }));
+        let fold = Fold {
+            definition,
+            autostart: now.autostart,
+            before_merge: Vec::new(),
+            after_merge: discard.take().into_iter().collect(),
+            proofs,
+            before: OnFailure::Undo,
+        };
+        steps.extend(production::fold(record, fold));
     } else {
         steps.push(remove(gone.clone(), 2.0));
     }
     if !now.saved.is_empty() {
         steps.push(remove(now.saved, 1.0));
     }
-    let renames = record.strategy == Strategy::Snapshot && record.copying == Copies::Peers;
     if renames {
         // Peers can be renamed under a running guest; its definition follows at once.
         for (_, old, new) in record.sides() {
@@ -205,19 +222,7 @@ pub async fn plan(
             steps.extend(redefine(record, hypervisor, DefinitionEdit::default()).await?.map(define));
         }
     }
-    if record.strategy != Strategy::InPlace
-        && let Some((_, root)) = record.root()
-    {
-        let tree = Tree::open(&hypervisor.storage(root.kind)?.open(root).await?)?;
-        if queues::is_set_aside(&tree, run)? != Aside::Absent {
-            // By then it may bear another name.
-            let back = fold || renames;
-            let volume = record.copies().find(|(disk, ..)| disk.root && back).map_or(root, |(_, original, _)| original);
-            let discard = Discard { host: host.clone(), volume: volume.clone() };
-            let step = PlanStep::new(Stage::Tidy, discard, 1.0).undo(Undo::None);
-            steps.push(step.on_failure(OnFailure::Warn));
-        }
-    }
+    steps.extend(discard);
     if rename {
         steps.extend(restart(spec, record, hypervisor, now.number).await?);
     }

@@ -470,6 +470,7 @@ impl Held<'_> {
             rewrite,
             pending,
             queues: queues.into_iter().map(|queue| (queue.service, queue.messages)).collect(),
+            saves: promote::saves(&self.record, &*self.hypervisor).await?,
             conffiles: super::query::conffiles(&pasts).iter().filter(|file| !file.older).count(),
         })
     }

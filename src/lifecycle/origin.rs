@@ -6,7 +6,7 @@
 
 use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
 
-use super::back::Past;
+use super::back::{Past, discard_aside};
 use super::detached::{Saved, what_is_kept};
 use super::error::Failure;
 use super::facts::Facts;
@@ -114,6 +114,12 @@ pub fn abort(
             definition: now.definition.clone(),
             autostart: now.autostart,
             before_merge: inside,
+            after_merge: record
+                .copies()
+                .find(|(disk, ..)| disk.root)
+                .and_then(|(_, root, _)| discard_aside(record, pasts, root))
+                .into_iter()
+                .collect(),
             proofs: production::up_again(record, record.boot_s.unwrap_or(6.0)),
             before: OnFailure::Stop,
         },

@@ -79,6 +79,8 @@ pub struct Fold {
     pub autostart: bool,
     /// Steps between its stop and the merge.
     pub before_merge: Vec<PlanStep>,
+    /// Steps between the merge and its start: its volumes can be opened then.
+    pub after_merge: Vec<PlanStep>,
     /// What proves that it serves again; the outage ends with the last.
     pub proofs: Vec<PlanStep>,
     /// What a failure before the merge means.
@@ -109,11 +111,14 @@ pub fn fold(record: &RunFacts, fold: Fold) -> Vec<PlanStep> {
         };
         after.push(PlanStep::new(Stage::Fold, define, 0.3));
     }
+    after.extend(fold.after_merge);
     let proof = silent(record, Some(record.original.name.clone()));
     after.push(look(Stage::Fence, proof, 0.5));
     after.push(start(record));
-    let after = after.into_iter().map(|step| step.on_failure(OnFailure::Stop));
-    steps.extend(after);
+    steps.extend(after.into_iter().map(|step| match step.on_failure {
+        OnFailure::Warn => step,
+        _ => step.on_failure(OnFailure::Stop),
+    }));
     steps.extend(fold.proofs);
     let stays = |step: PlanStep| step.on_failure(OnFailure::Stop);
     steps.push(stays(PlanStep::new(Stage::Tidy, autostart(record, fold.autostart), 0.1)));

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hypervisors::storage::Copies;
-use hypervisors::{Definition, DiskEdit, Hypervisor, Role, VolumeKind, VolumeRef};
+use hypervisors::storage::{Copies, SizePolicy};
+use hypervisors::{Cause, Definition, DiskEdit, Hypervisor, Role, VolumeKind, VolumeRef};
 
 use super::clone::settle;
 use super::error::{Failure, exit};
@@ -40,7 +40,9 @@ pub struct Now {
     pub pending: Vec<(String, Option<u64>)>,
     /// Queues of the original, with their messages.
     pub queues: Vec<(String, u64)>,
-    /// Quarantined services with a queue nobody has a rule for.
+    /// Snapshots that can be taken of detached data.
+    pub saves: Vec<storage::Pair>,
+    /// Undecided configuration files.
     pub conffiles: usize,
 }
 
@@ -64,16 +66,39 @@ pub fn carry_rules(spec: &GuestSpec, record: &RunFacts) -> Vec<carry::Carry> {
     carries(spec, record, false)
 }
 
-/// Whether detached data is snapshotted. Copying everything twice takes longer than the rest: only where that is cheap.
-fn is_saved(source: &VolumeRef) -> bool {
-    matches!(source.kind, VolumeKind::Btrfs | VolumeKind::Sim)
-}
-
 /// Where a snapshot of detached data goes.
 fn saved(source: &VolumeRef, run: &str, disk: &str) -> VolumeRef {
     let word = disk.trim_matches('/').replace('/', "-");
     let directory = source.path.parent().unwrap_or(std::path::Path::new("/"));
     VolumeRef { kind: source.kind, path: directory.join(format!("{run}-{word}.saved")) }
+}
+
+/// The snapshots that can be taken of detached data: where copying is cheap, and where there is room for what cannot fill.
+///
+/// # Errors
+/// The host's storage cannot be looked at.
+pub async fn saves(record: &RunFacts, hypervisor: &dyn Hypervisor) -> Result<Vec<storage::Pair>, Failure> {
+    let mut saves = Vec::new();
+    let mut taken = 0;
+    for (disk, source) in record.detached().filter(|(_, source)| source.kind != VolumeKind::Directory) {
+        let storage = hypervisor.storage(source.kind)?;
+        let Some(facts) = storage.inspect(source).await? else { continue };
+        let sized = match storage.size_snapshot(source, Some(SizePolicy::Covering)).await {
+            Err(error) if matches!(error.cause, Cause::Refused(_)) => continue,
+            sized => sized?,
+        };
+        let bytes = sized.as_ref().map_or(0, |sized| sized.bytes);
+        let nested =
+            facts.block.as_ref().is_some_and(|block| block.origin.is_some() && storage.copies() == Copies::Dependents);
+        if nested || (sized.is_some() && taken + bytes > facts.free_bytes) {
+            continue;
+        }
+        taken += bytes;
+        let size = sized.map(|sized| sized.size);
+        let target = saved(source, &record.clone.name, &disk.name);
+        saves.push(storage::Pair { size, ..storage::Pair::new(source, &target) });
+    }
+    Ok(saves)
 }
 
 /// The plan and its page.
@@ -95,10 +120,6 @@ pub fn plan(
         record.root().ok_or_else(|| Failure::new(exit::REFUSED, format!("promote {run}")).cause("no root volume"))?;
     let carry_first = carries(spec, record, false);
     let carry_last = carries(spec, record, true);
-    let (kept, unsaved): (Vec<_>, Vec<_>) = record.detached().partition(|(_, source)| is_saved(source));
-    let saves: Vec<storage::Pair> =
-        kept.iter().map(|(disk, source)| storage::Pair::new(source, &saved(source, run, &disk.name))).collect();
-
     let disks_before =
         record.sides().map(|(disk, production, _)| (disk.name.clone(), DiskEdit::Source(production.clone()))).collect();
     let boots = record.boot_s.unwrap_or(if hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 });
@@ -169,12 +190,12 @@ pub fn plan(
         };
         steps.push(PlanStep::new(Stage::FinalCarry, back, 0.1));
     }
-    if !saves.is_empty() {
+    if !now.saves.is_empty() {
         let snapshot = storage::Snapshot {
             host: host.clone(),
             guest: name.clone(),
             pause: false,
-            copies: saves,
+            copies: now.saves.clone(),
             role: Role::Detached,
         };
         steps.push(PlanStep::new(Stage::FinalCarry, snapshot, 0.2).undo_late());
@@ -223,8 +244,10 @@ pub fn plan(
     for note in &now.notes {
         findings.warn("identity", note.clone());
     }
-    for (disk, _) in &unsaved {
-        findings.warn("detached", format!("{} cannot be snapshotted: rollback keeps its new writes", disk.name));
+    for (disk, source) in record.detached() {
+        if !now.saves.iter().any(|pair| pair.source == *source) {
+            findings.warn("detached", format!("{} cannot be snapshotted: rollback keeps its new writes", disk.name));
+        }
     }
     Ok((plan, page(record, now, outage_s)))
 }
@@ -252,7 +275,8 @@ fn page(record: &RunFacts, now: &Now, outage_s: f64) -> Page {
     let since = record.disks.iter().find(|disk| disk.root).map(|_| "the clone was made").unwrap_or_default();
     page.rows.push(Row::new("left behind", format!("all else that {name} wrote since {since}")));
     for (disk, source) in record.detached() {
-        let back = if is_saved(source) { "keeps its new writes, or restores it" } else { "keeps its new writes" };
+        let is_saved = now.saves.iter().any(|pair| pair.source == *source);
+        let back = if is_saved { "keeps its new writes, or restores it" } else { "keeps its new writes" };
         let text = format!("{} ({source}), shared with the original: rollback {back}", disk.name);
         page.rows.push(Row::new("attached", text));
     }

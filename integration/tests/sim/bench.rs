@@ -12,6 +12,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use hypervisors::sim::{self, Fault, How, Sim, TraceEntry};
+use hypervisors::storage::Copies;
 use integration::cli::{Said, Upgradectl};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -52,14 +53,29 @@ impl Bench {
 
     /// The same; `more` stands at the end of the inventory (hooks of `mercure`, say).
     pub fn with(more: &str) -> Self {
+        let bench = Self::seeded(Copies::Trees);
+        bench.inventory(&format!("{INVENTORY}{more}"));
+        bench
+    }
+
+    /// A world whose volumes are like LVM's, thick or thin, with a swap disk.
+    pub fn with_copies(copies: Copies, strategy: &str) -> Self {
+        let bench = Self::seeded(copies);
+        let clone = format!("clone = {{ ip = [\".16\"], strategy = \"{strategy}\" }}");
+        let inventory = INVENTORY
+            .replace("\"/srv/mail\" = \"detach\"", "\"/srv/mail\" = \"detach\", xvda2 = \"swap\"")
+            .replace("clone = { ip = [\".16\"] }", &clone);
+        bench.inventory(&inventory);
+        bench
+    }
+
+    fn seeded(copies: Copies) -> Self {
         let dir = ["/dev/shm", "/tmp"].iter().find_map(|place| TempDir::with_prefix_in("upgradectl-sim-", place).ok());
         let dir = dir.expect("a writable directory for the world");
         let path = dir.path().canonicalize().unwrap();
-        sim::seed(&path.join("world")).unwrap();
+        sim::seed_with(&path.join("world"), copies).unwrap();
         let ctl = Upgradectl::new(path.join("inventory.toml"), path.join("state")).unwrap();
-        let bench = Self { dir, ctl };
-        bench.inventory(&format!("{INVENTORY}{more}"));
-        bench
+        Self { dir, ctl }
     }
 
     /// A path in its directory.
