@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hypervisors::storage::Access;
 use hypervisors::{DefinitionEdit, DiskEdit, DiskSource, Hypervisor, Power, VolumeRef};
 
 use super::error::{Failure, exit};
@@ -149,7 +150,8 @@ pub async fn plan(
         }
     }
     if let Some((_, root)) = record.root() {
-        let tree = Tree::open(&hypervisor.storage(root.kind)?.open(root).await?)?;
+        let opened = hypervisor.storage(root.kind)?.open(root, Access::Glance).await?;
+        let tree = Tree::open(opened.path())?;
         if queues::is_set_aside(&tree, run)? != Aside::Absent {
             let discard = Discard { host: host.clone(), volume: root.clone() };
             let step = PlanStep::new(Stage::Tidy, discard, 1.0).undo(Undo::None);

@@ -91,8 +91,9 @@ pub fn plan(
     let carry_first = carries(spec, record, false);
     let carry_last = carries(spec, record, true);
     // Copying everything twice takes longer than the rest: detached data is snapshotted only where that is cheap.
-    let (kept, unsaved): (Vec<_>, Vec<_>) =
-        record.detached().partition(|(_, source)| matches!(source.kind, VolumeKind::Btrfs | VolumeKind::Sim));
+    let (kept, unsaved): (Vec<_>, Vec<_>) = record
+        .detached()
+        .partition(|(_, source)| matches!(source.kind, VolumeKind::Btrfs | VolumeKind::LvmThin | VolumeKind::Sim));
     let saves: Vec<storage::Pair> = kept
         .iter()
         .map(|(disk, source)| storage::Pair { source: (*source).clone(), target: saved(source, run, &disk.name) })
@@ -296,7 +297,6 @@ fn page(record: &RunFacts, now: &Now, outage_s: f64) -> Page {
 ///
 /// # Errors
 /// [`crate::guest::GuestError::Ambiguous`] where the upgrade and production disagree.
-pub fn restoration(root: &std::path::Path, recorded: &[FileEdit]) -> Result<guest::restore::Restored, Failure> {
-    let tree = Tree::open(root)?;
-    Ok(guest::restore::restore_edits(&tree, recorded)?)
+pub fn restoration(root: &Tree, recorded: &[FileEdit]) -> Result<guest::restore::Restored, Failure> {
+    Ok(guest::restore::restore_edits(root, recorded)?)
 }

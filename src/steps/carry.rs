@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hypervisors::host::Command;
+use hypervisors::storage::Access;
 use hypervisors::{Change, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -46,8 +47,13 @@ impl Carry {
     }
 
     async fn rsync(&self, world: &World, more: &[&str]) -> Result<String, StepError> {
-        let source = files::open(world, &self.host, &self.from).await?;
-        let target = files::open(world, &self.host, &self.to).await?;
+        let (from, to) = match (self.last, more.contains(&"--dry-run")) {
+            (_, true) => (Access::Glance, Access::Glance),
+            (true, _) => (Access::Read, Access::Write),
+            (false, _) => (Access::Glance, Access::Write),
+        };
+        let source = files::open_for(world, &self.host, &self.from, from).await?;
+        let target = files::open_for(world, &self.host, &self.to, to).await?;
         // The directories are opened beneath the guests' roots and handed over by descriptor, so that no link in a
         // guest, present or made meanwhile, leads rsync out of it.
         let from = source.directory(self.path.as_ref())?;

@@ -5,14 +5,14 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
 
 use super::definition::volume_name;
 use super::tree;
 use super::world::{Locked, Sim, VolumeMeta};
-use crate::storage::{Snapshot, VolumeFacts};
+use crate::storage::{Access, Opened, Snapshot, VolumeFacts};
 use crate::{Change, Error, Mark, Result, Storage, VolumeKind, VolumeRef};
 
 /// The driver for volumes of the simulated world.
@@ -64,6 +64,7 @@ impl Locked {
             nested: meta.nested.clone(),
             fill_percent: meta.limit_bytes.map(percent),
             mark: meta.mark.clone(),
+            block: None,
         })
     }
     fn snapshot_state(&self, name: &str, mark: &Mark) -> Result<Snapshot> {
@@ -279,12 +280,12 @@ impl Storage for SimStorage {
             .await
     }
 
-    async fn open(&self, volume: &VolumeRef) -> Result<PathBuf> {
+    async fn open(&self, volume: &VolumeRef, _access: Access) -> Result<Opened> {
         let name = self.name(volume)?;
         self.0
             .observe("storage.open", &name, |world| {
                 world.usable(&format!("open {name}"), &name)?;
-                Ok(world.tree(&name))
+                Ok(Opened::directory(world.tree(&name)))
             })
             .await
     }

@@ -162,6 +162,7 @@ impl TreeKind for Btrfs {
             nested: nested.into_iter().map(PathBuf::from).collect(),
             fill_percent: None,
             mark: None,
+            block: None,
         })
     }
 

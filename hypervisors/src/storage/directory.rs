@@ -55,6 +55,7 @@ impl TreeKind for Directory {
             nested: Vec::new(),
             fill_percent: None,
             mark: None,
+            block: None,
         })
     }
 

@@ -2,11 +2,16 @@
 
 mod btrfs;
 mod directory;
+pub mod lvm;
 mod marked;
+mod mount;
+mod readonly;
 
 pub use btrfs::BtrfsStorage;
 pub use directory::DirectoryStorage;
+pub use lvm::LvmStorage;
 pub use marked::detect;
+pub use mount::{Access, Opened, open_device};
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +19,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, Result};
+use crate::{Cause, Change, Error, Result};
 
 /// Kinds of volume, each with its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,6 +29,10 @@ pub enum VolumeKind {
     Btrfs,
     /// A plain directory: copied (reflinked where the file system can), which takes its guest's pause.
     Directory,
+    /// A logical volume whose snapshots are thick: they have an area of their own that can fill, and merging one takes time.
+    LvmThick,
+    /// A logical volume in a thin pool: origin and snapshot are peers, the pool can fill, and merging is a swap.
+    LvmThin,
     /// A volume of the simulated world.
     Sim,
 }
@@ -101,7 +110,7 @@ impl std::str::FromStr for Mark {
 }
 
 /// What a driver sees of a volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VolumeFacts {
     /// Bytes in use, as far as that is cheap to know (a directory: `None`).
     pub used_bytes: Option<u64>,
@@ -117,6 +126,91 @@ pub struct VolumeFacts {
     pub fill_percent: Option<f64>,
     /// Its mark.
     pub mark: Option<Mark>,
+    /// What is known of a block volume beyond that; `None` for other kinds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockFacts>,
+}
+
+/// What is known of a block volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockFacts {
+    /// Its UUID on the host, which it keeps when it is renamed.
+    pub id: String,
+    /// Its size as its user sees it (a snapshot: that of its origin).
+    pub size_bytes: u64,
+    /// Something on its host has it open; `None` if that cannot be told.
+    pub open: Option<bool>,
+    /// Name of the volume it is a snapshot of.
+    pub origin: Option<String>,
+    /// Names of its snapshots.
+    pub snapshots: Vec<String>,
+    /// Why it is lost, if it is: a snapshot that filled up.
+    pub lost: Option<String>,
+    /// Why production should not stand on it as it is, if so: a snapshot that can fill, or would not come up with its host.
+    pub unfit: Option<String>,
+    /// A snapshot is being merged into it.
+    pub merge: Option<Merge>,
+}
+
+/// How a merge of a snapshot into its origin stands.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Merge {
+    /// Decided, and not begun: it waits until both volumes are closed and something begins it.
+    Waiting,
+    /// Under way. The origin shows the snapshot's content already.
+    Draining {
+        /// Share of the snapshot's area that is still to be copied, in percent.
+        left_percent: f64,
+    },
+}
+
+/// How large the copy-on-write area of a snapshot shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SizePolicy {
+    /// So large that it cannot fill.
+    Covering,
+    /// This many bytes.
+    Bytes(u64),
+    /// Percent of the origin's size.
+    PercentOrigin(u16),
+    /// Percent of what is in use in the origin's file system.
+    PercentUsed(u16),
+}
+
+/// The size a snapshot is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CowSize {
+    /// The driver's own maximum, with which it cannot fill.
+    Covering,
+    /// This many bytes, rounded up to what the driver can make.
+    Bytes(u64),
+}
+
+/// A size that was chosen by a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SizedSnapshot {
+    /// What is asked of the driver.
+    pub size: CowSize,
+    /// Bytes it takes.
+    pub bytes: u64,
+    /// Bytes that covering takes: what promotion will need.
+    pub covering_bytes: u64,
+    /// The choice explained, for the plan.
+    pub why: String,
+}
+
+/// One volume of a set, and the copy to be made of it.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyRequest<'a> {
+    /// What is copied.
+    pub source: &'a VolumeRef,
+    /// The copy.
+    pub target: &'a VolumeRef,
+    /// Size of its copy-on-write area, for kinds that have one; `None`: covering.
+    pub size: Option<CowSize>,
 }
 
 /// A driver for one kind of volume on one host.
@@ -141,9 +235,58 @@ pub trait Storage: Send + Sync + fmt::Debug {
     async fn rename(&self, from: &VolumeRef, to: &VolumeRef) -> Result<Change>;
     /// Every marked volume in a directory (not deeper).
     async fn marked(&self, directory: &Path) -> Result<Vec<(VolumeRef, Mark)>>;
-    /// A directory of this machine beneath which the volume's files are, for reading and writing while no guest
-    /// runs on it (for containers also while one does).
-    async fn open(&self, volume: &VolumeRef) -> Result<PathBuf>;
+    /// The volume's files, beneath a directory of this machine, for as long as the result lives.
+    async fn open(&self, volume: &VolumeRef, access: Access) -> Result<Opened>;
+
+    /// Makes copies of a set of volumes in the shortest time the kind allows: the guest is frozen meanwhile. Every target was
+    /// probed and is absent. After a failure some may have been made: they are probed, and removed or kept, one by one.
+    async fn snapshot_set(&self, copies: &[CopyRequest<'_>], mark: &Mark) -> Result<Change> {
+        for copy in copies {
+            self.snapshot(copy.source, copy.target, mark).await?;
+        }
+        Ok(Change::Created)
+    }
+    /// Chooses the size of a snapshot's own area; `None` for kinds whose snapshots have none.
+    async fn size_snapshot(&self, _source: &VolumeRef, _policy: Option<SizePolicy>) -> Result<Option<SizedSnapshot>> {
+        Ok(None)
+    }
+    /// Removes several volumes of a run. See [`Storage::remove`].
+    async fn remove_all(&self, volumes: &[&VolumeRef], run: &str) -> Result<Change> {
+        let mut change = Change::Unchanged;
+        for volume in volumes {
+            if self.remove(volume, run).await? != Change::Unchanged {
+                change = Change::Removed;
+            }
+        }
+        Ok(change)
+    }
+    /// Makes a snapshot of this run such that production can stand on it: it cannot fill, and comes up with its host. Cannot
+    /// be taken back, nor need it be. For kinds whose copies are so from the beginning there is nothing to do.
+    async fn secure(&self, volume: &VolumeRef, run: &str) -> Result<Change> {
+        match self.inspect(volume).await? {
+            Some(facts) if facts.mark.as_ref().is_some_and(|mark| mark.run == run) => Ok(Change::Unchanged),
+            Some(_) => Err(Error::refused(format!("secure {volume}"), format!("it is not of run {run}"))),
+            None => Err(Error::not_found(format!("secure {volume}"), "it does not exist")),
+        }
+    }
+    /// Merges snapshots of this run into their origins, which then show the snapshots' content; the snapshots go. Nothing may
+    /// have any of them open: a merge that would only begin later is refused, and one that waits is begun. Irreversible
+    /// from its beginning. Returns once all have begun; [`BlockFacts::merge`] of the origins tells when they have drained.
+    /// An origin is named with its snapshot, because the latter is gone when this is repeated.
+    async fn merge(&self, merges: &[(&VolumeRef, &VolumeRef)], run: &str) -> Result<Change> {
+        let names: Vec<String> = merges.iter().map(|(snapshot, _)| snapshot.to_string()).collect();
+        let why = format!("{:?} volumes cannot be merged", self.kind());
+        Err(Error::new(format!("merge {} (run {run})", names.join(", ")), Cause::Unsupported(why)))
+    }
+    /// Makes an empty swap volume of the size of `like`, with the label and UUID of the swap space there, marked.
+    async fn fresh_swap(&self, like: &VolumeRef, target: &VolumeRef, mark: &Mark) -> Result<Change> {
+        let why = format!("{:?} volumes cannot be swap space", self.kind());
+        Err(Error::new(format!("make {target} (swap like {like}, {mark})"), Cause::Unsupported(why)))
+    }
+    /// How a fresh swap volume stands.
+    async fn probe_swap(&self, target: &VolumeRef, mark: &Mark) -> Result<Snapshot> {
+        self.probe(target, mark).await
+    }
 }
 
 /// How a snapshot stands.
