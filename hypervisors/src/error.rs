@@ -41,6 +41,9 @@ pub enum Cause {
     /// The platform cannot do this.
     #[error("{0}")]
     Unsupported(String),
+    /// A file system was to be read without writing to it, and its journal would have to be replayed first.
+    #[error("{0}")]
+    DirtyJournal(String),
     /// Reading or writing failed.
     #[error("{0}")]
     Io(#[from] std::io::Error),

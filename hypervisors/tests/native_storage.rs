@@ -9,7 +9,7 @@ use std::process::Command as Process;
 use std::sync::Arc;
 
 use hypervisors::host::LocalHost;
-use hypervisors::storage::{BtrfsStorage, DirectoryStorage, Snapshot, detect};
+use hypervisors::storage::{Access, BtrfsStorage, DirectoryStorage, Snapshot, detect};
 use hypervisors::{Cause, Change, Mark, Role, Storage, VolumeKind, VolumeRef};
 
 /// A mounted btrfs; unmounted when dropped, and proven to leave nothing.
@@ -134,7 +134,7 @@ async fn a_subvolume_with_nested_ones_is_snapshotted_marked_and_removed() {
     assert!(!lab.at("o/var/lib/machines/deep/new").exists());
     assert_eq!(btrfs().marked(&lab.at("")).await.unwrap(), [(target.clone(), clone.clone())]);
     assert!(directory().marked(&lab.at("")).await.unwrap().is_empty());
-    assert_eq!(btrfs().open(&target).await.unwrap(), target.path);
+    assert_eq!(btrfs().open(&target, Access::Write).await.unwrap().path(), target.path);
 
     // Another run may neither take it nor remove it; nothing unmarked is removed.
     assert!(matches!(btrfs().probe(&target, &mark("x--0000", Role::Clone)).await.unwrap(), Snapshot::Foreign(_)));

@@ -14,6 +14,7 @@ mod overlay;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -80,6 +81,8 @@ pub struct Tree {
     root: OwnedFd,
     path: PathBuf,
     owner: (u32, u32),
+    /// What the directory stands on, if that goes when it is dropped. Behind `root`, so that it is dropped after it.
+    _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Tree {
@@ -89,7 +92,13 @@ impl Tree {
         let failed = |errno: Errno| GuestError::Io { path: printable(path.as_os_str()), source: errno.into() };
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let stat = rustix::fs::fstat(&root).map_err(failed)?;
-        Ok(Self { root, path: path.to_owned(), owner: (stat.st_uid, stat.st_gid) })
+        Ok(Self { root, path: path.to_owned(), owner: (stat.st_uid, stat.st_gid), _kept: None })
+    }
+
+    /// Keeps something (a mount) for as long as the tree is used.
+    #[must_use]
+    pub fn keeping(self, stands_on: impl Any + Send + Sync) -> Self {
+        Self { _kept: Some(Box::new(stands_on)), ..self }
     }
 
     /// Where it was opened, for messages.

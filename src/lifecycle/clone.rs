@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use hypervisors::storage::Access;
 use hypervisors::{DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeRef};
 
 use super::address::Addressing;
@@ -109,7 +110,7 @@ pub fn record(
             }
         })
         .collect();
-    let tree = Tree::open(&facts.root)?;
+    let tree = Tree::open(facts.root.path())?;
     let hostname = tree.read_text(Path::new("etc/hostname"))?.unwrap_or_default().trim().to_owned();
     let original = link(&facts.spec.name, addressing.original, run_dir.join("known_hosts.original"));
     let clone = match strategy {
@@ -149,8 +150,8 @@ pub async fn skeletons(facts: &Facts) -> Result<Vec<(PathBuf, Vec<SkeletonDirect
     for disk in facts.detached() {
         let mount_point = PathBuf::from(&disk.disk.name);
         let (true, Ok(volume)) = (mount_point.is_absolute(), &disk.volume) else { continue };
-        let data = facts.hypervisor.storage(volume.kind)?.open(volume).await?;
-        skeletons.push((mount_point, guest::mounts::skeleton(&Tree::open(&data)?)?));
+        let data = facts.hypervisor.storage(volume.kind)?.open(volume, Access::Glance).await?;
+        skeletons.push((mount_point, guest::mounts::skeleton(&Tree::open(data.path())?)?));
     }
     Ok(skeletons)
 }
@@ -218,7 +219,7 @@ pub(super) fn duplicate(facts: &Facts, record: &RunFacts, role: Role) -> PlanSte
 fn adapt(facts: &Facts, record: &RunFacts, wishes: &CloneWishes, root: &VolumeRef) -> Result<Vec<PlanStep>, Failure> {
     let host = record.host.clone();
     let spec = clone_spec(facts, record, wishes);
-    let tree = Tree::open(&facts.root)?;
+    let tree = Tree::open(facts.root.path())?;
     let mut planned_spec = spec.clone();
     // The throw-away keys are made when the plan is carried out; what they replace is planned without them.
     planned_spec.host_keys = BTreeMap::new();

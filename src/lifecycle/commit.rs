@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hypervisors::storage::Copies;
+use hypervisors::storage::{Access, Copies};
 use hypervisors::{Definition, DefinitionEdit, DiskEdit, DiskSource, Hypervisor, Power, VolumeRef};
 
 use super::error::{Failure, exit};
@@ -111,6 +111,12 @@ pub struct Now {
     pub autostart: bool,
 }
 
+/// Whether there are queues on a root that this run set aside.
+async fn set_aside(hypervisor: &dyn Hypervisor, root: &VolumeRef, run: &str) -> Result<bool, Failure> {
+    let opened = hypervisor.storage(root.kind)?.open(root, Access::Glance).await?;
+    Ok(queues::is_set_aside(&Tree::open(opened.path())?, run)? != Aside::Absent)
+}
+
 /// Production's definition with an edit, as a step; `None` if it says so already.
 async fn redefine(
     record: &RunFacts,
@@ -167,7 +173,7 @@ pub async fn plan(
     let mut discard = None;
     if record.strategy != Strategy::InPlace
         && let Some((_, root)) = record.root()
-        && queues::is_set_aside(&Tree::open(&hypervisor.storage(root.kind)?.open(root).await?)?, run)? != Aside::Absent
+        && set_aside(hypervisor, root, run).await?
     {
         // By then it may bear another name.
         let back = fold || renames;

@@ -1,7 +1,7 @@
 //! Detached data on a way back: kept with what was written since promotion, or restored from the snapshot that promotion
 //! took. Asked per volume; kept when nobody is asked. And the ways back themselves, from the look to the execution.
 
-use hypervisors::storage::Snapshot as Found;
+use hypervisors::storage::{Copies, Snapshot as Found};
 use hypervisors::{Mark, Power, Role};
 use serde_json::Value;
 
@@ -112,7 +112,12 @@ impl Held<'_> {
     /// `rollback` or `abort`.
     pub(super) async fn way_back(&mut self, verb: Verb, options: &Options) -> Result<Finish, Failure> {
         let pasts = self.pasts()?;
-        let saved = saved(&self.record, &pasts);
+        let mut saved = saved(&self.record, &pasts);
+        // A thick snapshot cannot change places with what it was made of.
+        saved.retain(|one| {
+            let storage = self.hypervisor.storage(one.pair.source.kind);
+            storage.is_ok_and(|storage| storage.copies() == Copies::Trees)
+        });
         let mut restore = named(&saved, &self.record, verb, &options.restore_detached)?;
         self.can_be_restored(verb, &restore).await?;
         let merging = match self.record.strategy {

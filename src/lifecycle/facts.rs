@@ -1,10 +1,10 @@
 //! What is known about a guest before anything is planned: its platform's view, its own files, its neighbours.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use hypervisors::storage::{Copies, SizePolicy, SizedSnapshot, VolumeFacts};
+use hypervisors::storage::{Access, Copies, Opened, SizePolicy, SizedSnapshot, VolumeFacts};
 use hypervisors::{Definition, Disk, GuestFacts, Hypervisor, MacAddr, VolumeRef};
 
 use super::error::{Failure, exit};
@@ -59,8 +59,8 @@ pub struct Facts {
     pub definition: Definition,
     /// Its disks.
     pub disks: Vec<DiskFacts>,
-    /// Where its root file system is on this machine.
-    pub root: PathBuf,
+    /// Its root file system, as it lies on the host now.
+    pub root: Opened,
     /// Its interfaces, by its own files.
     pub interfaces: Vec<Interface>,
     /// Its static addresses.
@@ -109,8 +109,8 @@ impl Facts {
             disks.push(DiskFacts { disk: disk.clone(), rule, volume, facts, sized: None });
         }
         let root = Self::root_volume(name, &disks)?;
-        let root = hypervisor.storage(root.kind)?.open(root).await?;
-        let tree = Tree::open(&root)?;
+        let root = hypervisor.storage(root.kind)?.open(root, Access::Glance).await?;
+        let tree = Tree::open(root.path())?;
         let interfaces = guest::network::inspect(&tree)?;
         let (release, codename) = release(&tree);
         Ok(Self {

@@ -422,7 +422,9 @@ impl App {
         let directories: BTreeSet<&Path> =
             paths.iter().filter_map(|path| path.parent()).filter(|directory| directory.is_dir()).collect();
         let mut volumes = BTreeMap::new();
-        for kind in [VolumeKind::Btrfs, VolumeKind::Directory, VolumeKind::Sim] {
+        for kind in
+            [VolumeKind::Btrfs, VolumeKind::Directory, VolumeKind::LvmThick, VolumeKind::LvmThin, VolumeKind::Sim]
+        {
             let Ok(storage) = hypervisor.storage(kind) else { continue };
             for directory in &directories {
                 for (volume, mark) in storage.marked(directory).await? {

@@ -1,9 +1,9 @@
 //! A run under its lease: each verb's look at the world, its plan, its execution and its conclusion.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use hypervisors::storage::Copies;
+use hypervisors::storage::{Access, Copies};
 use hypervisors::{Hypervisor, Role};
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ use super::step_log::StepLog;
 use super::{commit, in_place, promote, upgrade, verify, world};
 use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
+use crate::guest::Tree;
 use crate::inventory::{GuestSpec, IfCheckFails, Strategy};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
 use crate::steps::{Action, StepRef, World, carry, files};
@@ -448,9 +449,9 @@ impl Held<'_> {
             .ok_or_else(|| Failure::new(exit::JOURNAL, "find what clone changed in the guest"))?;
         let recorded = files::Restore::recorded(&world, rewrite)?;
         let links = files::Restore::links(&world, rewrite)?;
-        let clone = self.root_path(false).await?;
+        let clone = self.root(false).await?;
         let restored = promote::restoration(&clone, &recorded)?;
-        let lost = crate::guest::mounts::lost_links(&crate::guest::Tree::open(&clone)?, &links)?;
+        let lost = crate::guest::mounts::lost_links(&clone, &links)?;
         let mut pending = Vec::new();
         let rules = promote::carry_rules(&self.spec, &self.record);
         self.nothing_nested(&rules).await?;
@@ -458,7 +459,7 @@ impl Held<'_> {
             let count = rule.pending(&world).await?;
             pending.push((format!("/{}", rule.path), Some(count)));
         }
-        let original = crate::guest::Tree::open(&self.root_path(true).await?)?;
+        let original = self.root(true).await?;
         let queues = crate::guest::queues::found(&original)?;
         Ok(promote::Now {
             autostart: self.hypervisor.autostart(name).await?,
@@ -495,9 +496,11 @@ impl Held<'_> {
         Ok(())
     }
 
-    async fn root_path(&self, original: bool) -> Result<PathBuf, Failure> {
+    /// The root of the original or of the clone, as it lies on the host now, whoever runs on it.
+    async fn root(&self, original: bool) -> Result<Tree, Failure> {
         let (old, new) = self.record.root().ok_or_else(|| Failure::new(exit::JOURNAL, "find the root volume"))?;
         let volume = if original { old } else { new };
-        Ok(self.hypervisor.storage(volume.kind)?.open(volume).await?)
+        let opened = self.hypervisor.storage(volume.kind)?.open(volume, Access::Glance).await?;
+        Ok(Tree::open(opened.path())?.keeping(opened))
     }
 }

@@ -57,6 +57,7 @@ fn carries(spec: &GuestSpec, record: &RunFacts, last: bool) -> Vec<carry::Carry>
             path: path.to_string_lossy().trim_matches('/').to_owned(),
             exclude: exclude.clone(),
             last,
+            through: (!last && !from.kind.opens_under_a_guest()).then(|| record.original.clone()),
         })
         .collect()
 }
@@ -128,8 +129,13 @@ pub fn plan(
 
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Promote);
-    for rule in carry_first {
-        steps.push(PlanStep::new(Stage::Carry, rule, 3.0).undo(Undo::WithClone));
+    // A device cannot be written to from outside while a guest runs on it: there the clone is stopped first, and what is
+    // carried in advance only shortens the outage.
+    let early = new_root.kind.opens_under_a_guest();
+    let mut carry_first: Vec<PlanStep> =
+        carry_first.into_iter().map(|rule| PlanStep::new(Stage::Carry, rule, 3.0).undo(Undo::WithClone)).collect();
+    if early {
+        steps.append(&mut carry_first);
     }
     steps.push(
         PlanStep::new(
@@ -142,6 +148,7 @@ pub fn plan(
         // A clone that was stopped is another one than was verified.
         .undone_to("upgraded"),
     );
+    steps.extend(carry_first.into_iter().map(|step| step.on_failure(OnFailure::Warn)));
     steps.push(
         PlanStep::new(
             Stage::Adopt,
@@ -307,7 +314,6 @@ fn page(record: &RunFacts, now: &Now, outage_s: f64) -> Page {
 ///
 /// # Errors
 /// [`crate::guest::GuestError::Ambiguous`] where the upgrade and production disagree.
-pub fn restoration(root: &std::path::Path, recorded: &[FileEdit]) -> Result<guest::restore::Restored, Failure> {
-    let tree = Tree::open(root)?;
-    Ok(guest::restore::restore_edits(&tree, recorded)?)
+pub fn restoration(root: &Tree, recorded: &[FileEdit]) -> Result<guest::restore::Restored, Failure> {
+    Ok(guest::restore::restore_edits(root, recorded)?)
 }

@@ -8,7 +8,7 @@ use hypervisors::host::LocalHost;
 use hypervisors::libvirt::Libvirt;
 use hypervisors::net::RealNet;
 use hypervisors::sim::Sim;
-use hypervisors::storage::{BtrfsStorage, DirectoryStorage};
+use hypervisors::storage::{BtrfsStorage, DirectoryStorage, LvmStorage};
 use hypervisors::{Host, Hypervisor};
 
 use super::error::{Failure, exit};
@@ -51,7 +51,12 @@ fn platform(name: &str, spec: &HostSpec, state: &Path) -> Result<Arc<dyn Hypervi
                 uri,
                 host.clone(),
                 Arc::new(RealNet),
-                vec![Arc::new(BtrfsStorage::new(host.clone())), Arc::new(DirectoryStorage::new(host))],
+                vec![
+                    Arc::new(BtrfsStorage::new(host.clone())),
+                    Arc::new(DirectoryStorage::new(host.clone())),
+                    Arc::new(LvmStorage::thick(host.clone())),
+                    Arc::new(LvmStorage::thin(host)),
+                ],
             )))
         }
         HypervisorKind::Sim => {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use hypervisors::storage::Access;
 use hypervisors::{Change, VolumeRef};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ impl Step for Restamp {
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let original = system::stamps(&files::open(world, &self.host, &self.from).await?)?;
+        let original = system::stamps(&files::open_for(world, &self.host, &self.from, Access::Read).await?)?;
         let tree = files::open(world, &self.host, &self.to).await?;
         let changed = system::restamp(&tree, &original, Timestamp::now().as_second())?;
         let change = if changed > 0 { Change::Changed } else { Change::Unchanged };

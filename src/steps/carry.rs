@@ -1,15 +1,17 @@
 //! Data brought from the original to the clone by rule, first while both run, then from the stopped original.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hypervisors::host::Command;
-use hypervisors::{Change, VolumeRef};
+use hypervisors::host::{Command, SshHost};
+use hypervisors::storage::Access;
+use hypervisors::{Change, GuestLink, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Done, Probe, Step, StepError, World, files};
+use crate::guest::Tree;
 
 /// Mirrors a subtree with rsync: one file system, numeric ids, hard links, ACLs, extended attributes; what the
 /// source has not is deleted.
@@ -27,6 +29,10 @@ pub struct Carry {
     pub exclude: Vec<String>,
     /// The last copy, from the stopped original: what it left behind must be whole.
     pub last: bool,
+    /// In advance, where a running original's volume cannot be read from outside: through the original itself, which then
+    /// needs rsync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<GuestLink>,
 }
 
 impl Carry {
@@ -45,27 +51,47 @@ impl Carry {
         Ok(output.lines().filter(|line| line.starts_with(['>', '*', 'c', 'h'])).count() as u64)
     }
 
+    /// Opens the directory in a guest's tree beneath its root, so that no link in the guest, present or made meanwhile, leads
+    /// rsync out of it.
+    fn directory(&self, tree: &Tree, side: &str, help: &str) -> Result<OwnedFd, StepError> {
+        tree.directory(self.path.as_ref())?
+            .ok_or_else(|| StepError::failed(format!("/{} is not in the {side}", self.path), help))
+    }
+
     async fn rsync(&self, world: &World, more: &[&str]) -> Result<String, StepError> {
-        let source = files::open(world, &self.host, &self.from).await?;
-        let target = files::open(world, &self.host, &self.to).await?;
-        // The directories are opened beneath the guests' roots and handed over by descriptor, so that no link in a
-        // guest, present or made meanwhile, leads rsync out of it.
-        let from = source.directory(self.path.as_ref())?;
-        let to = target.directory(self.path.as_ref())?;
-        let Some(from) = from else {
-            return Err(StepError::failed(
-                format!("/{} is not in the original", self.path),
-                "mend the carry rule in the inventory",
-            ));
+        let (from, to) = match (self.last, more.contains(&"--dry-run")) {
+            (_, true) => (Access::Glance, Access::Glance),
+            (true, _) => (Access::Read, Access::Write),
+            (false, _) => (Access::Glance, Access::Write),
         };
-        let Some(to) = to else {
-            return Err(StepError::failed(
-                format!("/{} is not in the clone", self.path),
-                "make the directory there (a hook at = \"after-upgrade\"), or mend the carry rule",
-            ));
+        let target = files::open_for(world, &self.host, &self.to, to).await?;
+        let here = |fd: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+        let to = self.directory(
+            &target,
+            "clone",
+            "make the directory there (a hook at = \"after-upgrade\"), or mend the carry rule",
+        )?;
+        let argv = match self.through.as_ref().filter(|_| from == Access::Glance && !more.contains(&"--dry-run")) {
+            Some(link) => {
+                let (shell, destination) = SshHost::for_guest(link).for_rsync()?;
+                let shell = format!("--rsh={shell}");
+                let mut more = [more, &["--protect-args", shell.as_str()]].concat();
+                if link.sudo {
+                    more.push("--rsync-path=sudo -n rsync");
+                }
+                self.argv(&format!("{destination}:/{}", self.path), &here(&to), &more)
+            }
+            None => {
+                let source = files::open_for(world, &self.host, &self.from, from).await?;
+                let from = self.directory(&source, "original", "mend the carry rule in the inventory")?;
+                return self.copy(world, self.argv(&here(&from), &here(&to), more), &to).await;
+            }
         };
-        let here = |fd: &std::os::fd::OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
-        let command = Command::new(self.argv(&here(&from), &here(&to), more)).timeout(Duration::from_secs(24 * 3600));
+        self.copy(world, argv, &to).await
+    }
+
+    async fn copy(&self, world: &World, argv: Vec<String>, to: &OwnedFd) -> Result<String, StepError> {
+        let command = Command::new(argv).timeout(Duration::from_secs(24 * 3600));
         let output = world.controller.run(&command).await?;
         // 24: files vanished while they were copied; natural while the original runs.
         if output.status == 24 && !self.last {
@@ -74,7 +100,7 @@ impl Carry {
         let text = output.checked(format!("carry /{}", self.path), &command)?.text();
         if self.last {
             // What is journalled as carried survives a power cut.
-            rustix::fs::syncfs(&to)
+            rustix::fs::syncfs(to)
                 .map_err(|error| hypervisors::Error::io("write the carried files out", error.into()))?;
         }
         Ok(text)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hypervisors::host::Command;
+use hypervisors::storage::Access;
 use hypervisors::{Change, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -53,9 +54,15 @@ fn as_planned(edits: &[FileEdit], planned: &[Expected]) -> Result<(), StepError>
     Err(StepError::Changed(format!("changed in the guest since the plan was made: {}", changed.join(", "))))
 }
 
+/// A volume that no guest runs on (for containers also while one does), to read and write.
 pub(super) async fn open(world: &World, host: &str, volume: &VolumeRef) -> Result<Tree, StepError> {
-    let path = world.hypervisor(host)?.storage(volume.kind)?.open(volume).await?;
-    Ok(Tree::open(&path)?)
+    open_for(world, host, volume, Access::Write).await
+}
+
+/// A volume for what `access` says.
+pub(super) async fn open_for(world: &World, host: &str, volume: &VolumeRef, access: Access) -> Result<Tree, StepError> {
+    let opened = world.hypervisor(host)?.storage(volume.kind)?.open(volume, access).await?;
+    Ok(Tree::open(opened.path())?.keeping(opened))
 }
 
 pub(super) fn reversed(edits: &[FileEdit]) -> Vec<FileEdit> {

@@ -1,6 +1,7 @@
 //! Steps on mail and job queues: the clone never works on them, nothing is sent twice, nothing accepted is lost.
 
 use async_trait::async_trait;
+use hypervisors::storage::Access;
 use hypervisors::{Change, Power, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -95,7 +96,7 @@ impl Step for Mirror {
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let from = files::open(world, &self.host, &self.from).await?;
+        let from = files::open_for(world, &self.host, &self.from, Access::Read).await?;
         let to = files::open(world, &self.host, &self.to).await?;
         let messages = mirror_all(&from, &to)?;
         Ok(Done::new(Change::Changed).with(json!({ "messages": messages })))

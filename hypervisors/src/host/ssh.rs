@@ -130,6 +130,16 @@ impl SshHost {
         Ok(argv)
     }
 
+    /// What `rsync -e` wants: `ssh` with its options as one word of words, and the destination to put before `:/path`.
+    ///
+    /// # Errors
+    /// A path or name that cannot be handed over.
+    pub fn for_rsync(&self) -> Result<(String, String)> {
+        let address = &self.target.address;
+        let destination = if address.contains(':') { format!("[{address}]") } else { address.clone() };
+        Ok((shell_quote(&self.options()?), destination))
+    }
+
     /// `ssh` with its options, without the destination.
     fn options(&self) -> Result<Vec<String>> {
         let target = &self.target;

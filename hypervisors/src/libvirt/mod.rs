@@ -451,7 +451,7 @@ impl Hypervisor for Libvirt {
                 return found.await.map_err(|_| Error::unknown(doing, "looking at it failed half-way"))?;
             }
             DiskSource::Directory(path) => ("a directory of another machine", path.display().to_string()),
-            DiskSource::Block(path) => ("a block device", path.display().to_string()),
+            DiskSource::Block(path) => return storage::lvm::recognise(&*self.host, path).await,
             DiskSource::File(path) => ("an image file", path.display().to_string()),
             DiskSource::Other(words) => ("a source of another kind", words.clone()),
         };

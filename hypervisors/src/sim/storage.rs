@@ -4,7 +4,7 @@
 //! mark back into an intent. So a tree that is not whole can always be told from one that is.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use super::definition::volume_name;
 use super::volumes;
 use super::world::{Locked, Sim, VolumeMeta, fresh_id};
-use crate::storage::{Copies, CopyRequest, SizePolicy, SizedSnapshot, Snapshot, VolumeFacts};
+use crate::storage::{Access, Copies, CopyRequest, Opened, SizePolicy, SizedSnapshot, Snapshot, VolumeFacts};
 use crate::{Cause, Change, Error, Mark, Result, Storage, VolumeKind, VolumeRef};
 
 /// The driver for volumes of the simulated world.
@@ -210,14 +210,14 @@ impl Storage for SimStorage {
             .await
     }
 
-    async fn open(&self, volume: &VolumeRef) -> Result<PathBuf> {
+    async fn open(&self, volume: &VolumeRef, _access: Access) -> Result<Opened> {
         let name = self.name(volume)?;
         self.0
             .observe("storage.open", &name, |world| {
                 world.settle_merges()?;
                 world.activate(&name)?;
                 world.usable(&format!("open {name}"), &name)?;
-                Ok(world.tree(&name))
+                Ok(Opened::directory(world.tree(&name)))
             })
             .await
     }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::host::{Command, Job, JobStatus, Output};
-use crate::storage::Snapshot;
+use crate::storage::{Access, Snapshot};
 use crate::{
     Capabilities, Cause, Change, Definition, DefinitionEdit, DiskEdit, GuestLink, Host, Hypervisor, Mark, Power, Role,
     VolumeKind,
@@ -67,7 +67,7 @@ async fn clone(sim: &Sim, run: &str) {
     let storage = sim.storage(VolumeKind::Sim).unwrap();
     let target = sim.volume_ref(run);
     storage.snapshot(&sim.volume_ref("mercure"), &target, &mark(run)).await.unwrap();
-    let interfaces = storage.open(&target).await.unwrap().join("etc/network/interfaces");
+    let interfaces = storage.open(&target, Access::Write).await.unwrap().path().join("etc/network/interfaces");
     let text = fs::read_to_string(&interfaces).unwrap().replace("10.0.5.12", "10.0.5.16");
     fs::write(interfaces, text).unwrap();
     let edit = DefinitionEdit {
@@ -92,7 +92,7 @@ async fn a_seeded_world_is_found_again() {
     assert_eq!(again.list().await.unwrap(), std::slice::from_ref(&facts));
     let volume = again.volume(&facts.disks[0]).await.unwrap();
     let storage = again.storage(volume.kind).unwrap();
-    assert!(storage.open(&volume).await.unwrap().join("etc/hostname").is_file());
+    assert!(storage.open(&volume, Access::Glance).await.unwrap().path().join("etc/hostname").is_file());
     assert!(storage.inspect(&volume).await.unwrap().unwrap().free_bytes > 1 << 30);
     let net = again.net();
     assert_eq!(net.owner(ip("10.0.5.12"), "br5").await.unwrap(), facts.nics[0].mac);
@@ -144,7 +144,7 @@ async fn half_a_snapshot_is_partial_and_is_made_again() {
     assert!(target.path.is_dir());
     assert_eq!(storage.probe(&target, &ours).await.unwrap(), Snapshot::Partial);
     assert!(matches!(storage.probe(&target, &mark("venus--aaaa")).await.unwrap(), Snapshot::Foreign(_)));
-    assert!(storage.open(&target).await.is_err());
+    assert!(storage.open(&target, Access::Write).await.is_err());
     assert!(storage.snapshot(&source, &target, &mark("venus--aaaa")).await.is_err());
     assert_eq!(storage.snapshot(&source, &target, &ours).await.unwrap(), Change::Created);
     assert_eq!(storage.snapshot(&source, &target, &ours).await.unwrap(), Change::Unchanged);
@@ -191,7 +191,7 @@ async fn a_full_snapshot_is_lost() {
     guest.write_file(Path::new("/var/log/big2"), &[0; 6000], 0o644).await.unwrap();
     assert_eq!(storage.inspect(&volume).await.unwrap().unwrap().fill_percent, Some(100.0));
     assert!(guest.run(&Command::new(["true"])).await.is_err());
-    assert!(storage.open(&volume).await.is_err());
+    assert!(storage.open(&volume, Access::Write).await.is_err());
     // Deleting does not bring it back.
     fs::remove_file(volume.path.join("var/log/big2")).unwrap();
     sim.destroy("mercure--k3f9").await.unwrap();

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Mark, Snapshot, Storage, VolumeFacts, VolumeKind, VolumeRef};
+use super::{Access, Mark, Opened, Snapshot, Storage, VolumeFacts, VolumeKind, VolumeRef};
 use crate::host::{blocking, replace};
 use crate::{Cause, Change, Error, Host, Result};
 
@@ -498,11 +498,11 @@ impl<K: TreeKind> Storage for TreeStorage<K> {
         Ok(ours.map(|(path, (kind, mark))| (VolumeRef { kind, path }, mark)).collect())
     }
 
-    async fn open(&self, volume: &VolumeRef) -> Result<PathBuf> {
+    async fn open(&self, volume: &VolumeRef, _access: Access) -> Result<Opened> {
         let doing = format!("open {volume}");
         self.path(&doing, volume)?;
         match seen(&doing, volume).await?.there {
-            Some(There::Tree) => Ok(volume.path.clone()),
+            Some(There::Tree) => Ok(Opened::directory(volume.path.clone())),
             _ => Err(Error::not_found(doing, format!("there is no {:?} volume", K::KIND))),
         }
     }

@@ -2,11 +2,16 @@
 
 mod btrfs;
 mod directory;
+pub mod lvm;
 mod marked;
+mod mount;
+mod readonly;
 
 pub use btrfs::BtrfsStorage;
 pub use directory::DirectoryStorage;
+pub use lvm::LvmStorage;
 pub use marked::detect;
+pub use mount::{Access, Opened, open_device};
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,6 +35,13 @@ pub enum VolumeKind {
     LvmThin,
     /// A volume of the simulated world.
     Sim,
+}
+
+impl VolumeKind {
+    /// Whether a volume's files can be read and written from outside while a guest runs on it: trees can, devices cannot.
+    pub fn opens_under_a_guest(self) -> bool {
+        !matches!(self, VolumeKind::LvmThick | VolumeKind::LvmThin)
+    }
 }
 
 /// A volume: its kind and its absolute path on its host.
@@ -253,12 +265,14 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Lets two volumes of one file system, with all that is nested in them, exchange their names at one instant: there is
     /// a whole volume under either name at any time. Told by a mark, so that it can be repeated: the volume that bears
     /// `mark` is at `saved` before and at `volume` afterwards. Nothing may run on either.
-    async fn exchange(&self, volume: &VolumeRef, saved: &VolumeRef, mark: &Mark) -> Result<Change>;
+    async fn exchange(&self, volume: &VolumeRef, saved: &VolumeRef, _mark: &Mark) -> Result<Change> {
+        let why = format!("{:?} volumes cannot exchange their names", self.kind());
+        Err(Error::new(format!("exchange {volume} and {saved}"), Cause::Unsupported(why)))
+    }
     /// Every marked volume in a directory (not deeper).
     async fn marked(&self, directory: &Path) -> Result<Vec<(VolumeRef, Mark)>>;
-    /// A directory of this machine beneath which the volume's files are, for reading and writing while no guest
-    /// runs on it (for containers also while one does).
-    async fn open(&self, volume: &VolumeRef) -> Result<PathBuf>;
+    /// The volume's files, beneath a directory of this machine, for as long as the result lives.
+    async fn open(&self, volume: &VolumeRef, access: Access) -> Result<Opened>;
 
     /// Makes copies of a set of volumes in the shortest time the kind allows: the guest is frozen meanwhile. Every target was
     /// probed and is absent. After a failure some may have been made: they are probed, and removed or kept, one by one.

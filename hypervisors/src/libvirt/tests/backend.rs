@@ -184,7 +184,7 @@ async fn volumes_are_recognised_by_looking() {
     let disk = |source| Disk { name: "/".to_owned(), source, root: true, readonly: false, shareable: false };
     let found = backend.volume(&disk(DiskSource::Directory(directory.path().into()))).await.unwrap();
     assert_eq!(found, VolumeRef { kind: VolumeKind::Directory, path: directory.path().into() });
-    let refused = backend.volume(&disk(DiskSource::Block("/dev/vg0/x".into()))).await.unwrap_err();
+    let refused = backend.volume(&disk(DiskSource::Block("/dev/sda1".into()))).await.unwrap_err();
     assert!(matches!(refused.cause, Cause::Unsupported(_)) && refused.help.is_some());
     assert!(backend.volume(&disk(DiskSource::Directory("/nonexistent/x".into()))).await.is_err());
 }

@@ -1,6 +1,7 @@
 //! Merges, cut wherever they can be cut.
 
 use super::*;
+use crate::storage::Access;
 
 #[tokio::test]
 async fn a_merge_wants_both_closed_shows_its_content_and_drains() {
@@ -33,7 +34,7 @@ async fn a_merge_wants_both_closed_shows_its_content_and_drains() {
     assert!(run(&inside(&world.sim), "test -e /merged").await.status == 0);
     world.sim.destroy("mercure").await.unwrap();
     assert_eq!(world.state(&world.copy).await, Snapshot::Present);
-    assert!(world.storage.open(&world.copy).await.is_err());
+    assert!(world.storage.open(&world.copy, Access::Read).await.is_err());
     assert!(why(world.storage.remove(&world.copy, RUN).await).contains("merge is under way"));
     assert!(why(world.storage.rename(&world.root, &world.sim.volume_ref("x")).await).contains("merge is under way"));
     let another = world.sim.volume_ref("another");
@@ -79,7 +80,7 @@ async fn a_merge_is_repeated_from_wherever_it_was_cut() {
         merge().await.unwrap_err();
         assert!(world.has(&world.root, "merged"), "the first has begun");
         assert_eq!(world.facts(&swap).await.block.unwrap().merge, Some(Merge::Waiting));
-        assert!(world.storage.open(&swap_copy).await.is_err());
+        assert!(world.storage.open(&swap_copy, Access::Read).await.is_err());
         assert!(why(world.storage.remove(&swap_copy, RUN).await).contains("merge is under way"));
         // One that waits does not begin while something is open.
         world.sim.start("mercure").await.unwrap();

@@ -1,6 +1,7 @@
 //! Thick volumes: sizes, areas that fill, snapshots that live by their origin.
 
 use super::*;
+use crate::storage::Access;
 
 #[tokio::test]
 async fn a_size_is_chosen_by_policy_and_explained() {
@@ -89,7 +90,7 @@ async fn origin_and_snapshot_fill_the_same_area_until_it_is_lost() {
     let facts = world.facts(&world.copy).await;
     assert_eq!(facts.fill_percent, Some(100.0));
     assert!(facts.block.unwrap().lost.unwrap().contains("lost"));
-    assert!(world.storage.open(&world.copy).await.is_err());
+    assert!(world.storage.open(&world.copy, Access::Read).await.is_err());
     assert_eq!(world.state(&world.copy).await, Snapshot::Partial);
     assert!(why(world.storage.secure(&world.copy, RUN).await).contains("lost"));
     // It is not made again under a running guest.

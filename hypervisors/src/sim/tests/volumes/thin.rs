@@ -1,6 +1,7 @@
 //! Thin volumes: peers in a pool, renamed under their guests, skipped by their host.
 
 use super::*;
+use crate::storage::Access;
 
 #[tokio::test]
 async fn peers_outlive_each_other_in_a_pool_that_fills() {
@@ -109,7 +110,7 @@ async fn a_peer_not_secured_does_not_come_up_with_its_host() {
     assert!(world.sim.trace().unwrap().last().unwrap().conflicts[0].contains("activation skip"));
     assert!(world.sim.start("mercure").await.is_err());
     // Opening activates it once.
-    world.storage.open(&world.copy).await.unwrap();
+    world.storage.open(&world.copy, Access::Read).await.unwrap();
     assert_eq!(world.sim.start("mercure").await.unwrap(), Change::Changed);
     world.sim.reboot_host().await.unwrap();
     assert_eq!(world.sim.power("mercure").await.unwrap(), Power::Off);
