@@ -189,6 +189,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         uuid: Some(uuid(run)),
         mark: Some(Some(Mark { run: run.clone(), role: Role::Clone })),
         macs: record.addressing.by_card.clone(),
+        addresses: record.addressing.changes.iter().map(|change| (change.old, change.new)).collect(),
         memory_bytes: facts.spec.clone.memory_bytes,
         ..DefinitionEdit::default()
     };
