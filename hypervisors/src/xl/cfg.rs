@@ -307,7 +307,7 @@ impl Lexer<'_> {
                 Token::Newline
             }
             b'a'..=b'z' => {
-                self.at = run(start, |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+                self.at = run(start, |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'));
                 Token::Name(self.text[start..self.at].to_owned())
             }
             b'0'..=b'9' => {
