@@ -7,14 +7,17 @@
 //! * [`host`]: a machine; the only place that starts a process.
 //! * [`net`]: who owns an address, announcing one, connecting to one.
 //! * [`storage`]: volumes and their snapshots.
-//! * [`libvirt`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
+//! * [`libvirt`], [`xl`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
+//! * [`occasion`]: why something is done, and what a platform has to tell about it.
 
 pub mod error;
 pub mod host;
 pub mod libvirt;
 pub mod net;
+pub mod occasion;
 pub mod sim;
 pub mod storage;
+pub mod xl;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -167,6 +170,10 @@ pub struct DefinitionEdit {
     pub mark: Option<Option<Mark>>,
     /// New hardware addresses by card, in definition order (`None`: unchanged).
     pub macs: Vec<Option<MacAddr>>,
+    /// What becomes of addresses that the definition itself names ([`Nic::addresses`]): another, or taken out. Rewritten
+    /// where a host routes by them (xl's `vif ip=`); libvirt's filters are not rewritten.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses: BTreeMap<IpAddr, Option<IpAddr>>,
     /// Disk edits by disk name.
     pub disks: BTreeMap<String, DiskEdit>,
     /// New memory size in bytes.
@@ -185,7 +192,7 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     fn net(&self) -> Arc<dyn Net>;
     /// What the platform can do.
     fn capabilities(&self) -> Capabilities;
-    /// A word for people and for the inventory's `hypervisor` key (`libvirt`, `sim`).
+    /// A word for people and for the inventory's `hypervisor` key (`libvirt`, `xl`, `sim`).
     fn platform(&self) -> &'static str;
 
     /// Every defined guest (name order), with all facts.
@@ -196,7 +203,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     async fn definition(&self, guest: &str) -> Result<Option<Definition>>;
     /// Applies an edit to a definition; pure. Everything not named by the edit is preserved byte for byte.
     fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition>;
-    /// Stores a definition under its name (same UUID: replaces). The running guest is not touched.
+    /// Stores a definition under its name (same UUID: replaces). The running guest is not touched, but where a reboot from
+    /// inside would use the definition it was started with and that can be changed, it uses the new one from then on.
     async fn define(&self, definition: &Definition) -> Result<Change>;
     /// Removes a definition. Refuses while the guest is on.
     async fn undefine(&self, guest: &str) -> Result<Change>;

@@ -1,6 +1,9 @@
 //! A step's code, run apart: a panic in it is an uncertain step, not the end of the program.
 
+use std::sync::Arc;
+
 use hypervisors::host::observed;
+use hypervisors::occasion::Occasion;
 use serde_json::Value;
 
 use crate::steps::{Action, Done, Probe, StepError, World};
@@ -27,10 +30,13 @@ pub(super) enum Answer {
     Done(Done),
 }
 
-/// Runs a step's code in a task of its own, so that a panic in it is an uncertain step and not the end of the program.
+/// Runs a step's code in a task of its own, so that a panic in it is an uncertain step and not the end of the program. What a
+/// platform has to tell about it is told with the step's own warnings.
 pub(super) async fn guarded(action: &Action, world: &World, work: Work) -> Result<Answer, StepError> {
     let (action, world) = (action.clone(), world.clone());
     let observer = world.observer.clone();
+    let title = if matches!(work, Work::Undo(_)) { action.step().taken_back() } else { action.step().title() };
+    let occasion = Occasion::new(format!("{}: {title}", world.run));
     let work = async move {
         let step = action.step();
         match work {
@@ -40,7 +46,11 @@ pub(super) async fn guarded(action: &Action, world: &World, work: Work) -> Resul
             Work::Undo(found) => step.undo(&world, &found).await.map(Answer::Done),
         }
     };
-    tokio::spawn(observed(observer, work))
+    let mut answer = tokio::spawn(observed(observer, Arc::clone(&occasion).during(work)))
         .await
-        .unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))))
+        .unwrap_or_else(|error| Err(StepError::Unknown(format!("this program failed in the step: {error}"))));
+    if let Ok(Answer::Done(done)) = &mut answer {
+        done.warnings.extend(occasion.notices());
+    }
+    answer
 }

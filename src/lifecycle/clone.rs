@@ -252,6 +252,7 @@ fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
         uuid: Some(uuid(run)),
         mark: Some(Some(Mark { run: run.clone(), role: Role::Clone })),
         macs: record.addressing.by_card.clone(),
+        addresses: record.addressing.changes.iter().map(|change| (change.old, change.new)).collect(),
         memory_bytes: facts.spec.clone.memory_bytes,
         ..DefinitionEdit::default()
     };

@@ -9,7 +9,8 @@ use hypervisors::libvirt::Libvirt;
 use hypervisors::net::RealNet;
 use hypervisors::sim::Sim;
 use hypervisors::storage::{BtrfsStorage, DirectoryStorage, LvmStorage};
-use hypervisors::{Host, Hypervisor};
+use hypervisors::xl::Xl;
+use hypervisors::{Host, Hypervisor, Storage};
 
 use super::error::{Failure, exit};
 use crate::inventory::{HostSpec, HypervisorKind};
@@ -47,17 +48,12 @@ fn platform(name: &str, spec: &HostSpec, state: &Path) -> Result<Arc<dyn Hypervi
         HypervisorKind::Libvirt => {
             let host: Arc<dyn Host> = Arc::new(LocalHost::new(name));
             let uri = spec.uri.as_deref().unwrap_or("lxc:///system");
-            Ok(Arc::new(Libvirt::new(
-                uri,
-                host.clone(),
-                Arc::new(RealNet),
-                vec![
-                    Arc::new(BtrfsStorage::new(host.clone())),
-                    Arc::new(DirectoryStorage::new(host.clone())),
-                    Arc::new(LvmStorage::thick(host.clone())),
-                    Arc::new(LvmStorage::thin(host)),
-                ],
-            )))
+            Ok(Arc::new(Libvirt::new(uri, host.clone(), Arc::new(RealNet), storages(&host))))
+        }
+        HypervisorKind::Xl => {
+            let host: Arc<dyn Host> = Arc::new(LocalHost::new(name));
+            let definitions = spec.definitions.clone().unwrap_or_else(|| "/etc/xen".into());
+            Ok(Arc::new(Xl::new(definitions, host.clone(), Arc::new(RealNet), storages(&host))))
         }
         HypervisorKind::Sim => {
             let dir = spec.state.clone().unwrap_or_else(|| state.join("sim"));
@@ -70,7 +66,17 @@ fn platform(name: &str, spec: &HostSpec, state: &Path) -> Result<Arc<dyn Hypervi
         }
         other => Err(refuse(
             format!("the platform {other:?} is not built yet").to_lowercase(),
-            "platforms here: libvirt, sim",
+            "platforms here: libvirt, xl, sim",
         )),
     }
+}
+
+/// The drivers for volumes of this machine.
+fn storages(host: &Arc<dyn Host>) -> Vec<Arc<dyn Storage>> {
+    vec![
+        Arc::new(BtrfsStorage::new(host.clone())),
+        Arc::new(DirectoryStorage::new(host.clone())),
+        Arc::new(LvmStorage::thick(host.clone())),
+        Arc::new(LvmStorage::thin(host.clone())),
+    ]
 }

@@ -457,7 +457,7 @@ impl Hypervisor for Libvirt {
         };
         let why = format!("it is {what} ({}), which this version cannot clone", crate::host::printable(&path));
         Err(Error::new(doing, Cause::Unsupported(why))
-            .help("detach it from the clone in the inventory: on_clone = \"detach\""))
+            .help(format!("detach it from the clone in the inventory: disks = {{ {:?} = \"detach\" }}", disk.name)))
     }
 
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {

@@ -190,6 +190,8 @@ pub(super) fn plain_name(name: &str) -> bool {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::{Role, VolumeKind, VolumeRef};
 
@@ -199,6 +201,7 @@ mod tests {
     fn derive_changes_what_it_is_told_and_keeps_the_rest() {
         let volumes = Path::new("/w/volumes");
         let edit = DefinitionEdit {
+            addresses: BTreeMap::new(),
             name: Some("mercure--k3f9".into()),
             uuid: Some("u2".into()),
             mark: Some(Some(Mark { run: "mercure--k3f9".into(), role: Role::Clone })),

@@ -72,6 +72,7 @@ fn a_qemu_guest_is_read() {
 #[test]
 fn a_clone_differs_in_the_named_lines_only() {
     let change = DefinitionEdit {
+        addresses: BTreeMap::new(),
         name: Some("mercure--k3f9".to_owned()),
         uuid: Some("11111111-2222-4333-8444-555555555555".to_owned()),
         mark: Some(Some(mark())),
@@ -156,6 +157,7 @@ fn the_mark_comes_and_goes_without_a_trace() {
 fn a_missing_uuid_and_hardware_address_are_added() {
     let text = QEMU.replace("  <uuid>c7a5fdbd-edaf-9455-926a-d65c16db1809</uuid>\n", "");
     let change = DefinitionEdit {
+        addresses: BTreeMap::new(),
         uuid: Some("c7a5fdbd-edaf-9455-926a-d65c16db1809".to_owned()),
         macs: vec![None, Some(MacAddr([2, 0, 0, 0, 0, 1]))],
         ..DefinitionEdit::default()
@@ -256,6 +258,7 @@ proptest! {
         });
         let disks = |path: &str| root.iter().map(|(name, _)| (name.clone(), DiskEdit::Source(volume(path)))).collect();
         let change = DefinitionEdit {
+            addresses: BTreeMap::new(),
             name: name.clone().filter(|name| name.trim() == name),
             uuid: uuid.clone(),
             mark: marked.then(|| Some(mark())),
@@ -266,6 +269,7 @@ proptest! {
         };
         let edited = edit::apply(text, &change).unwrap();
         let inverse = DefinitionEdit {
+            addresses: BTreeMap::new(),
             name: Some(before.name.clone()),
             uuid: before.uuid.clone(),
             mark: Some(None),

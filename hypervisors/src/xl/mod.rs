@@ -1,0 +1,685 @@
+//! Plain Xen: `xl` and its `.cfg` files, on the dom0 this program runs on.
+//!
+//! xl keeps no definitions: a guest is a file `NAME.cfg` in a directory of the operator's, perhaps under git or subversion. They are
+//! edited by cuts on their text ([`edit`]), replaced whole, and committed where they are versioned (`versions`).
+//!
+//! * Exit statuses of xl say little (1 and 3 for many things, 0 before a guest is really gone): after every command that changes
+//!   something, the list of domains decides.
+//! * `xl list` shows every domain of the machine, libvirt's too. One is taken for a guest of ours only if it has the name of a
+//!   definition and is not known to be another (a UUID of its own, libvirt's data beside it); the others are listed, so that
+//!   their names, disks and addresses count as taken, and never touched. A domain is addressed by its number, not its name.
+//! * xl reboots a guest from memory. Storing the definition of a running guest therefore hands it to `xl config-update` too, before
+//!   the file is replaced, so that a reboot from inside never brings back what the definition no longer says.
+//!
+//! * [`cfg`], [`spec`], [`facts`], [`edit`], [`domains`]: pure, on text.
+//! * `files`: the directories; `versions`: git and subversion.
+
+pub mod cfg;
+pub mod domains;
+pub mod edit;
+pub mod facts;
+mod files;
+pub mod spec;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
+mod versions;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep};
+
+use self::cfg::Wrong;
+use self::domains::{Details, Domain};
+use self::facts::CfgFacts;
+use self::files::{Draft, Places};
+use crate::host::{Command, LEASE_VARIABLE, Output, SshHost, blocking};
+use crate::{
+    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, GuestFacts, GuestLink, Host,
+    Hypervisor, Net, Nic, Power, Result, Storage, VolumeKind, VolumeRef, occasion, storage,
+};
+
+/// A command that only looks or notes something.
+const QUICK: Duration = Duration::from_secs(60);
+/// A command that starts or ends a guest.
+const SLOW: Duration = Duration::from_secs(300);
+/// How often a guest that is changing is looked at.
+const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 250 });
+/// How long a guest that has shut down may take to be cleaned up by the xl that waits for it.
+const CLEANUP: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 15_000 });
+
+/// The guests of this dom0 whose definitions lie in one directory.
+#[derive(Debug)]
+pub struct Xl {
+    host: Arc<dyn Host>,
+    net: Arc<dyn Net>,
+    storages: Vec<Arc<dyn Storage>>,
+    places: Places,
+    /// We are a service of systemd: the xl that stays with a guest must not end with us.
+    in_service: bool,
+}
+
+impl Xl {
+    /// The guests whose definitions lie in a directory of this machine.
+    pub fn new(
+        definitions: impl Into<PathBuf>,
+        host: Arc<dyn Host>,
+        net: Arc<dyn Net>,
+        storages: Vec<Arc<dyn Storage>>,
+    ) -> Self {
+        let defaults = std::fs::read_to_string("/etc/default/xendomains").unwrap_or_default();
+        let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let places = Places::new(definitions, &defaults);
+        Self { host, net, storages, places, in_service: is_service(&group) }
+    }
+
+    async fn xl(&self, doing: &str, limit: Duration, words: &[&str]) -> Result<(Command, Output)> {
+        let command = Command::new(["xl"].iter().chain(words).copied()).timeout(limit);
+        let output = self.host.run(&command).await.map_err(|error| Error { doing: doing.to_owned(), ..error })?;
+        Ok((command, output))
+    }
+
+    /// The machine's domains, without domain 0.
+    async fn domains(&self, doing: &str) -> Result<Vec<Domain>> {
+        let (command, output) = self.xl(doing, QUICK, &["list"]).await?;
+        domains::table(&output.checked(doing, &command)?.text()).map_err(|why| Error::new(doing, Cause::Malformed(why)))
+    }
+
+    /// What there is to know of them beyond that.
+    async fn details(&self, doing: &str) -> Result<Vec<Details>> {
+        let mut last = None;
+        // a domain that goes while it is looked at makes it fail
+        for _ in 0..3 {
+            let (command, output) = self.xl(doing, QUICK, &["list", "-l"]).await?;
+            match output.checked(doing, &command) {
+                Ok(output) => {
+                    let read = domains::details(&output.text());
+                    return read.map_err(|why| Error::new(doing, Cause::Malformed(why)));
+                }
+                Err(error) => last = Some(error),
+            }
+            sleep(POLL).await;
+        }
+        Err(last.unwrap_or_else(|| Error::unknown(doing, "xl list -l gave nothing")))
+    }
+
+    /// A guest's stored text and what it says; `None` if it is not defined.
+    async fn stored(&self, guest: &str) -> Result<Option<(PathBuf, String, CfgFacts)>> {
+        let path = self.places.definition(guest)?;
+        let file = path.clone();
+        let text = blocking(format!("read the definition of {guest}"), move |_| files::read(&file)).await?;
+        let Some(text) = text else { return Ok(None) };
+        let facts = read(&path, &text)?;
+        if facts.name != guest {
+            let why = format!("{} defines {:?}", path.display(), facts.name);
+            return Err(Error::new(format!("read the definition of {guest}"), Cause::Malformed(why))
+                .help("give the file the guest's name, or the guest the file's"));
+        }
+        Ok(Some((path, text, facts)))
+    }
+
+    async fn defined(&self, doing: &str, guest: &str) -> Result<(PathBuf, String, CfgFacts)> {
+        let not_found = || {
+            let path = self.places.definitions.join(format!("{guest}.cfg"));
+            Error::not_found(doing, format!("no guest is defined as {guest:?}: there is no {}", path.display()))
+        };
+        self.stored(guest).await?.ok_or_else(not_found)
+    }
+
+    /// The domain that a defined guest runs as; `None` if it does not run. An error if that cannot be told: a domain of its name
+    /// that is another, or one of its UUID with another name.
+    async fn running(&self, doing: &str, guest: &CfgFacts) -> Result<Option<Domain>> {
+        let domains = self.domains(doing).await?;
+        let named = domains.iter().find(|domain| domain.name == guest.name);
+        if domains.is_empty() || (named.is_none() && guest.uuid.is_none()) {
+            return Ok(None);
+        }
+        let details = self.details(doing).await?;
+        let Some(domain) = named else {
+            let other = details.iter().find(|details| details.uuid == guest.uuid && details.name != guest.name);
+            // one that started between the two looks has its own name
+            return match other {
+                None => Ok(None),
+                Some(other) => {
+                    let why = format!("it runs under another name, {:?}", other.name);
+                    Err(Error::refused(doing, why).help(format!("xl rename {} {}", other.id, guest.name)))
+                }
+            };
+        };
+        match details.iter().find(|details| details.id == domain.id) {
+            Some(details) => self.same(doing, guest, details).map(|()| Some(domain.clone())),
+            // while it is made, only its line is there
+            None => Ok(Some(domain.clone())),
+        }
+    }
+
+    /// Whether a domain of a guest's name is that guest.
+    fn same(&self, doing: &str, guest: &CfgFacts, domain: &Details) -> Result<()> {
+        let (name, id) = (&guest.name, domain.id);
+        let uuid = domain.uuid.as_deref().unwrap_or_default();
+        if self.places.of_libvirt(id, uuid) {
+            let why = format!("domain {id} has its name, and libvirt runs it");
+            return Err(Error::refused(doing, why).help(format!("virsh -c xen:///system dominfo {name}")));
+        }
+        if guest.uuid.as_deref().is_some_and(|wanted| wanted != uuid) {
+            let why = format!("domain {id} has its name but is another: its UUID is {uuid}");
+            return Err(Error::refused(doing, why).help(format!("xl list -l {name}; rename one of them")));
+        }
+        Ok(())
+    }
+
+    /// The domain a guest runs as, by name alone where it is not defined.
+    async fn domain(&self, doing: &str, guest: &str) -> Result<Option<Domain>> {
+        match self.stored(guest).await? {
+            Some((_, _, facts)) => self.running(doing, &facts).await,
+            None => Ok(self.domains(doing).await?.into_iter().find(|domain| domain.name == guest)),
+        }
+    }
+
+    /// The domain of a defined guest, to be acted on.
+    async fn own_domain(&self, doing: &str, guest: &str) -> Result<Option<Domain>> {
+        let domain = self.domain(doing, guest).await?;
+        if domain.is_some() && self.stored(guest).await?.is_none() {
+            let why = format!("it runs, and has no definition in {}", self.places.definitions.display());
+            return Err(Error::refused(doing, why).help("it is somebody else's; it is not touched"));
+        }
+        Ok(domain)
+    }
+
+    /// Runs an xl command on a domain and waits until `done` is true of what is there under its number, whatever the command says.
+    async fn change(
+        &self,
+        doing: &str,
+        words: &[&str],
+        id: u32,
+        patience: Duration,
+        done: impl Fn(Option<&Domain>) -> bool,
+    ) -> Result<Change> {
+        let number = id.to_string();
+        let (command, output) = self.xl(doing, SLOW, &[words, &[&number]].concat()).await?;
+        let until = Instant::now() + patience;
+        loop {
+            let domains = self.domains(doing).await?;
+            if done(domains.iter().find(|domain| domain.id == id)) {
+                return Ok(Change::Changed);
+            }
+            if output.status != 0 {
+                output.checked(doing, &command)?;
+                return Err(Error::unknown(doing, "xl failed"));
+            }
+            if Instant::now() >= until {
+                return Err(Error::unknown(doing, "xl agreed, but the guest is as before"));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Refuses if another domain writes to one of a guest's disks. xl refuses it too, but only after it has made the domain.
+    async fn disks_free(&self, doing: &str, guest: &CfgFacts) -> Result<()> {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        for details in self.details(doing).await? {
+            for disk in &guest.disks {
+                let Some(path) = facts::path(&disk.source) else { continue };
+                let shared = details.disks.iter().find(|(other, _, readonly)| {
+                    (other == path || real(other) == real(path)) && !(*readonly && disk.readonly)
+                });
+                if let Some((_, vdev, _)) = shared {
+                    let why = format!(
+                        "its disk {} ({}) is {vdev} of {:?}, which runs",
+                        disk.name,
+                        path.display(),
+                        details.name
+                    );
+                    return Err(Error::refused(doing, why).help(format!("xl block-list {}", details.id)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `xl create`, such that the xl that then waits for the guest's end neither ends with us nor counts as a command of ours.
+    async fn create(&self, doing: &str, path: &Path) -> Result<Output> {
+        let path = path.to_str().ok_or_else(|| Error::refused(doing, "the path of its definition is not UTF-8"))?;
+        let scope = ["systemd-run", "--scope", "--quiet", "--collect"];
+        let argv = scope.into_iter().take(if self.in_service { scope.len() } else { 0 }).chain(["xl", "create", path]);
+        let command = Command::new(argv).timeout(SLOW).env(LEASE_VARIABLE, "");
+        self.host.run(&command).await.map_err(|error| Error { doing: doing.to_owned(), ..error })
+    }
+
+    /// Commits a change of a definition, if it is versioned; what goes wrong there is told.
+    async fn commit(&self, before: Option<versions::Versioned>, fallback: String) {
+        let Some(before) = before else { return };
+        let message = occasion::reason().unwrap_or(fallback);
+        if let Some(words) = before.after(&*self.host, &message).await {
+            occasion::notice(words);
+        }
+    }
+
+    fn known(&self, path: &Path, facts: CfgFacts, power: Power) -> Result<GuestFacts> {
+        let autostart = self.places.auto.as_ref().map(|auto| files::links(auto, path)).transpose()?;
+        Ok(GuestFacts {
+            uuid: facts.uuid,
+            power,
+            autostart: autostart.is_some_and(|links| !links.on.is_empty() || !links.copies.is_empty()),
+            memory_bytes: facts.memory_bytes,
+            vcpus: facts.vcpus,
+            disks: facts.disks,
+            nics: facts.nics,
+            managed_save: self.places.image(&facts.name).is_some(),
+            mark: facts.mark,
+            name: facts.name,
+        })
+    }
+}
+
+/// The equivalent of a failed text for people: place, cause, help.
+fn malformed(path: &Path, wrong: Wrong) -> Error {
+    let why = match wrong.line {
+        0 => wrong.what,
+        line => format!("line {line}: {}", wrong.what),
+    };
+    let error = Error::new(format!("read {}", path.display()), Cause::Malformed(crate::host::printable(&why)));
+    match wrong.help {
+        Some(help) => error.help(help),
+        None => error,
+    }
+}
+
+fn read(path: &Path, text: &str) -> Result<CfgFacts> {
+    facts::read(text).map_err(|wrong| malformed(path, wrong))
+}
+
+/// Whether a process of this cgroup (cgroups(7)) belongs to a service of systemd, which ends all of it when its main process ends.
+fn is_service(cgroup: &str) -> bool {
+    cgroup.lines().any(|line| line.starts_with("0::") && line.ends_with(".service"))
+}
+
+/// A domain that has no definition here, as far as xl tells.
+fn stranger(domain: &Domain, details: Option<&Details>) -> GuestFacts {
+    let disks = details.map(|details| details.disks.as_slice()).unwrap_or_default();
+    let nics = details.map(|details| details.nics.as_slice()).unwrap_or_default();
+    let disk = |(index, (path, vdev, readonly)): (usize, &(PathBuf, String, bool))| Disk {
+        name: vdev.clone(),
+        source: if path.starts_with("/dev") { DiskSource::Block(path.clone()) } else { DiskSource::File(path.clone()) },
+        root: index == 0,
+        readonly: *readonly,
+        shareable: false,
+    };
+    GuestFacts {
+        name: domain.name.clone(),
+        uuid: details.and_then(|details| details.uuid.clone()),
+        power: domain.power,
+        autostart: false,
+        memory_bytes: domain.memory_mib << 20,
+        vcpus: domain.vcpus,
+        disks: disks.iter().enumerate().map(disk).collect(),
+        nics: nics
+            .iter()
+            .map(|(mac, bridge)| Nic {
+                name: None,
+                mac: *mac,
+                bridge: bridge.clone(),
+                filter: None,
+                addresses: Vec::new(),
+            })
+            .collect(),
+        managed_save: false,
+        mark: None,
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Xl {
+    fn host(&self) -> Arc<dyn Host> {
+        Arc::clone(&self.host)
+    }
+
+    fn net(&self) -> Arc<dyn Net> {
+        Arc::clone(&self.net)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { shares_host_kernel: false, reboots_from_memory: true, can_pause: true }
+    }
+
+    fn platform(&self) -> &'static str {
+        "xl"
+    }
+
+    /// Running domains without a definition here are listed too: what they have is taken.
+    async fn list(&self) -> Result<Vec<GuestFacts>> {
+        let doing = format!("list the guests of {}", self.host.name());
+        let places = self.places.clone();
+        let read_all = move |_: &str| {
+            let mut all = Vec::new();
+            for path in places.all()? {
+                // it may go while we look
+                let Some(text) = files::read(&path)? else { continue };
+                let facts = read(&path, &text).map_err(|error| match error.help.is_some() {
+                    true => error,
+                    false => {
+                        error.help("an unreadable definition may hold a disk or an address: mend it, or rename it")
+                    }
+                })?;
+                all.push((path, facts));
+            }
+            Ok(all)
+        };
+        let defined = blocking(doing.clone(), read_all).await?;
+        let domains = self.domains(&doing).await?;
+        let details = if domains.is_empty() { Vec::new() } else { self.details(&doing).await? };
+        let mut guests = Vec::new();
+        let mut taken = Vec::new();
+        for (path, facts) in defined {
+            let domain = domains.iter().find(|domain| domain.name == facts.name);
+            let others = domain.and_then(|domain| details.iter().find(|details| details.id == domain.id));
+            if domain.is_some() && others.is_none_or(|other| self.same(&doing, &facts, other).is_ok()) {
+                taken.extend(domain.map(|domain| domain.id));
+            }
+            guests.push(self.known(&path, facts, domain.map_or(Power::Off, |domain| domain.power))?);
+        }
+        for domain in domains.iter().filter(|domain| !taken.contains(&domain.id)) {
+            guests.push(stranger(domain, details.iter().find(|details| details.id == domain.id)));
+        }
+        guests.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(guests)
+    }
+
+    async fn facts(&self, guest: &str) -> Result<Option<GuestFacts>> {
+        let Some((path, _, facts)) = self.stored(guest).await? else { return Ok(None) };
+        let domain = self.running(&format!("look at {guest}"), &facts).await?;
+        self.known(&path, facts, domain.map_or(Power::Off, |domain| domain.power)).map(Some)
+    }
+
+    async fn definition(&self, guest: &str) -> Result<Option<Definition>> {
+        let path = self.places.definition(guest)?;
+        let text = blocking(format!("read the definition of {guest}"), move |_| files::read(&path)).await?;
+        Ok(text.map(|text| Definition { name: guest.to_owned(), text }))
+    }
+
+    fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition> {
+        let text = edit::apply(&original.text, edit).map_err(|wrong| {
+            let error = malformed(&self.places.definitions.join(format!("{}.cfg", original.name)), wrong);
+            Error { doing: format!("edit the definition of {}", original.name), ..error }
+        })?;
+        Ok(Definition { name: edit.name.clone().unwrap_or_else(|| original.name.clone()), text })
+    }
+
+    /// A running guest's next reboot is by the new definition too (`xl config-update`, before the file is replaced: interrupted
+    /// between the two, the change is seen as not made, and is made again).
+    async fn define(&self, definition: &Definition) -> Result<Change> {
+        let name = &definition.name;
+        let doing = format!("define {name}");
+        let path = self.places.definition(name)?;
+        let wanted = read(&path, &definition.text)?;
+        if wanted.name != *name {
+            return Err(Error::new(doing, Cause::Malformed(format!("its definition is that of {:?}", wanted.name))));
+        }
+        let current = self.definition(name).await?;
+        if let Some(current) = &current {
+            if current.text == definition.text {
+                return Ok(Change::Unchanged);
+            }
+            let uuid = facts::read(&current.text).ok().and_then(|facts| facts.uuid);
+            if let (Some(uuid), Some(other)) = (uuid, &wanted.uuid)
+                && uuid != *other
+            {
+                return Err(Error::refused(doing, format!("another guest has this name, with the UUID {uuid}")));
+            }
+        }
+        let before = versions::before(&*self.host, &path).await;
+        let domain = self.running(&doing, &wanted).await?;
+        let (file, text) = (path.clone(), definition.text.clone());
+        let draft = blocking(doing.clone(), move |_| Draft::write(&file, &text)).await?;
+        if let Some(domain) = domain.filter(|domain| !domain.down) {
+            let at = draft.path.to_string_lossy().into_owned();
+            let id = domain.id.to_string();
+            let (command, output) = self.xl(&doing, QUICK, &["config-update", &id, &at]).await?;
+            // gone meanwhile, it starts by the file
+            if output.status != 0 && self.running(&doing, &wanted).await?.is_some() {
+                output.checked(format!("{doing}: hand it to the running guest"), &command)?;
+            }
+        }
+        let existed = blocking(doing.clone(), move |_| draft.put()).await?;
+        if self.definition(name).await?.is_none_or(|stored| stored.text != definition.text) {
+            return Err(Error::unknown(doing, "somebody else wrote it at the same time"));
+        }
+        let run = wanted.mark.as_ref().map(|mark| format!("{}: ", mark.run)).unwrap_or_default();
+        self.commit(before, format!("{run}{} {name}", if existed { "change" } else { "define" })).await;
+        Ok(if existed { Change::Changed } else { Change::Created })
+    }
+
+    async fn undefine(&self, guest: &str) -> Result<Change> {
+        let doing = format!("undefine {guest}");
+        let Some((path, _, facts)) = self.stored(guest).await? else { return Ok(Change::Unchanged) };
+        if let Some(domain) = self.running(&doing, &facts).await? {
+            return Err(Error::refused(doing, "it is on").help(format!("xl shutdown {}", domain.name)));
+        }
+        if let Some(image) = self.places.image(guest) {
+            let help = format!("rm {}, or xl restore it", image.display());
+            return Err(Error::refused(doing, "a saved memory image exists").help(help));
+        }
+        let before = versions::before(&*self.host, &path).await;
+        let auto = self.places.auto.clone();
+        blocking(doing, move |_| {
+            let links = auto.map(|auto| files::links(&auto, &path)).transpose()?.unwrap_or_default();
+            files::remove(&path)?;
+            links.on.iter().chain(&links.off).try_for_each(|link| files::unlink(link))
+        })
+        .await?;
+        let run = facts.mark.map(|mark| format!("{}: ", mark.run)).unwrap_or_default();
+        self.commit(before, format!("{run}remove {guest}")).await;
+        Ok(Change::Removed)
+    }
+
+    async fn power(&self, guest: &str) -> Result<Power> {
+        let domain = self.domain(&format!("see whether {guest} runs"), guest).await?;
+        Ok(domain.map_or(Power::Off, |domain| domain.power))
+    }
+
+    async fn start(&self, guest: &str) -> Result<Change> {
+        let doing = format!("start {guest}");
+        let (path, _, facts) = self.defined(&doing, guest).await?;
+        let until = Instant::now() + CLEANUP;
+        loop {
+            match self.running(&doing, &facts).await? {
+                None => break,
+                Some(domain) if domain.down && Instant::now() < until => sleep(POLL).await,
+                Some(domain) if domain.down => {
+                    let why = format!("it has shut down as domain {}, and xl has not cleaned that up", domain.id);
+                    return Err(Error::refused(doing, why).help(format!("xl destroy {}", domain.id)));
+                }
+                Some(domain) if domain.power == Power::Paused => return self.resume(guest).await,
+                Some(_) => return Ok(Change::Unchanged),
+            }
+        }
+        if let Some(image) = self.places.image(guest) {
+            let why = "a saved memory image exists, which belongs to disks as they were";
+            let help = format!("rm {0}, or xl restore {0} to resume it", image.display());
+            return Err(Error::refused(doing, why).help(help));
+        }
+        self.disks_free(&doing, &facts).await?;
+        let output = self.create(&doing, &path).await?;
+        if self.running(&doing, &facts).await?.is_some() {
+            return Ok(Change::Changed);
+        }
+        if output.status == 0 {
+            return Err(Error::new(doing, Cause::Platform("it started and is gone again".to_owned()))
+                .help(format!("look at /var/log/xen/xl-{guest}.log and at its console")));
+        }
+        let (stderr, help) = domains::reason(&String::from_utf8_lossy(&output.stderr));
+        let error = Error::new(doing, Cause::Command { program: "xl".to_owned(), status: output.status, stderr });
+        Err(match help {
+            Some(help) => error.help(help),
+            None => error,
+        })
+    }
+
+    async fn shutdown(&self, guest: &str, patience: Duration) -> Result<Change> {
+        let doing = format!("shut {guest} down");
+        let until = Instant::now() + patience;
+        let Some(domain) = self.own_domain(&doing, guest).await? else { return Ok(Change::Unchanged) };
+        if domain.power == Power::Paused {
+            return Err(Error::refused(doing, "it is paused and cannot hear"));
+        }
+        let id = domain.id.to_string();
+        if !domain.down {
+            let asked = self.xl(&doing, QUICK, &["shutdown", &id]).await;
+            match asked {
+                Ok((command, output)) if output.status != 0 => {
+                    // it may have gone by itself
+                    if self.own_domain(&doing, guest).await?.is_some_and(|now| now.id == domain.id && !now.down) {
+                        let error = output.checked(doing, &command).err();
+                        return Err(error.map_or_else(
+                            || Error::unknown("", ""),
+                            |error| error.help(format!("a guest without Xen's drivers hears only xl shutdown -F {id}")),
+                        ));
+                    }
+                }
+                Err(error) if !error.is_unknown() => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let keeps = self.stored(guest).await?.is_some_and(|(_, text, _)| keeps_dead(&text));
+        let mut down_since = None;
+        loop {
+            let now = match self.domains(&doing).await {
+                Ok(domains) => Some(domains.into_iter().find(|now| now.id == domain.id || now.name == domain.name)),
+                Err(error) if !error.is_unknown() => return Err(error),
+                Err(_) => None,
+            };
+            match &now {
+                Some(None) => return Ok(Change::Changed),
+                Some(Some(now)) if now.down && now.id == domain.id => {
+                    let since = *down_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= CLEANUP && !keeps {
+                        // the xl that started it is gone; what it would do is this
+                        return self.change(&doing, &["destroy"], domain.id, CLEANUP, |now| now.is_none()).await;
+                    }
+                }
+                Some(Some(_)) | None => down_since = None,
+            }
+            if Instant::now() >= until {
+                let why = format!("it was asked and is not off after {} s", patience.as_secs());
+                let help = match now {
+                    Some(Some(now)) if now.id != domain.id => "it came up again as another domain: see its on_poweroff",
+                    Some(Some(now)) if now.down => "it has shut down; its on_poweroff keeps what is left of it",
+                    _ => "it may still be doing so (a guest that is booting first boots to the end); look again",
+                };
+                return Err(Error::unknown(doing, why).help(help));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    async fn destroy(&self, guest: &str) -> Result<Change> {
+        let doing = format!("power {guest} off");
+        match self.own_domain(&doing, guest).await? {
+            None => Ok(Change::Unchanged),
+            Some(domain) => self.change(&doing, &["destroy"], domain.id, CLEANUP, |now| now.is_none()).await,
+        }
+    }
+
+    async fn pause(&self, guest: &str) -> Result<Change> {
+        let doing = format!("pause {guest}");
+        match self.own_domain(&doing, guest).await? {
+            None => Err(Error::refused(doing, "it is off")),
+            Some(domain) if domain.down || domain.memory_mib == 0 => {
+                Err(Error::refused(doing, "it is going down or coming up"))
+            }
+            Some(domain) if domain.power == Power::Paused => Ok(Change::Unchanged),
+            Some(domain) => {
+                let paused = |now: Option<&Domain>| now.is_some_and(|now| now.power == Power::Paused);
+                self.change(&doing, &["pause"], domain.id, CLEANUP, paused).await
+            }
+        }
+    }
+
+    async fn resume(&self, guest: &str) -> Result<Change> {
+        let doing = format!("resume {guest}");
+        match self.own_domain(&doing, guest).await? {
+            None => Err(Error::refused(doing, "it is off")),
+            Some(domain) if domain.power == Power::On => Ok(Change::Unchanged),
+            Some(domain) => {
+                let on = |now: Option<&Domain>| now.is_some_and(|now| now.power == Power::On);
+                self.change(&doing, &["unpause"], domain.id, CLEANUP, on).await
+            }
+        }
+    }
+
+    async fn autostart(&self, guest: &str) -> Result<bool> {
+        let path = self.places.definition(guest)?;
+        let Some(auto) = self.places.auto.clone() else { return Ok(false) };
+        let looking = format!("see whether {guest} starts with its host");
+        let links = blocking(looking, move |_| match path.exists() {
+            true => files::links(&auto, &path),
+            false => Ok(files::Links::default()),
+        });
+        let links = links.await?;
+        Ok(!links.on.is_empty() || !links.copies.is_empty())
+    }
+
+    /// A link that is switched off stays beside, hidden, and comes back as it was.
+    async fn set_autostart(&self, guest: &str, on: bool) -> Result<Change> {
+        let doing = format!("switch autostart of {guest} {}", if on { "on" } else { "off" });
+        let (path, _, _) = self.defined(&doing, guest).await?;
+        let Some(auto) = self.places.auto.clone() else {
+            return match on {
+                false => Ok(Change::Unchanged),
+                true => Err(Error::refused(doing, "xendomains starts no guests here")
+                    .help("set XENDOMAINS_AUTO in /etc/default/xendomains")),
+            };
+        };
+        blocking(doing, move |doing| {
+            let links = files::links(&auto, &path)?;
+            if let Some(copy) = links.copies.first() {
+                let why = format!("{} is a copy of the definition, which does not follow it", copy.display());
+                return Err(Error::refused(doing, why).help(format!("ln -sf {} {}", path.display(), copy.display())));
+            }
+            match (on, links.on.is_empty()) {
+                (true, false) | (false, true) => return Ok(Change::Unchanged),
+                (true, true) if links.off.is_empty() => files::link(&auto, &path)?,
+                (true, true) => links.off.iter().try_for_each(|link| files::put_back(link))?,
+                (false, false) => links.on.iter().try_for_each(|link| files::put_aside(link))?,
+            }
+            Ok(Change::Changed)
+        })
+        .await
+    }
+
+    async fn volume(&self, disk: &Disk) -> Result<VolumeRef> {
+        let doing = format!("recognise the volume of {}", disk.name);
+        let (what, path) = match &disk.source {
+            DiskSource::Directory(path) => {
+                let path = path.clone();
+                return blocking(doing, move |_| storage::detect(&path).map(|kind| VolumeRef { kind, path })).await;
+            }
+            DiskSource::Block(path) => return storage::lvm::recognise(&*self.host, path).await,
+            DiskSource::File(path) => ("an image file", path.display().to_string()),
+            DiskSource::Other(words) => ("a source of another kind", words.clone()),
+        };
+        let why = format!("it is {what} ({}), which this version cannot clone", crate::host::printable(&path));
+        Err(Error::new(doing, Cause::Unsupported(why))
+            .help(format!("detach it from the clone in the inventory: disks = {{ {:?} = \"detach\" }}", disk.name)))
+    }
+
+    fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {
+        self.storages.iter().find(|storage| storage.kind() == kind).map(Arc::clone).ok_or_else(|| {
+            let why = format!("this host has no driver for {kind:?} volumes");
+            Error::new(format!("reach the volumes of {}", self.host.name()), Cause::Unsupported(why))
+        })
+    }
+
+    fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
+        Ok(Arc::new(SshHost::for_guest(link)))
+    }
+}
+
+/// Whether a definition keeps a domain that has shut down (`on_poweroff`, xl.cfg(5); the default destroys it).
+fn keeps_dead(text: &str) -> bool {
+    let action = cfg::Cfg::parse(text).and_then(|cfg| cfg.text("on_poweroff"));
+    action.is_ok_and(|action| action.is_some_and(|action| action != "destroy"))
+}
