@@ -4,6 +4,8 @@
 
 #[path = "native/demo.rs"]
 mod demo;
+#[path = "native/fence.rs"]
+mod fence;
 #[path = "native/interruptions.rs"]
 mod interruptions;
 #[path = "native/lab.rs"]

@@ -4,6 +4,8 @@
 
 #[path = "sim/bench.rs"]
 mod bench;
+#[path = "sim/fence.rs"]
+mod fence;
 #[path = "sim/hooks.rs"]
 mod hooks;
 #[path = "sim/matrix.rs"]

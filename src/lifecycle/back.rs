@@ -1,7 +1,7 @@
 //! The ways back, `rollback` and `abort`, as plans: the undos of what the journal holds, in reverse, with the proofs that
 //! belong between them.
 
-use super::clone::settle;
+use super::clone::{fenced, settle};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
@@ -87,6 +87,9 @@ fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts) -> Vec<PlanStep> {
             let mut settle = proof(Stage::Settle, settle(host, &record.clone).into(), 8.0);
             settle.clone_side = true;
             steps.push(settle);
+            if let Some(fenced) = fenced(record) {
+                steps.push(fenced.on_failure(OnFailure::Warn).clone_side());
+            }
         }
     }
     steps

@@ -13,9 +13,11 @@ use super::page::{Page, Row};
 use super::record::{RunDisk, RunFacts};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{Plan, PlanStep, Stage, Undo};
+use crate::guest::fence::{Destination, Fence, Way};
 use crate::guest::mounts::SkeletonDirectory;
 use crate::guest::{self, CloneSpec, Tree};
-use crate::inventory::{DiskRule, Strategy, Verb};
+use crate::inventory::values::{Allowed, AllowedTo};
+use crate::inventory::{DiskRule, NetworkRule, Strategy, Verb};
 use crate::steps::{domain, files, queues, sha256, storage, upgrade, verify};
 
 /// What the command line asks for beside the guest.
@@ -25,6 +27,8 @@ pub struct CloneWishes {
     pub hostname: Option<String>,
     /// What services need of detached data ([`skeletons`]).
     pub skeletons: Vec<(PathBuf, Vec<SkeletonDirectory>)>,
+    /// What the clone may reach ([`fence`]); everything if absent.
+    pub fence: Option<Fence>,
 }
 
 /// Where the copy of a disk goes: beside its source, named by run and disk.
@@ -115,6 +119,7 @@ pub fn record(
         original: link(&facts.spec.name, addressing.original, run_dir.join("known_hosts.original")),
         clone: link(&run, addressing.clone, run_dir.join("known_hosts")),
         quarantined: facts.quarantine.units.iter().map(|unit| unit.unit.clone()).collect(),
+        fenced: facts.spec.clone.network == NetworkRule::Fenced,
         hostname,
         codename: facts.codename.clone(),
         run_dir,
@@ -139,6 +144,38 @@ pub async fn skeletons(facts: &Facts) -> Result<Vec<(PathBuf, Vec<SkeletonDirect
     Ok(skeletons)
 }
 
+/// What a fenced clone may reach: the controller, as the clone sees it, and what is allowed.
+///
+/// # Errors
+/// If there is no way to an address of the clone.
+pub async fn fence(facts: &Facts, addressing: &Addressing) -> Result<Option<Fence>, Failure> {
+    if facts.spec.clone.network != NetworkRule::Fenced {
+        return Ok(None);
+    }
+    let mut ways: Vec<Way> = Vec::new();
+    for place in &addressing.clone_places {
+        let controller = facts.hypervisor.net().source(place.address).await?.into();
+        if !ways.contains(&controller) {
+            ways.push(controller);
+        }
+    }
+    let allowed = facts.spec.clone.allow.iter().filter_map(|text| text.parse::<Allowed>().ok());
+    ways.extend(allowed.map(|Allowed { to, port }| {
+        let to = match to {
+            AllowedTo::Network(address, prefix) => Destination::Network { address, prefix },
+            AllowedTo::Name(name) => Destination::Name(name),
+        };
+        Way { to, port }
+    }));
+    Ok(Some(Fence { ways }))
+}
+
+/// Sees that the fence stands, where there is one.
+pub fn fenced(record: &RunFacts) -> Option<PlanStep> {
+    let step = crate::steps::fence::ProveFenced { host: record.host.clone(), link: record.clone.clone() };
+    record.fenced.then(|| PlanStep::new(Stage::Settle, step, 0.5).undo(Undo::Nothing))
+}
+
 /// What cloning changes in the guest's files.
 fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSpec {
     let mut detached: Vec<PathBuf> =
@@ -155,6 +192,7 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
         detached,
         skeletons: wishes.skeletons.clone(),
         quarantine: facts.spec.quarantine.off.clone(),
+        fence: wishes.fence.clone(),
         machine_id: machine_id(&record.clone.name),
         host_keys: BTreeMap::new(),
     }
@@ -254,6 +292,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         .undo(Undo::Nothing),
     );
     steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
+    steps.extend(fenced(record));
     steps.extend(hooks.after(Verb::Clone));
 
     let plan = Plan {
@@ -312,5 +351,11 @@ fn page(facts: &Facts, record: &RunFacts) -> Page {
     }
     let off: Vec<&str> = facts.quarantine.units.iter().map(|unit| unit.unit.trim_end_matches(".service")).collect();
     page.rows.push(Row::new("quarantine", if off.is_empty() { "nothing".into() } else { off.join(", ") }));
+    if record.fenced {
+        let mut open = vec!["this controller".to_owned(), "its resolvers".to_owned()];
+        open.extend(facts.apt_user.map(|_| "its package mirrors".to_owned()));
+        open.extend(facts.spec.clone.allow.iter().cloned());
+        page.rows.push(Row::new("fenced", format!("it reaches {} only", open.join(", "))));
+    }
     page
 }

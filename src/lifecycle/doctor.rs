@@ -237,7 +237,11 @@ impl App {
         link.known_hosts = self.scratch.join(format!("known_hosts.{}", spec.name));
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&spec.name, &facts.host_keys))?;
         preflight::for_clone(&facts, &addressing, strategy, &link, findings).await?;
-        let wishes = CloneWishes { hostname: None, skeletons: clone::skeletons(&facts).await? };
+        let wishes = CloneWishes {
+            hostname: None,
+            skeletons: clone::skeletons(&facts).await?,
+            fence: clone::fence(&facts, &addressing).await?,
+        };
         clone::plan(&facts, &record, &wishes)?;
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::address::Addressing;
 use super::error::Failure;
 use super::facts::Facts;
 use crate::inventory::{CarryRule, DiskRule, NetworkRule, Recipe, Strategy};
+use crate::steps::fence;
 
 /// How a check before the plan came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,11 +115,11 @@ fn scope(facts: &Facts, strategy: Strategy, findings: &mut Findings) {
         findings.warn("snapshot", "clone.snapshot has no effect here: these copies share what is not written");
     }
     if facts.spec.clone.network == NetworkRule::Fenced {
-        findings.refuse(
-            "network",
-            "a clone with a fenced network is not possible on this platform yet",
-            "use clone.network = \"open\"; its services are quarantined either way",
-        );
+        if facts.apt_user.is_none() {
+            findings.warn("network", "it has no user _apt: its package mirrors have to stand in clone.allow");
+        }
+    } else if !facts.spec.clone.allow.is_empty() {
+        findings.warn("network", "clone.allow has no effect without clone.network = \"fenced\"");
     }
 }
 
@@ -361,6 +362,17 @@ async fn inside(facts: &Facts, link: &GuestLink, findings: &mut Findings) {
         Err(error) => findings.refuse("root", error.to_string(), error.help.clone().unwrap_or_default()),
     }
     live_addresses(facts, &*guest, findings).await;
+    if facts.spec.clone.network == NetworkRule::Fenced {
+        match fence::unfit(&*guest).await {
+            Ok(None) => findings.pass("network", "the clone can be fenced"),
+            Ok(Some(why)) => findings.refuse(
+                "network",
+                format!("its clone cannot be fenced: {why}"),
+                "use clone.network = \"open\"; its services are quarantined either way",
+            ),
+            Err(error) => findings.refuse("network", error.to_string(), error.help.clone().unwrap_or_default()),
+        }
+    }
     match facts.spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
         Some(Recipe::Debian { to }) => match crate::recipe::debian::preflight(&*guest, to, false).await {
             Ok(found) => findings.0.extend(found.into_iter().map(recipe_finding)),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, adopt, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
+use super::{Step, adopt, carry, domain, fence, files, hook, net, queues, services, storage, upgrade, verify};
 
 macro_rules! actions {
     ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
@@ -53,7 +53,8 @@ actions! {
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
     "services.start" StartWhileVerifying(services::StartWhileVerifying),
-    "services.fence" FenceOutgoing(services::FenceOutgoing),
+    "services.fence" FenceOutgoing(fence::FenceOutgoing),
+    "services.prove_fence" ProveFenced(fence::ProveFenced),
     "verify.baseline" TakeBaseline(verify::TakeBaseline),
     "verify.checks" RunChecks(verify::RunChecks),
     "debian.sources" DebianSources(upgrade::DebianSources),

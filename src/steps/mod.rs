@@ -7,6 +7,7 @@ mod action;
 pub mod adopt;
 pub mod carry;
 pub mod domain;
+pub mod fence;
 pub mod files;
 pub mod hook;
 pub mod net;

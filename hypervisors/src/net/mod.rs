@@ -74,6 +74,8 @@ pub trait Net: Send + Sync + fmt::Debug {
     async fn owner(&self, address: IpAddr, via: &str) -> Result<Option<MacAddr>>;
     /// Tells the neighbours that `address` is at `mac` now (gratuitous ARP, unsolicited neighbour advertisement).
     async fn announce(&self, address: IpAddr, mac: MacAddr, via: &str) -> Result<()>;
+    /// The own address that packets to `to` carry as their source, by the routing table; nothing is sent.
+    async fn source(&self, to: IpAddr) -> Result<IpAddr>;
     /// Connects by TCP. A refusal is [`crate::Cause::Refused`], silence [`crate::Cause::Unknown`].
     async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Box<dyn Stream>>;
     /// Sends one UDP datagram and returns the first answer.

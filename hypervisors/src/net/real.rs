@@ -95,6 +95,21 @@ impl Net for RealNet {
         .await
     }
 
+    async fn source(&self, to: IpAddr) -> Result<IpAddr> {
+        let doing = format!("find the way to {to}");
+        let any: SocketAddr = match to {
+            IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let look = async {
+            // Connecting a datagram socket chooses its source address and sends nothing (udp(7)); the port is discard's.
+            let socket = UdpSocket::bind(any).await?;
+            socket.connect((to, 9)).await?;
+            Ok(socket.local_addr()?.ip())
+        };
+        look.await.map_err(|error: io::Error| Error::io(doing, error))
+    }
+
     async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Box<dyn Stream>> {
         let doing = format!("connect to {to}");
         match tokio::time::timeout(timeout, TcpStream::connect(to)).await {

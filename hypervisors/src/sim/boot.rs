@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::addresses::{self, Configured};
 use super::definition::{self, Parsed};
-use super::tree;
 use super::world::{HostConfig, LiveNic, Locked, Runtime, VolumeMeta, now_ms};
+use super::{rules, tree};
 use crate::{Cause, Error, MacAddr, Power, Result};
 
 impl Locked {
@@ -35,6 +35,7 @@ impl Locked {
         runtime.booted_ms = now_ms();
         runtime.live = Some(text.to_owned());
         runtime.nics = nics(&parsed, &addresses::read(&root), &config, &runtime.boot_id);
+        runtime.rules = rules::at_boot(&root, &config);
         (runtime.units, runtime.failed) = services(&root, &config);
         self.set_runtime(guest, &runtime)
     }

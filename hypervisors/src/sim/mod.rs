@@ -28,6 +28,7 @@ mod host;
 mod hypervisor;
 mod jobs;
 mod net;
+mod rules;
 mod seed;
 mod services;
 mod storage;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::services;
 use super::world::Sim;
+use super::{rules, services};
 use crate::net::Stream;
 use crate::{Error, MacAddr, Net, Result};
 
@@ -55,6 +55,13 @@ impl Net for SimNet {
         self.0.effect("net.announce", &format!("{address} at {mac} on {via}"), |_| Ok(())).await
     }
 
+    async fn source(&self, to: IpAddr) -> Result<IpAddr> {
+        let own = self.0.config()?.addresses;
+        own.into_iter()
+            .find(|own| own.is_ipv4() == to.is_ipv4())
+            .ok_or_else(|| Error::not_found(format!("find the way to {to}"), "network is unreachable"))
+    }
+
     async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Box<dyn Stream>> {
         let doing = format!("connect to {to}");
         let place = self
@@ -62,6 +69,10 @@ impl Net for SimNet {
             .observe("net.connect", &to.to_string(), |world| {
                 let Some((guest, _)) = world.owners(to.ip())?.into_iter().next() else { return Ok(None) };
                 let runtime = world.runtime(&guest)?;
+                let back = world.sim.config()?.addresses.first().map(|own| SocketAddr::new(*own, 40_022));
+                if back.is_some_and(|back| !rules::let_out(&runtime.rules, 0, "tcp", back)) {
+                    return Ok(None);
+                }
                 let Some(service) = services::behind(to.port(), &runtime.units) else {
                     return Err(Error::refused(&doing, "connection refused"));
                 };

@@ -42,6 +42,8 @@ pub struct HostConfig {
     pub neighbours: BTreeMap<IpAddr, MacAddr>,
     /// What its DHCP server hands out, by hardware address; others get nothing.
     pub leases: BTreeMap<String, IpAddr>,
+    /// What its resolver knows.
+    pub names: BTreeMap<String, IpAddr>,
     /// How long each operation takes, in milliseconds.
     pub latency_ms: u64,
     /// How long a guest says `starting`, in milliseconds.
@@ -85,6 +87,7 @@ impl Default for HostConfig {
             addresses: vec![IpAddr::from([10, 0, 5, 1])],
             neighbours: BTreeMap::new(),
             leases: BTreeMap::new(),
+            names: BTreeMap::new(),
             latency_ms: 0,
             boot_ms: 0,
             shutdown_ms: 0,
@@ -112,6 +115,8 @@ pub(super) struct Runtime {
     /// The definition it was started with.
     pub live: Option<String>,
     pub nics: Vec<LiveNic>,
+    /// Routing rules beside the system's own.
+    pub rules: Vec<super::rules::Rule>,
     /// Services that run, with suffix.
     pub units: BTreeSet<String>,
     /// Services that failed to start, with suffix.
@@ -128,6 +133,7 @@ impl Default for Runtime {
             booted_ms: 0,
             live: None,
             nics: Vec::new(),
+            rules: Vec::new(),
             units: BTreeSet::new(),
             failed: BTreeSet::new(),
         }
