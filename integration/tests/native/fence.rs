@@ -165,7 +165,7 @@ fn what_runs_for_a_verification_runs_for_it_alone_and_sends_nothing() -> Result<
         .replace("quarantine = { ", "quarantine = { while_verifying = [\"postfix\"], ")
         .replace(
             "checks = [",
-            "checks = [\n  { name = \"during\", kind = \"command\", run = [\"/root/during\"], when = \"clone\", timeout = \"40s\" },",
+            "checks = [\n  { name = \"during\", kind = \"command\", run = [\"/root/during\"], when = \"clone\", deadline = \"40s\" },",
         );
     fs::write(lab.inventory(), text)?;
     let root = MERCURE.root(lab).join("root");
