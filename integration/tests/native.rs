@@ -4,6 +4,8 @@
 
 #[path = "native/demo.rs"]
 mod demo;
+#[path = "native/dhcp.rs"]
+mod dhcp;
 #[path = "native/fence.rs"]
 mod fence;
 #[path = "native/interruptions.rs"]

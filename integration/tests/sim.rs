@@ -4,6 +4,8 @@
 
 #[path = "sim/bench.rs"]
 mod bench;
+#[path = "sim/dhcp.rs"]
+mod dhcp;
 #[path = "sim/fence.rs"]
 mod fence;
 #[path = "sim/hooks.rs"]

@@ -1,7 +1,7 @@
 //! The ways back, `rollback` and `abort`, as plans: the undos of what the journal holds, in reverse, with the proofs that
 //! belong between them.
 
-use super::clone::{fenced, settle};
+use super::clone::{fenced, learnt, settle};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
@@ -84,6 +84,9 @@ fn with_proofs(undos: Vec<PlanStep>, record: &RunFacts) -> Vec<PlanStep> {
             steps.push(settled.on_failure(OnFailure::Stop).outage_ends());
         }
         if starts_clone && clone_side {
+            if let Some(learnt) = learnt(record) {
+                steps.push(learnt.on_failure(OnFailure::Warn).clone_side());
+            }
             let mut settle = proof(Stage::Settle, settle(host, &record.clone).into(), 8.0);
             settle.clone_side = true;
             steps.push(settle);

@@ -1,9 +1,10 @@
 //! `clone`: copies at one instant, a new identity, quarantine, first boot, baseline.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use hypervisors::{DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeRef};
+use hypervisors::{ByMac, DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeRef};
 
 use super::address::Addressing;
 use super::error::Failure;
@@ -18,7 +19,7 @@ use crate::guest::mounts::SkeletonDirectory;
 use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::values::{Allowed, AllowedTo};
 use crate::inventory::{DiskRule, NetworkRule, Strategy, Verb};
-use crate::steps::{domain, files, queues, sha256, storage, upgrade, verify};
+use crate::steps::{domain, files, net, queues, sha256, storage, upgrade, verify};
 
 /// What the command line asks for beside the guest.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +87,7 @@ pub fn record(
     let link = |name: &str, address, known_hosts: PathBuf| GuestLink {
         name: name.to_owned(),
         address,
+        by: None,
         port: facts.spec.ssh.port,
         user: facts.spec.ssh.user.clone(),
         key: facts.spec.ssh.key.clone(),
@@ -117,7 +119,10 @@ pub fn record(
         disks,
         addressing: addressing.clone(),
         original: link(&facts.spec.name, addressing.original, run_dir.join("known_hosts.original")),
-        clone: link(&run, addressing.clone, run_dir.join("known_hosts")),
+        clone: GuestLink {
+            by: addressing.by.clone().map(|(mac, via)| ByMac { mac, via, known: run_dir.join("address") }),
+            ..link(&run, addressing.clone, run_dir.join("known_hosts"))
+        },
         quarantined: facts.quarantine.units.iter().map(|unit| unit.unit.clone()).collect(),
         fenced: facts.spec.clone.network == NetworkRule::Fenced,
         hostname,
@@ -153,8 +158,11 @@ pub async fn fence(facts: &Facts, addressing: &Addressing) -> Result<Option<Fenc
         return Ok(None);
     }
     let mut ways: Vec<Way> = Vec::new();
-    for place in &addressing.clone_places {
-        let controller = facts.hypervisor.net().source(place.address).await?.into();
+    // Where the clone's address is a DHCP server's to choose, it is on the original's link.
+    let mut leading: Vec<IpAddr> = addressing.clone_places.iter().map(|place| place.address).collect();
+    leading.extend(addressing.by.as_ref().map(|_| addressing.original));
+    for address in leading {
+        let controller = facts.hypervisor.net().source(address).await?.into();
         if !ways.contains(&controller) {
             ways.push(controller);
         }
@@ -168,6 +176,12 @@ pub async fn fence(facts: &Facts, addressing: &Addressing) -> Result<Option<Fenc
         Way { to, port }
     }));
     Ok(Some(Fence { ways }))
+}
+
+/// Learns the address, where a DHCP server chooses it.
+pub fn learnt(record: &RunFacts) -> Option<PlanStep> {
+    let step = net::LearnAddress { host: record.host.clone(), link: record.clone.clone(), timeout_s: 120 };
+    record.clone.by.as_ref().map(|_| PlanStep::new(Stage::Settle, step, 3.0).undo(Undo::Nothing))
 }
 
 /// Sees that the fence stands, where there is one.
@@ -186,7 +200,7 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
     detached.dedup();
     CloneSpec {
         addresses: record.addressing.changes.clone(),
-        to_dhcp: Vec::new(),
+        to_dhcp: record.addressing.dhcp.clone(),
         macs: record.addressing.macs.clone(),
         hostname: wishes.hostname.clone().or_else(|| facts.spec.clone.hostname.clone()),
         detached,
@@ -291,6 +305,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         )
         .undo(Undo::Nothing),
     );
+    steps.extend(learnt(record));
     steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
     steps.extend(fenced(record));
     steps.extend(hooks.after(Verb::Clone));
@@ -336,7 +351,7 @@ fn page(facts: &Facts, record: &RunFacts) -> Page {
     ]);
     page.sides.push(vec![
         "clone".into(),
-        record.addressing.clone.to_string(),
+        record.addressing.shown(),
         new_mac.unwrap_or_default(),
         format!("{}, {hostname}", mib(memory)),
     ]);

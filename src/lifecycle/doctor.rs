@@ -255,6 +255,8 @@ fn unaddressed(original: std::net::IpAddr) -> Addressing {
         by_card: Vec::new(),
         original,
         clone: original,
+        dhcp: Vec::new(),
+        by: None,
         original_places: Vec::new(),
         clone_places: Vec::new(),
     }

@@ -52,6 +52,7 @@ actions! {
     "carry.rsync" Carry(carry::Carry),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
+    "net.learn_address" LearnAddress(net::LearnAddress),
     "services.start" StartWhileVerifying(services::StartWhileVerifying),
     "services.fence" FenceOutgoing(fence::FenceOutgoing),
     "services.prove_fence" ProveFenced(fence::ProveFenced),

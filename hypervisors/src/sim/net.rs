@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::world::Sim;
 use super::{rules, services};
 use crate::net::Stream;
-use crate::{Error, MacAddr, Net, Result};
+use crate::{Error, MacAddr, Net, Power, Result};
 
 /// How long silence takes; the real thing waits about a second.
 const SILENCE: Duration = Duration::from_millis(20);
@@ -49,6 +49,23 @@ impl Net for SimNet {
             tokio::time::sleep(SILENCE).await;
         }
         Ok(owners.first().copied())
+    }
+
+    async fn find(&self, mac: MacAddr, via: &str) -> Result<Option<IpAddr>> {
+        let found = self
+            .0
+            .observe("net.find", &mac.to_string(), |world| {
+                let running = world.running()?;
+                let nics =
+                    running.iter().filter(|(_, guest)| guest.power == Power::On).flat_map(|(_, guest)| &guest.nics);
+                let mut mine = nics.filter(|nic| nic.mac == mac && nic.bridge == via).flat_map(|nic| &nic.addresses);
+                Ok(mine.find(|(address, _)| address.is_ipv4()).map(|(address, _)| *address))
+            })
+            .await?;
+        if found.is_none() {
+            tokio::time::sleep(SILENCE).await;
+        }
+        Ok(found)
     }
 
     async fn announce(&self, address: IpAddr, mac: MacAddr, via: &str) -> Result<()> {

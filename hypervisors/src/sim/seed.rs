@@ -162,6 +162,7 @@ fn identity(tree: &Tree<'_>) -> io::Result<()> {
         "etc/hosts",
         "127.0.0.1\tlocalhost\n10.0.5.12\tmercure.example.org mercure\n\n::1\tlocalhost ip6-localhost\n",
     )?;
+    tree.file("usr/sbin/dhclient", "")?;
     tree.file("etc/resolv.conf", "nameserver 10.0.5.1\n")?;
     tree.file("etc/ssh/sshd_config", "Port 22\nPermitRootLogin prohibit-password\nUsePAM yes\n")?;
     let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2ltdWxhdGVk\n-----END OPENSSH PRIVATE KEY-----\n";

@@ -40,8 +40,10 @@ pub struct HostConfig {
     pub addresses: Vec<IpAddr>,
     /// Other machines on the bridge, by address.
     pub neighbours: BTreeMap<IpAddr, MacAddr>,
-    /// What its DHCP server hands out, by hardware address; others get nothing.
+    /// What its DHCP server hands out, by hardware address; others get something of the pool.
     pub leases: BTreeMap<String, IpAddr>,
+    /// Addresses for whoever has no lease of its own: the first that nobody has.
+    pub lease_pool: Vec<IpAddr>,
     /// What its resolver knows.
     pub names: BTreeMap<String, IpAddr>,
     /// How long each operation takes, in milliseconds.
@@ -87,6 +89,7 @@ impl Default for HostConfig {
             addresses: vec![IpAddr::from([10, 0, 5, 1])],
             neighbours: BTreeMap::new(),
             leases: BTreeMap::new(),
+            lease_pool: Vec::new(),
             names: BTreeMap::new(),
             latency_ms: 0,
             boot_ms: 0,
