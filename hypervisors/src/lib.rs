@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use error::{Cause, Error, Result};
-pub use host::{GuestLink, Host};
+pub use host::{ByMac, GuestLink, Host};
 pub use net::{MacAddr, Net};
 pub use storage::{Mark, Role, Storage, VolumeKind, VolumeRef};
 

@@ -74,6 +74,7 @@ impl Sshd {
         GuestLink {
             name: "mercure--k3f9".into(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            by: None,
             port: self.port,
             user: "root".into(),
             key: Some(at("key")),

@@ -6,6 +6,10 @@
 mod demo;
 #[path = "native/detached.rs"]
 mod detached;
+#[path = "native/dhcp.rs"]
+mod dhcp;
+#[path = "native/fence.rs"]
+mod fence;
 #[path = "native/interruptions.rs"]
 mod interruptions;
 #[path = "native/lab.rs"]

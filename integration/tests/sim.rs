@@ -6,6 +6,10 @@
 mod bench;
 #[path = "sim/detached.rs"]
 mod detached;
+#[path = "sim/dhcp.rs"]
+mod dhcp;
+#[path = "sim/fence.rs"]
+mod fence;
 #[path = "sim/hooks.rs"]
 mod hooks;
 #[path = "sim/light.rs"]

@@ -42,7 +42,11 @@ impl Ssh {
                 .cause("no guest or run of that name has an open run")
                 .help("upgradectl status names the open runs")
         })?;
-        let link = live::way_in(&run, self.original)?;
+        let mut link = live::way_in(&run, self.original)?;
+        if link.by.is_some() {
+            let app = context.app(context.inventory()?);
+            link = context.block_on(app.found(&run, link))??;
+        }
         let terminal = stdin().is_terminal() && stdout().is_terminal();
         let argv = SshHost::for_guest(&link).session(&self.command, terminal)?;
         let failed = hypervisors::host::become_command(&argv);

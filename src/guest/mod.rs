@@ -5,6 +5,7 @@
 //! component, nothing of the guest is executed.
 
 mod beneath;
+pub mod fence;
 pub mod hostname;
 pub mod hosts;
 pub mod keys;
@@ -169,6 +170,9 @@ pub struct CloneSpec {
     pub skeletons: Vec<(PathBuf, Vec<mounts::SkeletonDirectory>)>,
     /// systemd unit names (without suffix: services) and init scripts switched off in addition to the shipped list.
     pub quarantine: Vec<String>,
+    /// What the clone may reach; everything if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<fence::Fence>,
     /// 32 hexadecimal digits for the clone's machine-id (derived from the run, so that it is the same at each try).
     pub machine_id: String,
     /// Throw-away ssh host keys: file name below `etc/ssh` (`ssh_host_ed25519_key`, `….pub`) to bytes.
@@ -196,6 +200,7 @@ pub fn clone_edits(tree: &Tree, spec: &CloneSpec) -> Result<Vec<FileEdit>, Guest
     system::rewrite(&mut edits, spec)?;
     keys::rewrite(&mut edits, spec)?;
     quarantine::rewrite(&mut edits, spec)?;
+    fence::rewrite(&mut edits, spec)?;
     Ok(edits.into_edits())
 }
 

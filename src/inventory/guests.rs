@@ -6,7 +6,7 @@ use super::checks::checks;
 use super::hosts::ssh;
 use super::model::*;
 use super::read::{Item, Place, Problems, Section, absolute_path, did_you_mean};
-use super::values::{AddressWish, Size, parse_bytes};
+use super::values::{AddressWish, Allowed, Size, parse_bytes};
 
 /// Host names that exist, for references.
 pub(super) struct Known<'a> {
@@ -152,6 +152,8 @@ fn clone(section: Section<'_>, known: &Known<'_>) -> CloneDefaults {
     ];
     let ip = section.get("ip").map(|item| item.items()).unwrap_or_default();
     let wish = |item: &Item<'_>| item.parse(|text| text.parse::<AddressWish>().map(|_| text.to_owned()));
+    let allow = section.get("allow").map(|item| item.items()).unwrap_or_default();
+    let place = |item: &Item<'_>| item.parse(|text| text.parse::<Allowed>().map(|_| text.to_owned()));
     let spec = CloneDefaults {
         strategy: section.choice("strategy", &strategies),
         ip: ip.iter().filter_map(wish).collect(),
@@ -162,7 +164,7 @@ fn clone(section: Section<'_>, known: &Known<'_>) -> CloneDefaults {
         network: section
             .choice("network", &[("open", NetworkRule::Open), ("fenced", NetworkRule::Fenced)])
             .unwrap_or_default(),
-        allow: section.strings("allow"),
+        allow: allow.iter().filter_map(place).collect(),
         snapshot: section.section("snapshot").map(snapshot).unwrap_or_default(),
         interface: section.string("interface"),
     };

@@ -268,7 +268,7 @@ pub struct CloneDefaults {
     pub memory_bytes: Option<u64>,
     /// Whether the clone's network is fenced.
     pub network: NetworkRule,
-    /// Addresses and networks a fenced clone may reach in addition.
+    /// What a fenced clone may reach in addition; each parses as [`super::values::Allowed`].
     pub allow: Vec<String>,
     /// Policy of the snapshot.
     pub snapshot: SnapshotPolicy,

@@ -172,6 +172,67 @@ impl FromStr for AddressWish {
     }
 }
 
+/// What a fenced clone may reach: `10.0.5.20`, `10.0.6.0/24`, `db.example`, each with `:PORT` or without
+/// (`[2001:db8::5]:443`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Where to.
+    pub to: AllowedTo,
+    /// TCP and UDP port; all if absent.
+    pub port: Option<u16>,
+}
+
+/// Where an [`Allowed`] leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedTo {
+    /// An address, or a network by its prefix length.
+    Network(IpAddr, u8),
+    /// A name that the clone looks up.
+    Name(String),
+}
+
+impl FromStr for Allowed {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is not a place such as \"10.0.5.20\", \"10.0.6.0/24\" or \"db.example:5432\"");
+        let (place, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (place, rest) = rest.split_once(']').ok_or_else(bad)?;
+                (place, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(bad)?) })
+            }
+            // More than one colon: an IPv6 address without a port.
+            None if text.matches(':').count() > 1 => (text, None),
+            None => text.split_once(':').map_or((text, None), |(place, port)| (place, Some(port))),
+        };
+        let number = |port: &str| port.parse::<u16>().ok().filter(|port| *port > 0);
+        let port = port.map(|port| number(port).ok_or_else(bad)).transpose()?;
+        let (address, prefix) =
+            place.split_once('/').map_or((place, None), |(address, prefix)| (address, Some(prefix)));
+        let to = match (address.parse::<IpAddr>(), prefix) {
+            (Ok(address), prefix) => {
+                let full = if address.is_ipv4() { 32 } else { 128 };
+                let prefix = prefix.map_or(Some(full), |prefix| prefix.parse().ok().filter(|prefix| *prefix <= full));
+                AllowedTo::Network(address, prefix.ok_or_else(bad)?)
+            }
+            (Err(_), None) if is_name(place) => AllowedTo::Name(place.to_owned()),
+            (Err(_), _) => return Err(bad()),
+        };
+        Ok(Self { to, port })
+    }
+}
+
+/// A host name (RFC 1123) that is no mistyped address.
+fn is_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 253 && text.split('.').all(label) && last.bytes().any(|b| b.is_ascii_alphabetic())
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -221,6 +282,32 @@ mod tests {
         assert!("2001:db8::16".parse::<AddressWish>().is_ok());
         for bad in ["=.16", "eth0=", "e th0=.1", "example.org", "10.0.5.16/24"] {
             assert!(bad.parse::<AddressWish>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn places_a_fenced_clone_may_reach() {
+        let allowed = |text: &str| text.parse::<Allowed>().map(|allowed| (allowed.to, allowed.port));
+        let network = |text: &str, prefix| AllowedTo::Network(text.parse().unwrap(), prefix);
+        assert_eq!(allowed("10.0.5.20"), Ok((network("10.0.5.20", 32), None)));
+        assert_eq!(allowed("10.0.6.0/24:53"), Ok((network("10.0.6.0", 24), Some(53))));
+        assert_eq!(allowed("db.example:5432"), Ok((AllowedTo::Name("db.example".into()), Some(5432))));
+        assert_eq!(allowed("2001:db8::5"), Ok((network("2001:db8::5", 128), None)));
+        assert_eq!(allowed("[2001:db8::/32]:443"), Ok((network("2001:db8::", 32), Some(443))));
+        for bad in [
+            "",
+            ":25",
+            "10.0.5",
+            "10.0.5.300",
+            "10.0.5.1/33",
+            "db.example:0",
+            "db example",
+            "a/24",
+            "[::1",
+            "-a.b",
+            "$(x)",
+        ] {
+            assert!(allowed(bad).is_err(), "{bad}");
         }
     }
 }

@@ -25,8 +25,14 @@ pub struct Addressing {
     pub by_card: Vec<Option<MacAddr>>,
     /// Address by which the original is reached.
     pub original: IpAddr,
-    /// Address by which the clone is reached.
+    /// Address by which the clone is reached; with [`Addressing::by`] the last one that was learnt, unspecified before.
     pub clone: IpAddr,
+    /// Interfaces of the guest that ask a DHCP server in the clone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dhcp: Vec<String>,
+    /// By what the clone is found, if a DHCP server chooses its only address: hardware address, interface of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<(MacAddr, String)>,
     /// Where the original's addresses are.
     pub original_places: Vec<Place>,
     /// Where the clone's addresses are.
@@ -68,8 +74,15 @@ pub fn choose(facts: &Facts, wishes: &[AddressWish], macs: &[String]) -> Result<
         ));
     }
     let mut new: BTreeMap<IpAddr, IpAddr> = BTreeMap::new();
+    let mut dhcp: Vec<String> = Vec::new();
     for wish in wishes {
-        let (old, ip) = one(facts, primary, wish).map_err(|(why, help)| refuse(why, "--ip", &help))?;
+        let (old, ip) = match one(facts, primary, wish).map_err(|(why, help)| refuse(why, "--ip", &help))? {
+            New::Static(old, ip) => (old, ip),
+            New::Dhcp(interface) => {
+                dhcp.push(interface);
+                continue;
+            }
+        };
         if facts.addresses.iter().any(|own| own.ip == ip) {
             return Err(refuse(format!("{ip} is the original's own address"), "--ip", "choose a free address"));
         }
@@ -98,10 +111,32 @@ pub fn choose(facts: &Facts, wishes: &[AddressWish], macs: &[String]) -> Result<
         .map(|own| Place { address: own.ip, via: own.via.clone(), mac: own.mac })
         .collect::<Vec<_>>();
     let clone = new.get(&primary.ip).copied().or_else(|| clone_places.first().map(|place| place.address));
-    let Some(clone) = clone else {
+    // A static address is the surer way; else it is found by the card whose address a DHCP server chooses.
+    let leased = dhcp.first().and_then(|interface| facts.addresses.iter().find(|own| own.interface == *interface));
+    let by = leased.filter(|_| clone.is_none()).and_then(|own| {
+        let mac = own.nic.and_then(|nic| by_card.get(nic).copied().flatten())?;
+        (!own.via.is_empty()).then(|| (mac, own.via.clone()))
+    });
+    let unknown = by.as_ref().map(|_| IpAddr::from([0; 4]));
+    let Some(clone) = clone.or(unknown) else {
         return Err(refuse("the clone would have no address".to_owned(), "--ip", "give one, such as --ip .16"));
     };
-    Ok(Addressing { changes, macs, by_card, original: primary.ip, clone, original_places, clone_places })
+    Ok(Addressing { changes, macs, by_card, original: primary.ip, clone, dhcp, by, original_places, clone_places })
+}
+
+/// What a wish comes to.
+enum New {
+    /// This address becomes that one.
+    Static(IpAddr, IpAddr),
+    /// The interface asks a DHCP server.
+    Dhcp(String),
+}
+
+impl Addressing {
+    /// The clone's address, for people.
+    pub fn shown(&self) -> String {
+        if self.clone.is_unspecified() { "by DHCP".to_owned() } else { self.clone.to_string() }
+    }
 }
 
 /// Nothing changes: the guest itself is upgraded.
@@ -124,13 +159,15 @@ pub fn unchanged(facts: &Facts) -> Result<Addressing, Failure> {
         clone: primary.ip,
         original_places: facts.addresses.iter().map(place).collect(),
         clone_places: Vec::new(),
+        by: None,
+        dhcp: Vec::new(),
     })
 }
 
 type Why = (String, String);
 
 /// The address a wish replaces, and by what.
-fn one(facts: &Facts, primary: &OwnAddress, wish: &AddressWish) -> Result<(IpAddr, IpAddr), Why> {
+fn one(facts: &Facts, primary: &OwnAddress, wish: &AddressWish) -> Result<New, Why> {
     let mut names: Vec<&str> = facts.addresses.iter().map(|own| own.interface.as_str()).collect();
     names.dedup();
     let interface = match &wish.nic {
@@ -160,18 +197,16 @@ fn one(facts: &Facts, primary: &OwnAddress, wish: &AddressWish) -> Result<(IpAdd
         AddressTo::Partial(tail) => match own(true).map(|own| own.ip) {
             Some(IpAddr::V4(old)) => {
                 let new = complete_ip(tail, old).map_err(|why| (why, "give it as .16".to_owned()))?;
-                Ok((IpAddr::V4(old), IpAddr::V4(new)))
+                Ok(New::Static(IpAddr::V4(old), IpAddr::V4(new)))
             }
             _ => Err(missing("IPv4")),
         },
         AddressTo::Full(ip) => {
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-            Ok((own(ip.is_ipv4()).ok_or_else(|| missing(family))?.ip, *ip))
+            Ok(New::Static(own(ip.is_ipv4()).ok_or_else(|| missing(family))?.ip, *ip))
         }
-        AddressTo::Dhcp => Err((
-            "a clone that gets its address by DHCP cannot be found again".to_owned(),
-            "give it a static address, such as --ip .16".to_owned(),
-        )),
+        AddressTo::Dhcp if own(true).is_some() => Ok(New::Dhcp(interface.to_owned())),
+        AddressTo::Dhcp => Err(missing("IPv4")),
     }
 }
 

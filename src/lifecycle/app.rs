@@ -205,7 +205,11 @@ impl App {
         };
         facts.size_copies(strategy).await?;
         let record = clone::record(&facts, &addressing, strategy, &self.state, &self.scratch)?;
-        let wishes = CloneWishes { hostname: options.hostname.clone(), skeletons: clone::skeletons(&facts).await? };
+        let wishes = CloneWishes {
+            hostname: options.hostname.clone(),
+            skeletons: clone::skeletons(&facts).await?,
+            fence: clone::fence(&facts, &addressing).await?,
+        };
         let mut findings = Findings::default();
         // Before there is a run, what is known of the original's keys lies in the scratch directory.
         let mut link = record.original.clone();

@@ -1,10 +1,11 @@
 //! `clone`: copies at one instant, a new identity, quarantine, first boot, baseline.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use hypervisors::storage::Access;
-use hypervisors::{DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeRef};
+use hypervisors::{ByMac, DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeRef};
 
 use super::address::Addressing;
 use super::error::Failure;
@@ -15,10 +16,12 @@ use super::record::{RunDisk, RunFacts};
 use super::{in_place, origin};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo, outages};
+use crate::guest::fence::{Destination, Fence, Way};
 use crate::guest::mounts::SkeletonDirectory;
 use crate::guest::{self, CloneSpec, Tree};
-use crate::inventory::{DiskRule, Strategy, Verb};
-use crate::steps::{block, domain, files, queues, sha256, storage, upgrade, verify};
+use crate::inventory::values::{Allowed, AllowedTo};
+use crate::inventory::{DiskRule, NetworkRule, Strategy, Verb};
+use crate::steps::{block, domain, files, net, queues, sha256, storage, upgrade, verify};
 
 /// What the command line asks for beside the guest.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +30,8 @@ pub struct CloneWishes {
     pub hostname: Option<String>,
     /// What services need of detached data ([`skeletons`]).
     pub skeletons: Vec<(PathBuf, Vec<SkeletonDirectory>)>,
+    /// What the clone may reach ([`fence`]); everything if absent.
+    pub fence: Option<Fence>,
 }
 
 /// Where the copy of a disk goes: beside its source, named by run and disk.
@@ -84,6 +89,7 @@ pub fn record(
     let link = |name: &str, address, known_hosts: PathBuf| GuestLink {
         name: name.to_owned(),
         address,
+        by: None,
         port: facts.spec.ssh.port,
         user: facts.spec.ssh.user.clone(),
         key: facts.spec.ssh.key.clone(),
@@ -117,7 +123,10 @@ pub fn record(
         Strategy::InPlace => {
             GuestLink { name: run.clone(), known_hosts: run_dir.join("known_hosts"), ..original.clone() }
         }
-        _ => link(&run, addressing.clone, run_dir.join("known_hosts")),
+        _ => GuestLink {
+            by: addressing.by.clone().map(|(mac, via)| ByMac { mac, via, known: run_dir.join("address") }),
+            ..link(&run, addressing.clone, run_dir.join("known_hosts"))
+        },
     };
     Ok(RunFacts {
         strategy,
@@ -132,6 +141,7 @@ pub fn record(
             Strategy::InPlace => Vec::new(),
             _ => facts.quarantine.units.iter().map(|unit| unit.unit.clone()).collect(),
         },
+        fenced: strategy != Strategy::InPlace && facts.spec.clone.network == NetworkRule::Fenced,
         hostname,
         codename: facts.codename.clone(),
         run_dir,
@@ -156,6 +166,47 @@ pub async fn skeletons(facts: &Facts) -> Result<Vec<(PathBuf, Vec<SkeletonDirect
     Ok(skeletons)
 }
 
+/// What a fenced clone may reach: the controller, as the clone sees it, and what is allowed.
+///
+/// # Errors
+/// If there is no way to an address of the clone.
+pub async fn fence(facts: &Facts, addressing: &Addressing) -> Result<Option<Fence>, Failure> {
+    if facts.spec.clone.network != NetworkRule::Fenced {
+        return Ok(None);
+    }
+    let mut ways: Vec<Way> = Vec::new();
+    // Where the clone's address is a DHCP server's to choose, it is on the original's link.
+    let mut leading: Vec<IpAddr> = addressing.clone_places.iter().map(|place| place.address).collect();
+    leading.extend(addressing.by.as_ref().map(|_| addressing.original));
+    for address in leading {
+        let controller = facts.hypervisor.net().source(address).await?.into();
+        if !ways.contains(&controller) {
+            ways.push(controller);
+        }
+    }
+    let allowed = facts.spec.clone.allow.iter().filter_map(|text| text.parse::<Allowed>().ok());
+    ways.extend(allowed.map(|Allowed { to, port }| {
+        let to = match to {
+            AllowedTo::Network(address, prefix) => Destination::Network { address, prefix },
+            AllowedTo::Name(name) => Destination::Name(name),
+        };
+        Way { to, port }
+    }));
+    Ok(Some(Fence { ways }))
+}
+
+/// Learns the address, where a DHCP server chooses it.
+pub fn learnt(record: &RunFacts) -> Option<PlanStep> {
+    let step = net::LearnAddress { host: record.host.clone(), link: record.clone.clone(), timeout_s: 120 };
+    record.clone.by.as_ref().map(|_| PlanStep::new(Stage::Settle, step, 3.0).undo(Undo::Nothing))
+}
+
+/// Sees that the fence stands, where there is one.
+pub fn fenced(record: &RunFacts) -> Option<PlanStep> {
+    let step = crate::steps::fence::ProveFenced { host: record.host.clone(), link: record.clone.clone() };
+    record.fenced.then(|| PlanStep::new(Stage::Settle, step, 0.5).undo(Undo::Nothing))
+}
+
 /// What cloning changes in the guest's files.
 fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSpec {
     let mut detached: Vec<PathBuf> =
@@ -166,12 +217,13 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
     detached.dedup();
     CloneSpec {
         addresses: record.addressing.changes.clone(),
-        to_dhcp: Vec::new(),
+        to_dhcp: record.addressing.dhcp.clone(),
         macs: record.addressing.macs.clone(),
         hostname: wishes.hostname.clone().or_else(|| facts.spec.clone.hostname.clone()),
         detached,
         skeletons: wishes.skeletons.clone(),
         quarantine: facts.spec.quarantine.off.clone(),
+        fence: wishes.fence.clone(),
         machine_id: machine_id(&record.clone.name),
         host_keys: BTreeMap::new(),
     }
@@ -263,13 +315,16 @@ fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
     let boots = if facts.hypervisor.capabilities().shares_host_kernel { 8.0 } else { 80.0 };
     let define = domain::Define { host: host.clone(), definition, replaces: None, disks_before: BTreeMap::new() };
     let start = domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60, force: true };
-    Ok(vec![
+    let mut steps = vec![
         PlanStep::new(Stage::Define, define, 1.0),
         PlanStep::new(Stage::Start, start, 2.0),
         // The original is asked while the clone boots.
         baseline(facts, record),
-        PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing),
-    ])
+    ];
+    steps.extend(learnt(record));
+    steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
+    steps.extend(fenced(record));
+    Ok(steps)
 }
 
 /// The plan, with `GUEST--RUN` for the run's id.
@@ -348,7 +403,7 @@ fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
     if record.strategy != Strategy::InPlace {
         page.sides.push(vec![
             "clone".into(),
-            record.addressing.clone.to_string(),
+            record.addressing.shown(),
             new_mac.unwrap_or_default(),
             format!("{}, {hostname}", mib(memory)),
         ]);
@@ -374,6 +429,12 @@ fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
             .push(Row::new("way back", "abort: the guest as it is now; what it writes from now on is lost with it"));
     } else {
         page.rows.push(Row::new("quarantine", if off.is_empty() { "nothing".into() } else { off.join(", ") }));
+    }
+    if record.fenced {
+        let mut open = vec!["this controller".to_owned(), "its resolvers".to_owned()];
+        open.extend(facts.apt_user.map(|_| "its package mirrors".to_owned()));
+        open.extend(facts.spec.clone.allow.iter().cloned());
+        page.rows.push(Row::new("fenced", format!("it reaches {} only", open.join(", "))));
     }
     if let Some(outage) = outages.first() {
         page.rows

@@ -239,7 +239,11 @@ impl App {
         link.known_hosts = self.scratch.join(format!("known_hosts.{}", spec.name));
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&spec.name, &facts.host_keys))?;
         preflight::for_clone(&facts, &addressing, strategy, true, &link, findings).await?;
-        let wishes = CloneWishes { hostname: None, skeletons: clone::skeletons(&facts).await? };
+        let wishes = CloneWishes {
+            hostname: None,
+            skeletons: clone::skeletons(&facts).await?,
+            fence: clone::fence(&facts, &addressing).await?,
+        };
         clone::plan(&facts, &record, &wishes)?;
         Ok(())
     }
@@ -253,6 +257,8 @@ fn unaddressed(original: std::net::IpAddr) -> Addressing {
         by_card: Vec::new(),
         original,
         clone: original,
+        dhcp: Vec::new(),
+        by: None,
         original_places: Vec::new(),
         clone_places: Vec::new(),
     }

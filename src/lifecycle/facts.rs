@@ -75,6 +75,8 @@ pub struct Facts {
     pub quarantine: Quarantine,
     /// Mail and job queues it has.
     pub queues: Vec<Queue>,
+    /// Number of the user that apt downloads as.
+    pub apt_user: Option<u32>,
     /// Network mounts of its fstab.
     pub network_mounts: Vec<String>,
     /// All guests of the host.
@@ -121,6 +123,7 @@ impl Facts {
             host_keys: guest::keys::public_keys(&tree)?,
             quarantine: guest::quarantine::planned(&tree, &spec.quarantine.off)?,
             queues: guest::queues::found(&tree)?,
+            apt_user: guest::fence::apt_user(&tree)?,
             network_mounts: guest::mounts::network_mounts(&tree)?
                 .into_iter()
                 .map(|entry| entry.file.display().to_string())

@@ -374,6 +374,11 @@ impl Held<'_> {
             (Ended::Done { .. }, "clone") => record.boot_s = self.measured_boot()?,
             _ => {}
         }
+        // The journal has the address that a DHCP server gave last.
+        if let (Some(_), Some(address)) = (&record.clone.by, hypervisors::net::known_address(&record.clone)) {
+            record.clone.address = address;
+            record.addressing.clone = address;
+        }
         if record != self.record && self.journal.run(&self.run.id)?.is_some_and(|run| run.closed.is_none()) {
             self.journal.set_facts(&self.lease, &serde_json::to_value(&record)?)?;
         }

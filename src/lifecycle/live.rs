@@ -30,6 +30,17 @@ impl App {
         line.volumes = volumes;
         Ok(())
     }
+
+    /// A link with the address that the guest has now.
+    ///
+    /// # Errors
+    /// If it is not found.
+    pub async fn found(&self, run: &RunRecord, link: GuestLink) -> Result<GuestLink, Failure> {
+        let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
+        let hypervisor = self.hypervisor(&facts.host)?;
+        let address = hypervisors::net::address(&*hypervisor.net(), &link).await?;
+        Ok(GuestLink { address, by: None, ..link })
+    }
 }
 
 /// The way into the clone (or the promoted guest, which it has become).

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::address::Addressing;
 use super::error::Failure;
 use super::facts::Facts;
-use crate::inventory::{CarryRule, DiskRule, NetworkRule, Recipe, Strategy};
+use crate::guest::{AddressChange, Tree};
+use crate::inventory::{CarryRule, DiskRule, HookTime, NetworkRule, Recipe, Strategy};
+use crate::steps::fence;
 
 /// How a check before the plan came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +102,9 @@ pub async fn for_clone(
     let (reached, ()) = tokio::join!(addresses(facts, addressing, &mut heard), asking);
     reached?;
     findings.0.append(&mut heard.0);
+    if !addressing.dhcp.is_empty() {
+        by_dhcp(facts, addressing, findings);
+    }
     memory(facts, findings).await;
     checks(facts, findings);
     tools(facts, findings).await;
@@ -129,11 +134,11 @@ fn scope(facts: &Facts, strategy: Strategy, copying: Copies, findings: &mut Find
         findings.warn("snapshot", "clone.snapshot has no effect here: these copies share what is not written");
     }
     if facts.spec.clone.network == NetworkRule::Fenced {
-        findings.refuse(
-            "network",
-            "a clone with a fenced network is not possible on this platform yet",
-            "use clone.network = \"open\"; its services are quarantined either way",
-        );
+        if facts.apt_user.is_none() {
+            findings.warn("network", "it has no user _apt: its package mirrors have to stand in clone.allow");
+        }
+    } else if !facts.spec.clone.allow.is_empty() {
+        findings.warn("network", "clone.allow has no effect without clone.network = \"fenced\"");
     }
 }
 
@@ -297,8 +302,45 @@ fn definition(facts: &Facts, addressing: &Addressing, findings: &mut Findings) {
             findings.refuse("mac", format!("{mac} is the original's own"), "give another one: --mac");
         }
     }
-    for change in addressing.changes.iter().filter(|change| change.new.is_none()) {
+    let taken_off = |change: &&AddressChange| {
+        change.new.is_none() && !(change.old.is_ipv4() && addressing.dhcp.contains(&change.interface))
+    };
+    for change in addressing.changes.iter().filter(taken_off) {
         findings.warn("addresses", format!("{} ({}) is taken off the clone", change.old, change.interface));
+    }
+}
+
+/// A clone whose address is known only when it runs.
+fn by_dhcp(facts: &Facts, addressing: &Addressing, findings: &mut Findings) {
+    let named = |argv: &Option<Vec<String>>| argv.iter().flatten().any(|word| word.contains("{clone_address}"));
+    for hook in facts.spec.hooks.iter().filter(|_| addressing.by.is_some()) {
+        let early = match &hook.when {
+            HookTime::Around { before, after, .. } => named(before) || named(after),
+            HookTime::At { run, undo, .. } => named(&Some(run.clone())) || named(undo),
+        };
+        if early {
+            findings.refuse(
+                "address",
+                format!("the hook {} names {{clone_address}}, which a DHCP server chooses later", hook.name),
+                "run it in the clone (on = \"clone\"), or give the clone a static address: --ip .16",
+            );
+        }
+    }
+    // networkd has a client of its own; ifup(8) calls one of these.
+    const CLIENTS: [&str; 3] = ["dhclient", "dhcpcd", "udhcpc"];
+    let there = |client: &str| {
+        let places = ["usr/sbin", "sbin", "usr/bin", "bin"];
+        let tree = Tree::open(facts.root.path());
+        tree.is_ok_and(|tree| places.iter().any(|place| tree.exists(&Path::new(place).join(client)).unwrap_or(false)))
+    };
+    let asks =
+        |interface: &String| facts.interfaces.iter().any(|of| of.name == *interface && of.configured_by == "ifupdown");
+    match CLIENTS.into_iter().find(|client| there(client)) {
+        Some(_) => findings.pass("address", "a DHCP server chooses it"),
+        None if !addressing.dhcp.iter().any(asks) => findings.pass("address", "a DHCP server chooses it"),
+        None => {
+            findings.refuse("address", "the guest has no DHCP client", "apt install isc-dhcp-client in it, or --ip .16")
+        }
     }
 }
 
@@ -418,6 +460,17 @@ async fn inside(facts: &Facts, link: &GuestLink, findings: &mut Findings) {
         Err(error) => findings.refuse("root", error.to_string(), error.help.clone().unwrap_or_default()),
     }
     live_addresses(facts, &*guest, findings).await;
+    if facts.spec.clone.network == NetworkRule::Fenced {
+        match fence::unfit(&*guest).await {
+            Ok(None) => findings.pass("network", "the clone can be fenced"),
+            Ok(Some(why)) => findings.refuse(
+                "network",
+                format!("its clone cannot be fenced: {why}"),
+                "use clone.network = \"open\"; its services are quarantined either way",
+            ),
+            Err(error) => findings.refuse("network", error.to_string(), error.help.clone().unwrap_or_default()),
+        }
+    }
     match facts.spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
         Some(Recipe::Debian { to }) => match crate::recipe::debian::preflight(&*guest, to, false).await {
             Ok(found) => findings.0.extend(found.into_iter().map(recipe_finding)),

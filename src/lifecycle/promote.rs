@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hypervisors::storage::{Copies, SizePolicy};
 use hypervisors::{Cause, Definition, DiskEdit, Hypervisor, Role, VolumeKind, VolumeRef};
 
-use super::clone::settle;
+use super::clone::{fenced, learnt, settle};
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
@@ -65,6 +65,13 @@ fn carries(spec: &GuestSpec, record: &RunFacts, last: bool) -> Vec<carry::Carry>
 /// The carry rules, for a look at what they would bring.
 pub fn carry_rules(spec: &GuestSpec, record: &RunFacts) -> Vec<carry::Carry> {
     carries(spec, record, false)
+}
+
+/// The way up of a clone that was stopped: found, waited for, and seen to be fenced again, if it is.
+fn clone_up_again(record: &RunFacts) -> Vec<PlanStep> {
+    let settled = look(Stage::Settle, settle(&record.host, &record.clone), 8.0);
+    let steps = learnt(record).into_iter().chain([settled]).chain(fenced(record));
+    steps.map(|step| step.on_failure(OnFailure::Warn).clone_side()).collect()
 }
 
 /// Where a snapshot of detached data goes.
@@ -144,7 +151,7 @@ pub fn plan(
             4.0,
         )
         .clone_side()
-        .undone_between(Vec::new(), vec![look(Stage::Settle, settle(&host, &record.clone), 8.0).clone_side()])
+        .undone_between(Vec::new(), clone_up_again(record))
         // A clone that was stopped is another one than was verified.
         .undone_to("upgraded"),
     );

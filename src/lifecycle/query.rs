@@ -176,7 +176,8 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         Some(format!("{}/{} {}", at + 1, past.plan.steps.len(), past.plan.steps[at].title()))
     });
     let next = state.map_or_else(Vec::new, |state| possible(state, past.as_ref(), facts.strategy));
-    let mac = facts.addressing.clone_places.first().and_then(|place| place.mac);
+    let place = facts.addressing.clone_places.first().and_then(|place| place.mac);
+    let mac = place.or(facts.addressing.by.as_ref().map(|(mac, _)| *mac));
     Ok(StatusLine {
         run: run.id.clone(),
         guest: run.guest.clone(),
@@ -187,7 +188,7 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         holder: holder.map(|holder| HolderInfo { host: holder.host, pid: holder.pid, user: holder.user }),
         clone: CloneInfo {
             host: facts.host.clone(),
-            address: facts.addressing.clone.to_string(),
+            address: facts.addressing.shown(),
             mac: mac.map(|mac| mac.to_string()),
             power: None,
         },

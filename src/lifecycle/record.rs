@@ -60,6 +60,9 @@ pub struct RunFacts {
     pub clone: GuestLink,
     /// Units switched off in the clone.
     pub quarantined: Vec<String>,
+    /// The clone's network is fenced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
     /// Hostname of the original.
     pub hostname: String,
     /// Code name of the release the original runs (`bookworm`; empty if it has none).

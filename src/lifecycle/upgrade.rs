@@ -169,6 +169,7 @@ pub fn plan(
         upgrade::CollectConffiles { host: host.clone(), link: link.clone(), older: seen.older.clone() },
         2.0,
     ));
+    steps.extend(super::clone::fenced(record).map(|step| step.on_failure(OnFailure::Stop)));
     page.rows.push(Row::new("production", "untouched; keeps serving"));
     Ok((
         Plan {

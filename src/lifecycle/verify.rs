@@ -5,7 +5,7 @@ use super::page::Page;
 use super::record::RunFacts;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Strategy, Verb};
-use crate::steps::{Action, services, verify};
+use crate::steps::{Action, fence, services, verify};
 use crate::verify::Side;
 
 /// How long checks are repeated before they count as failed, in seconds: a clone has settled before it is checked, a
@@ -49,7 +49,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
     let started = &spec.quarantine.while_verifying;
     if side == Side::Clone && !started.is_empty() {
         let step = |action: Action| PlanStep::new(Stage::Prepare, action, 2.0).temporary().clone_side();
-        steps.push(step(services::FenceOutgoing::new(&record.host, &record.clone).into()));
+        steps.push(step(fence::FenceOutgoing::new(&record.host, &record.clone).into()));
         steps.push(step(
             services::StartWhileVerifying::new(&record.host, &record.clone, started, &record.quarantined).into(),
         ));

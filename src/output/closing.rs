@@ -43,7 +43,7 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
     if ending.report.is_none() || state == State::Promoted && ending.verb == "promote" {
         text.push_str(&match state {
             State::Cloned => {
-                line(&format!("{run} is cloned: {} on {}, quarantined. {down}", record.addressing.clone, record.host))
+                line(&format!("{run} is cloned: {} on {}, quarantined. {down}", record.addressing.shown(), record.host))
             }
             State::Upgraded if ending.verb == "rollback" => line(&format!(
                 "{guest} is rolled back: the original serves again. {down} {run} is kept at {}, quarantined.",

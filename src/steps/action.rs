@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, files, hook, net, queues, services, storage, upgrade, verify,
+    Step, adopt, block, carry, detached, domain, fence, files, hook, net, queues, services, storage, upgrade, verify,
 };
 
 macro_rules! actions {
@@ -60,8 +60,10 @@ actions! {
     "carry.rsync" Carry(carry::Carry),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
+    "net.learn_address" LearnAddress(net::LearnAddress),
     "services.start" StartWhileVerifying(services::StartWhileVerifying),
-    "services.fence" FenceOutgoing(services::FenceOutgoing),
+    "services.fence" FenceOutgoing(fence::FenceOutgoing),
+    "services.prove_fence" ProveFenced(fence::ProveFenced),
     "verify.baseline" TakeBaseline(verify::TakeBaseline),
     "verify.checks" RunChecks(verify::RunChecks),
     "debian.sources" DebianSources(upgrade::DebianSources),

@@ -9,6 +9,7 @@ pub mod block;
 pub mod carry;
 pub mod detached;
 pub mod domain;
+pub mod fence;
 pub mod files;
 pub mod hook;
 pub mod net;

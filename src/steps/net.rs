@@ -1,12 +1,13 @@
 //! Steps on addresses: the old owner proven silent, the new one announced.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use hypervisors::{Change, MacAddr, Power};
+use hypervisors::host::Command;
+use hypervisors::{Change, GuestLink, MacAddr, Power};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Done, Probe, Step, StepError, World};
 
@@ -19,6 +20,65 @@ pub struct Place {
     pub via: String,
     /// Who announces it.
     pub mac: Option<MacAddr>,
+}
+
+/// Learns the address of a guest that a DHCP server gave one: whoever has its hardware address on the link, proven by the
+/// host key that ssh expects of it. Later commands find it the same way when the address has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnAddress {
+    /// Inventory host.
+    pub host: String,
+    /// The way into the guest.
+    pub link: GuestLink,
+    /// How long it may take until it answers, in seconds.
+    pub timeout_s: u64,
+}
+
+/// Pause between two looks for a guest that boots.
+const LOOK_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 300 });
+
+#[async_trait]
+impl Step for LearnAddress {
+    fn title(&self) -> String {
+        let by = self.link.by.as_ref().map(|by| format!(" ({} on {})", by.mac, by.via));
+        format!("learn the address of {}{}", self.link.name, by.unwrap_or_default())
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
+        // It may have changed since it was learnt.
+        Ok(Probe::Absent)
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        let (net, guest) = (hypervisor.net(), hypervisor.guest(&self.link)?);
+        let begun = Instant::now();
+        loop {
+            let learn = async {
+                let address = hypervisors::net::address(&*net, &self.link).await?;
+                let command = Command::new(["true"]).timeout(Duration::from_secs(20));
+                guest.run(&command).await.map(|_| address)
+            };
+            match learn.await {
+                Ok(address) => return Ok(Done::new(Change::Changed).with(json!({ "address": address }))),
+                Err(error) if error.is_unknown() && begun.elapsed() < Duration::from_secs(self.timeout_s) => {
+                    world.progress(format!("looking for {}: {error}", self.link.name), None);
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(error) if error.is_unknown() => {
+                    return Err(StepError::failed(
+                        format!("{} was not found within {} s: {error}", self.link.name, self.timeout_s),
+                        "look whether the DHCP server gave it a lease; or give it a static address: --ip .16",
+                    ));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
 }
 
 fn listed(places: &[Place]) -> String {

@@ -151,7 +151,7 @@ impl Step for TakeBaseline {
         world.progress(format!("asking {} what it runs", self.link.name), None);
         let target = Arc::new(Target {
             name: self.link.name.clone(),
-            address: self.link.address,
+            address: hypervisors::net::address(&*hypervisor.net(), &self.link).await?,
             ssh_port: self.link.port,
             net: hypervisor.net(),
             inside: Some(hypervisor.guest(&self.link)?),
@@ -219,7 +219,7 @@ impl Step for RunChecks {
         let baseline: Option<Baseline> = read(world, &self.baseline).await?;
         let target = Arc::new(Target {
             name: self.link.name.clone(),
-            address: self.link.address,
+            address: hypervisors::net::address(&*hypervisor.net(), &self.link).await?,
             ssh_port: self.link.port,
             net: hypervisor.net(),
             inside: Some(hypervisor.guest(&self.link)?),
@@ -290,6 +290,7 @@ mod tests {
         let link = GuestLink {
             name: "mercure".into(),
             address: "10.0.5.12".parse().unwrap(),
+            by: None,
             port: 22,
             user: "root".into(),
             key: None,

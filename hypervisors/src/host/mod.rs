@@ -24,7 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cause, Change, Error, Result};
+use crate::{Cause, Change, Error, MacAddr, Result};
 
 /// A command to run: argv, never a shell line.
 #[derive(Clone, Debug)]
@@ -218,13 +218,27 @@ pub trait Host: Send + Sync + fmt::Debug {
     async fn job_output(&self, id: &str, from: u64) -> Result<Vec<u8>>;
 }
 
+/// A guest that is found by its hardware address each time it is used: its address is a DHCP server's to choose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByMac {
+    /// Its hardware address, which is fixed.
+    pub mac: MacAddr,
+    /// Interface of this machine that is on its link.
+    pub via: String,
+    /// File of this machine that keeps the address it was last found at.
+    pub known: PathBuf,
+}
+
 /// How to get into a running guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestLink {
     /// Name for messages: the guest's or the run's.
     pub name: String,
-    /// Address to connect to.
+    /// Address to connect to; where [`GuestLink::by`] is set, the last one that was told to people.
     pub address: IpAddr,
+    /// How the guest is found, if its address is not fixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<ByMac>,
     /// Port of sshd.
     pub port: u16,
     /// Login name.

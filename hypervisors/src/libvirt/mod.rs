@@ -468,7 +468,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
-        Ok(Arc::new(SshHost::for_guest(link)))
+        Ok(crate::net::inside(link, self.net.clone(), SshHost::for_guest))
     }
 }
 

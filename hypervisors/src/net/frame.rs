@@ -52,6 +52,18 @@ pub(super) fn arp_answer(frame: &[u8], wanted: Ipv4Addr) -> Option<MacAddr> {
     unicast(*sender)
 }
 
+/// Who speaks in an ARP frame, question or answer, and at which address. A probe (from 0.0.0.0) names none.
+pub(super) fn arp_sender(frame: &[u8]) -> Option<(MacAddr, Ipv4Addr)> {
+    let body = payload(frame, ARP)?;
+    let (head, rest) = body.split_first_chunk::<8>()?;
+    let (sender, rest) = rest.split_first_chunk::<6>()?;
+    let (address, rest) = rest.split_first_chunk::<4>()?;
+    let known = matches!(head, [0, 1, 8, 0, 6, 4, 0, 1 | 2]) && rest.len() >= 10;
+    let address = Ipv4Addr::from(*address);
+    (known && !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()).then_some(())?;
+    Some((unicast(*sender)?, address))
+}
+
 /// "Who has `wanted`?", from `mac` at `own` (`::`: the form of duplicate detection, without a source address option).
 pub(super) fn solicitation(mac: MacAddr, own: Ipv6Addr, wanted: Ipv6Addr) -> Vec<u8> {
     let [.., a, b, c] = wanted.octets();
@@ -182,6 +194,21 @@ mod tests {
         }
         for length in 0..reply().len() {
             assert_eq!(arp_answer(&reply()[..length], V4), None);
+        }
+    }
+
+    #[test]
+    fn whoever_speaks_arp_tells_its_address() {
+        assert_eq!(arp_sender(&reply()), Some((MAC, V4)));
+        assert_eq!(arp_sender(&arp_request(MAC, V4, Ipv4Addr::new(10, 0, 5, 1))), Some((MAC, V4)));
+        assert_eq!(arp_sender(&arp_request(MAC, Ipv4Addr::UNSPECIFIED, V4)), None, "a probe");
+        for (at, value) in [(12, 0x86), (15, 6), (21, 3), (22, 0x01), (28, 224), (28, 127)] {
+            let mut frame = reply();
+            frame[at] = value;
+            assert_eq!(arp_sender(&frame), None, "byte {at}");
+        }
+        for length in 0..reply().len() {
+            assert_eq!(arp_sender(&reply()[..length]), None);
         }
     }
 

@@ -1,8 +1,11 @@
 //! The network as a machine sees it: who answers for an address, announcing one, connecting to one.
 
+mod found;
 mod frame;
 mod real;
 
+pub(crate) use found::inside;
+pub use found::{address, known_address};
 pub use real::{OwnAddress, RealNet, own_addresses};
 
 use std::fmt;
@@ -72,8 +75,14 @@ pub trait Net: Send + Sync + fmt::Debug {
     /// IPv6), asked afresh, not from a cache. `None` after about a second of silence. The machine's own
     /// addresses count: an address of the machine itself is answered by the interface's own hardware address.
     async fn owner(&self, address: IpAddr, via: &str) -> Result<Option<MacAddr>>;
+    /// The IPv4 address of the machine with this hardware address on the link behind `via`: every address of the link's
+    /// own network is asked for, and what it says by itself is heard. `None` after about a second. A network of more than
+    /// 4096 addresses is not asked, only heard.
+    async fn find(&self, mac: MacAddr, via: &str) -> Result<Option<IpAddr>>;
     /// Tells the neighbours that `address` is at `mac` now (gratuitous ARP, unsolicited neighbour advertisement).
     async fn announce(&self, address: IpAddr, mac: MacAddr, via: &str) -> Result<()>;
+    /// The own address that packets to `to` carry as their source, by the routing table; nothing is sent.
+    async fn source(&self, to: IpAddr) -> Result<IpAddr>;
     /// Connects by TCP. A refusal is [`crate::Cause::Refused`], silence [`crate::Cause::Unknown`].
     async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Box<dyn Stream>>;
     /// Sends one UDP datagram and returns the first answer.

@@ -20,6 +20,8 @@ use crate::{Cause, Error, Result};
 const SILENCE: Duration = Duration::from_millis(500);
 /// The same for IPv6: an address that has just come up is still tentative, and is not answered for (RFC 4862, 5.4).
 const SILENCE_IPV6: Duration = Duration::from_millis(1500);
+/// How long a link is listened to whose addresses have all been asked for.
+const SILENCE_SWEEP: Duration = Duration::from_millis(1000);
 const ASK_EVERY: Duration = Duration::from_millis(160);
 /// How often an announcement is sent, and at what distance: a single frame may be lost.
 const ANNOUNCEMENTS: usize = 3;
@@ -76,6 +78,11 @@ impl Net for RealNet {
         blocking(format!("ask on {via} who has {address}"), move |doing| ask_owner(address, &via, doing)).await
     }
 
+    async fn find(&self, mac: MacAddr, via: &str) -> Result<Option<IpAddr>> {
+        let via = via.to_owned();
+        blocking(format!("look on {via} for {mac}"), move |doing| find_by_mac(mac, &via, doing)).await
+    }
+
     async fn announce(&self, address: IpAddr, mac: MacAddr, via: &str) -> Result<()> {
         let via = via.to_owned();
         blocking(format!("announce {address} on {via}"), move |doing| {
@@ -93,6 +100,21 @@ impl Net for RealNet {
             Ok(())
         })
         .await
+    }
+
+    async fn source(&self, to: IpAddr) -> Result<IpAddr> {
+        let doing = format!("find the way to {to}");
+        let any: SocketAddr = match to {
+            IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let look = async {
+            // Connecting a datagram socket chooses its source address and sends nothing (udp(7)); the port is discard's.
+            let socket = UdpSocket::bind(any).await?;
+            socket.connect((to, 9)).await?;
+            Ok(socket.local_addr()?.ip())
+        };
+        look.await.map_err(|error: io::Error| Error::io(doing, error))
     }
 
     async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Box<dyn Stream>> {
@@ -182,6 +204,56 @@ fn ask_owner(address: IpAddr, via: &str, doing: &str) -> Result<Option<MacAddr>>
         }
     }
     Ok(None)
+}
+
+/// A network with fewer host bits than this is asked address by address.
+const MOST_HOST_BITS: u8 = 12;
+
+/// Every address of the networks that an interface is in.
+fn neighbours(own: &OwnAddress) -> impl Iterator<Item = Ipv4Addr> + use<> {
+    let bits = match (own.address, own.prefix) {
+        (IpAddr::V4(_), Some(prefix)) if prefix < 31 => 32 - prefix,
+        _ => 0,
+    };
+    let (first, count) = match own.address {
+        IpAddr::V4(address) if (1..=MOST_HOST_BITS).contains(&bits) => {
+            (address.to_bits() >> bits << bits, 1u32 << bits)
+        }
+        _ => (0, 0),
+    };
+    (1..count.saturating_sub(1)).map(move |host| Ipv4Addr::from_bits(first + host))
+}
+
+fn find_by_mac(mac: MacAddr, via: &str, doing: &str) -> Result<Option<IpAddr>> {
+    if is_empty_bridge(via) {
+        return Ok(None);
+    }
+    let own = own_addresses().map_err(|error| Error::io(doing, error))?;
+    let link = Link::open(via, frame::ARP, doing)?;
+    let end = Instant::now() + SILENCE_SWEEP;
+    let heard = |until: Instant| -> Result<Option<IpAddr>> {
+        while let Some(frame) = link.receive(until, doing)? {
+            if let Some((speaker, address)) = frame::arp_sender(&frame)
+                && speaker == mac
+            {
+                return Ok(Some(address.into()));
+            }
+        }
+        Ok(None)
+    };
+    for own in own.iter().filter(|own| own.interface == via) {
+        let IpAddr::V4(source) = own.address else { continue };
+        for (count, wanted) in neighbours(own).enumerate() {
+            link.send(&frame::arp_request(link.mac, source, wanted), doing)?;
+            // Answers are read meanwhile, or the socket's buffer would drop them.
+            if count % 64 == 63
+                && let Some(found) = heard(Instant::now() + Duration::from_millis(2))?
+            {
+                return Ok(Some(found));
+            }
+        }
+    }
+    heard(end.max(Instant::now() + SILENCE))
 }
 
 /// A bridge that nothing is plugged into: it has no hardware address of its own then, and nobody is behind it.
@@ -333,5 +405,26 @@ mod tests {
         assert_eq!(RealNet.ask(to, b"ping", second).await.unwrap(), b"ping");
         let _still_open = answer.await.unwrap();
         assert!(RealNet.ask(to, b"ping", Duration::from_millis(100)).await.unwrap_err().is_unknown());
+    }
+
+    #[test]
+    fn a_small_network_is_asked_whole_and_a_large_one_not() {
+        let asked = |address: &str, prefix| -> Vec<Ipv4Addr> {
+            let own = OwnAddress { interface: "br0".into(), address: address.parse().unwrap(), prefix };
+            neighbours(&own).collect()
+        };
+        let all = asked("10.0.5.1", Some(24));
+        assert_eq!((all.len(), all[0], all[253]), (254, [10, 0, 5, 1].into(), [10, 0, 5, 254].into()));
+        assert_eq!(asked("10.0.5.9", Some(30)), [Ipv4Addr::new(10, 0, 5, 9), Ipv4Addr::new(10, 0, 5, 10)]);
+        assert_eq!(asked("172.16.9.9", Some(20)).len(), 4094);
+        for (address, prefix) in [
+            ("10.0.5.1", Some(32)),
+            ("10.0.5.1", Some(31)),
+            ("10.0.0.1", Some(8)),
+            ("10.0.5.1", None),
+            ("fe80::1", Some(64)),
+        ] {
+            assert_eq!(asked(address, prefix).len(), 0, "{address} {prefix:?}");
+        }
     }
 }

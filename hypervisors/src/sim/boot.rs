@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::addresses::{self, Configured};
 use super::definition::{self, Parsed};
-use super::tree;
 use super::world::{HostConfig, LiveNic, Locked, Runtime, VolumeMeta, now_ms};
+use super::{rules, tree};
 use crate::{Cause, Error, MacAddr, Power, Result};
 
 impl Locked {
@@ -35,7 +35,16 @@ impl Locked {
         runtime.booted_ms = now_ms();
         runtime.live = Some(text.to_owned());
         runtime.renamed.clear();
-        runtime.nics = nics(&parsed, &addresses::read(&root), &config, &runtime.boot_id);
+        let free =
+            |ip: &IpAddr| -> Result<bool> { Ok(!config.neighbours.contains_key(ip) && self.owners(*ip)?.is_empty()) };
+        let mut pool = Vec::new();
+        for ip in &config.lease_pool {
+            if free(ip)? {
+                pool.push(*ip);
+            }
+        }
+        runtime.nics = nics(&parsed, &addresses::read(&root), (&config, pool), &runtime.boot_id);
+        runtime.rules = rules::at_boot(&root, &config);
         (runtime.units, runtime.failed) = services(&root, &config);
         self.set_runtime(guest, &runtime)
     }
@@ -98,7 +107,13 @@ impl Locked {
     }
 }
 
-fn nics(parsed: &Parsed, configured: &[Configured], config: &HostConfig, boot_id: &str) -> Vec<LiveNic> {
+fn nics(
+    parsed: &Parsed,
+    configured: &[Configured],
+    (config, pool): (&HostConfig, Vec<IpAddr>),
+    boot_id: &str,
+) -> Vec<LiveNic> {
+    let mut pool = pool.into_iter();
     let live = |(index, nic): (usize, crate::Nic)| {
         let name = nic.name.unwrap_or_default();
         let mac = nic.mac.unwrap_or_else(|| drawn_mac(&format!("{boot_id} {index}")));
@@ -107,7 +122,8 @@ fn nics(parsed: &Parsed, configured: &[Configured], config: &HostConfig, boot_id
         let mac = mine.iter().find_map(|c| c.mac).unwrap_or(mac);
         let mut addresses: Vec<(IpAddr, u8)> = mine.iter().flat_map(|c| c.addresses.clone()).collect();
         if mine.iter().any(|c| c.dhcp) {
-            addresses.extend(config.leases.get(&mac.to_string()).map(|ip| (*ip, 24)));
+            let lease = config.leases.get(&mac.to_string()).copied().or_else(|| pool.next());
+            addresses.extend(lease.map(|ip| (ip, 24)));
         }
         LiveNic { name, mac, bridge: nic.bridge, addresses }
     };

@@ -31,6 +31,9 @@ impl SimGuest {
             return Err(Error::unknown(doing, "connection timed out"));
         };
         let mut inside = Inside::enter(world, &guest)?;
+        if !inside.answers_controller() {
+            return Err(Error::unknown(doing, "connection timed out"));
+        }
         if !inside.runtime.units.contains("ssh.service") {
             return Err(Error::unknown(doing, "connection refused"));
         }

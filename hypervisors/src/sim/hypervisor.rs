@@ -260,6 +260,7 @@ impl Hypervisor for Sim {
         }
     }
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
-        Ok(Arc::new(SimGuest::new(self, link)))
+        let sim = self.clone();
+        Ok(crate::net::inside(link, Arc::new(SimNet(self.clone())), move |link| SimGuest::new(&sim, link)))
     }
 }

@@ -30,6 +30,7 @@ mod hypervisor;
 mod jobs;
 mod merge;
 mod net;
+mod rules;
 mod seed;
 mod services;
 mod storage;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::services;
 use super::world::Sim;
+use super::{rules, services};
 use crate::net::Stream;
-use crate::{Error, MacAddr, Net, Result};
+use crate::{Error, MacAddr, Net, Power, Result};
 
 /// How long silence takes; the real thing waits about a second.
 const SILENCE: Duration = Duration::from_millis(20);
@@ -51,8 +51,32 @@ impl Net for SimNet {
         Ok(owners.first().copied())
     }
 
+    async fn find(&self, mac: MacAddr, via: &str) -> Result<Option<IpAddr>> {
+        let found = self
+            .0
+            .observe("net.find", &mac.to_string(), |world| {
+                let running = world.running()?;
+                let nics =
+                    running.iter().filter(|(_, guest)| guest.power == Power::On).flat_map(|(_, guest)| &guest.nics);
+                let mut mine = nics.filter(|nic| nic.mac == mac && nic.bridge == via).flat_map(|nic| &nic.addresses);
+                Ok(mine.find(|(address, _)| address.is_ipv4()).map(|(address, _)| *address))
+            })
+            .await?;
+        if found.is_none() {
+            tokio::time::sleep(SILENCE).await;
+        }
+        Ok(found)
+    }
+
     async fn announce(&self, address: IpAddr, mac: MacAddr, via: &str) -> Result<()> {
         self.0.effect("net.announce", &format!("{address} at {mac} on {via}"), |_| Ok(())).await
+    }
+
+    async fn source(&self, to: IpAddr) -> Result<IpAddr> {
+        let own = self.0.config()?.addresses;
+        own.into_iter()
+            .find(|own| own.is_ipv4() == to.is_ipv4())
+            .ok_or_else(|| Error::not_found(format!("find the way to {to}"), "network is unreachable"))
     }
 
     async fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<Box<dyn Stream>> {
@@ -62,6 +86,10 @@ impl Net for SimNet {
             .observe("net.connect", &to.to_string(), |world| {
                 let Some((guest, _)) = world.owners(to.ip())?.into_iter().next() else { return Ok(None) };
                 let runtime = world.runtime(&guest)?;
+                let back = world.sim.config()?.addresses.first().map(|own| SocketAddr::new(*own, 40_022));
+                if back.is_some_and(|back| !rules::let_out(&runtime.rules, 0, "tcp", back)) {
+                    return Ok(None);
+                }
                 let Some(service) = services::behind(to.port(), &runtime.units) else {
                     return Err(Error::refused(&doing, "connection refused"));
                 };

@@ -179,6 +179,7 @@ fn identity(tree: &Tree<'_>) -> io::Result<()> {
         "etc/hosts",
         "127.0.0.1\tlocalhost\n10.0.5.12\tmercure.example.org mercure\n\n::1\tlocalhost ip6-localhost\n",
     )?;
+    tree.file("usr/sbin/dhclient", "")?;
     tree.file("etc/resolv.conf", "nameserver 10.0.5.1\n")?;
     tree.file("etc/ssh/sshd_config", "Port 22\nPermitRootLogin prohibit-password\nUsePAM yes\n")?;
     let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2ltdWxhdGVk\n-----END OPENSSH PRIVATE KEY-----\n";
@@ -188,7 +189,7 @@ fn identity(tree: &Tree<'_>) -> io::Result<()> {
     tree.file("etc/ssh/ssh_host_ecdsa_key.pub", ECDSA)?;
     tree.file("etc/fstab", "# <file system> <mount point> <type> <options> <dump> <pass>\nsim:mercure / sim defaults 0 1\nsim:mercure-mail /srv/mail sim defaults 0 2\n")?;
     tree.file("etc/machine-id", "b08dfa6083e7567a1921a715000001fb\n")?;
-    tree.file("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nprobe:x:1000:1000::/home/probe:/bin/bash\n")?;
+    tree.file("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n_apt:x:100:65534::/nonexistent:/usr/sbin/nologin\nprobe:x:1000:1000::/home/probe:/bin/bash\n")?;
     tree.file("etc/group", "root:x:0:\nprobe:x:1000:\n")
 }
 

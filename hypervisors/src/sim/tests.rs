@@ -41,6 +41,7 @@ fn link(sim: &Sim, volume: &str, address: &str) -> GuestLink {
     GuestLink {
         name: "link".into(),
         address: ip(address),
+        by: None,
         port: 22,
         user: "root".into(),
         key: None,

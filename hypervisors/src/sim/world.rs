@@ -47,8 +47,12 @@ pub struct HostConfig {
     pub addresses: Vec<IpAddr>,
     /// Other machines on the bridge, by address.
     pub neighbours: BTreeMap<IpAddr, MacAddr>,
-    /// What its DHCP server hands out, by hardware address; others get nothing.
+    /// What its DHCP server hands out, by hardware address; others get something of the pool.
     pub leases: BTreeMap<String, IpAddr>,
+    /// Addresses for whoever has no lease of its own: the first that nobody has.
+    pub lease_pool: Vec<IpAddr>,
+    /// What its resolver knows.
+    pub names: BTreeMap<String, IpAddr>,
     /// How long each operation takes, in milliseconds.
     pub latency_ms: u64,
     /// How long a guest says `starting`, in milliseconds.
@@ -94,6 +98,8 @@ impl Default for HostConfig {
             addresses: vec![IpAddr::from([10, 0, 5, 1])],
             neighbours: BTreeMap::new(),
             leases: BTreeMap::new(),
+            lease_pool: Vec::new(),
+            names: BTreeMap::new(),
             latency_ms: 0,
             boot_ms: 0,
             shutdown_ms: 0,
@@ -123,6 +129,8 @@ pub(super) struct Runtime {
     /// Volumes renamed under it: the name in `live`, and the name now. What it has open follows, what it reboots by does not.
     pub renamed: BTreeMap<String, String>,
     pub nics: Vec<LiveNic>,
+    /// Routing rules beside the system's own.
+    pub rules: Vec<super::rules::Rule>,
     /// Services that run, with suffix.
     pub units: BTreeSet<String>,
     /// Services that failed to start, with suffix.
@@ -140,6 +148,7 @@ impl Default for Runtime {
             live: None,
             renamed: BTreeMap::new(),
             nics: Vec::new(),
+            rules: Vec::new(),
             units: BTreeSet::new(),
             failed: BTreeSet::new(),
         }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use anyhow::{Result, bail, ensure};
 
 use super::register::Register;
-use super::{Lab, daemon, network, storage};
+use super::{Lab, daemon, dhcp, network, storage};
 use crate::command::run;
 
 /// Takes down whatever is there. Every part is tried, whatever another part said.
@@ -26,6 +26,7 @@ pub fn down(lab: &Lab) -> Result<()> {
     };
     connections(lab);
     part("guests and libvirtd", daemon::down(lab));
+    part("dnsmasq", dhcp::down(lab));
     part("network", network::down(lab));
     part("what labs share", Register::of_this_machine().leave(lab.number()));
     part("storage", storage::down(lab));
@@ -68,6 +69,9 @@ pub fn leftovers(lab: &Lab) -> Vec<String> {
     let mut left = Vec::new();
     if daemon::is_up(lab) {
         left.push("libvirtd runs".to_owned());
+    }
+    if dhcp::is_up(lab) {
+        left.push("dnsmasq runs".to_owned());
     }
     left.extend(daemon::controllers(lab).iter().map(|process| format!("a guest's controller runs: {process:?}")));
     if network::bridge_exists(lab) {

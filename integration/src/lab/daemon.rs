@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 
 use super::Lab;
 
+/// Where the daemon's process is noted.
+const NOTE: &str = "libvirtd.process";
+
 /// Becomes libvirtd; read it for what the namespace looks like.
 const SCRIPT: &str = include_str!("libvirtd.sh");
 
@@ -47,7 +50,7 @@ pub fn up(lab: &Lab) -> Result<()> {
         .stderr(out)
         .spawn()
         .context("starting libvirtd")?;
-    Process::find(child.id())?.note(lab)?;
+    Process::find(child.id())?.note(lab, NOTE)?;
     let begun = Instant::now();
     while lab.virsh(["uri"]).is_err() {
         if begun.elapsed() > Duration::from_secs(20) || !is_up(lab) {
@@ -60,7 +63,7 @@ pub fn up(lab: &Lab) -> Result<()> {
 
 /// Whether the daemon that the lab started is alive.
 pub fn is_up(lab: &Lab) -> bool {
-    Process::noted(lab).is_some_and(|process| process.is_alive())
+    Process::noted(lab, NOTE).is_some_and(|process| process.is_alive())
 }
 
 /// Stops every guest and the daemon. Guests that outlived a killed daemon are found by starting it again.
@@ -76,9 +79,9 @@ pub fn down(lab: &Lab) -> Result<()> {
             lab.virsh(["destroy", name])?;
         }
     }
-    if let Some(process) = Process::noted(lab) {
+    if let Some(process) = Process::noted(lab, NOTE) {
         process.end()?;
-        fs::remove_file(lab.path("libvirtd.process"))?;
+        fs::remove_file(lab.path(NOTE))?;
     }
     for controller in controllers(lab) {
         controller.end()?;
@@ -148,12 +151,14 @@ impl Process {
         bail!("process {} does not end", self.id)
     }
 
-    fn note(&self, lab: &Lab) -> Result<()> {
-        Ok(fs::write(lab.path("libvirtd.process"), format!("{} {}\n", self.id, self.started))?)
+    /// Writes it down in a file of the lab.
+    pub(super) fn note(&self, lab: &Lab, file: &str) -> Result<()> {
+        Ok(fs::write(lab.path(file), format!("{} {}\n", self.id, self.started))?)
     }
 
-    fn noted(lab: &Lab) -> Option<Process> {
-        let note = fs::read_to_string(lab.path("libvirtd.process")).ok()?;
+    /// What was written down there.
+    pub(super) fn noted(lab: &Lab, file: &str) -> Option<Process> {
+        let note = fs::read_to_string(lab.path(file)).ok()?;
         let (id, started) = note.trim().split_once(' ')?;
         Some(Process { id: id.parse().ok()?, started: started.parse().ok()? })
     }

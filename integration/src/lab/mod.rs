@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Parts, in the order in which [`Lab::up`] builds them: [`prerequisites`], [`storage`], [`register`], [`network`], [`daemon`],
-//! [`image`] (once, cached outside the lab), [`guest`], [`inventory`]. [`cleanup`] takes all of it down again, whatever
+//! [`image`] (once, cached outside the lab), [`guest`], [`inventory`]; [`dhcp`] only where a test asks for it. [`cleanup`] takes all of it down again, whatever
 //! part of it is there, and nothing else.
 //!
 //! Invariants: labs are told apart by their number ([`Lab::numbered`]); the lab owns one directory, one bridge, one /24,
@@ -16,6 +16,7 @@
 
 pub mod cleanup;
 pub mod daemon;
+pub mod dhcp;
 pub mod guest;
 pub mod image;
 pub mod inventory;

@@ -17,6 +17,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("ssh-keygen", "openssh-client"),
     ("rsync", "rsync"),
     ("curl", "curl"),
+    ("dnsmasq", "dnsmasq-base"),
 ];
 
 /// libvirt's container controller, which no PATH names.

@@ -8,15 +8,19 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::dpkg::Package;
 use super::{Inside, fail, out};
 use crate::Result;
 use crate::host::Output;
+use crate::sim::rules;
 
 /// Where `update` remembers the release; stands for the downloaded lists.
 const LISTS: &str = "/var/lib/apt/lists/release";
+/// Where the mirror is.
+const MIRROR: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 80)), 80);
 /// Releases by suite; versions end in `+debN`.
 const SUITES: [(&str, u32); 5] = [("buster", 10), ("bullseye", 11), ("bookworm", 12), ("trixie", 13), ("forky", 14)];
 
@@ -84,8 +88,21 @@ impl Inside<'_> {
         let Some((suite, release)) = self.suite() else {
             return Ok(fail(100, "E: The list of sources could not be read."));
         };
+        if !rules::let_out(&self.runtime.rules, self.apt_user(), "tcp", MIRROR.into()) {
+            return Ok(fail(
+                100,
+                "E: Failed to fetch http://mirror.example/debian: cannot connect (113: No route to host)",
+            ));
+        }
         self.write(LISTS, &format!("{release}\n"))?;
         Ok(out(format!("Get:1 http://mirror.example/debian {suite} InRelease [151 kB]\nReading package lists...\n")))
+    }
+
+    /// Whom apt downloads as: `_apt`, or root where there is none.
+    fn apt_user(&self) -> u32 {
+        let passwd = self.read("/etc/passwd").unwrap_or_default();
+        let line = passwd.lines().find_map(|line| line.strip_prefix("_apt:x:"));
+        line.and_then(|rest| rest.split(':').next()?.parse().ok()).unwrap_or(0)
     }
 
     /// The newest suite that the sources name (one-line and deb822 format).

@@ -1,9 +1,12 @@
 //! `ss` and `ip`.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use super::{Inside, fail, out};
 use crate::host::Output;
+use crate::sim::rules::{self, Rule};
 use crate::sim::{addresses, services};
 
 impl Inside<'_> {
@@ -42,8 +45,56 @@ impl Inside<'_> {
         out(format!("{from} 40022 {to} 22\n"))
     }
 
-    /// `ip -j addr show`, `ip -j route show`, `ip route get ADDRESS`; changes of routes are accepted and traced.
-    pub(super) fn ip(&self, args: &[&str]) -> Output {
+    /// Whether answers to the controller leave the guest.
+    pub fn answers_controller(&self) -> bool {
+        let to = self.config.addresses.first().map(|own| SocketAddr::new(*own, 40_022));
+        to.is_none_or(|to| rules::let_out(&self.runtime.rules, 0, "tcp", to))
+    }
+
+    /// `ip rule`: show, add, del by preference, help.
+    fn rule(&mut self, ipv6: bool, args: &[&str]) -> Output {
+        match args {
+            [] | ["show"] => {
+                let own = "32766:\tfrom all lookup main\n32767:\tfrom all lookup default\n";
+                let mut rules: Vec<&Rule> = self.runtime.rules.iter().filter(|rule| rule.ipv6() == ipv6).collect();
+                rules.sort_by_key(|rule| rule.pref());
+                let ours: String = rules.into_iter().map(Rule::shown).collect();
+                out(format!("0:\tfrom all lookup local\n{ours}{own}"))
+            }
+            ["add", words @ ..] => match Rule::parse(ipv6, words) {
+                Ok(rule) if self.runtime.rules.contains(&rule) => fail(2, "RTNETLINK answers: File exists"),
+                Ok(rule) => {
+                    self.runtime.rules.push(rule);
+                    out("")
+                }
+                Err(why) => fail(255, why),
+            },
+            ["del", "pref", pref] => {
+                let pref = pref.parse().unwrap_or_default();
+                match self.runtime.rules.iter().position(|rule| rule.is(ipv6, pref)) {
+                    Some(at) => {
+                        self.runtime.rules.remove(at);
+                        out("")
+                    }
+                    None => fail(2, "RTNETLINK answers: No such file or directory"),
+                }
+            }
+            ["help"] => fail(
+                255,
+                "Usage: ip rule { add | del } SELECTOR ACTION\n            [ ipproto PROTOCOL ] [ dport NUMBER ] [ uidrange NUMBER-NUMBER ]",
+            ),
+            _ => fail(255, "ip rule: not understood in the simulated world"),
+        }
+    }
+
+    /// `ip -j addr show`, `ip -j route show`, `ip route get ADDRESS`, `ip [-4|-6] rule …`; changes of routes are accepted
+    /// and traced.
+    pub(super) fn ip(&mut self, args: &[&str]) -> Output {
+        match args {
+            ["rule", rest @ ..] | ["-4", "rule", rest @ ..] => return self.rule(false, rest),
+            ["-6", "rule", rest @ ..] => return self.rule(true, rest),
+            _ => {}
+        }
         if ["add", "replace", "del", "flush"].iter().any(|verb| args.contains(verb)) {
             return out("");
         }
