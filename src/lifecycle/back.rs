@@ -55,15 +55,19 @@ fn with_restores(mut undos: Vec<PlanStep>, record: &RunFacts, restore: &[Saved])
 }
 
 /// A way back from `promoted` set the original's own queues aside, when the promoted guest's came in their place: in the end
-/// they go. `root`: where they are by then.
-pub(super) fn discard_aside(record: &RunFacts, pasts: &[Past], root: &VolumeRef) -> Option<PlanStep> {
+/// they go. `root`: where they are by then; `running`: a guest runs on
+/// it.
+pub(super) fn discard_aside(record: &RunFacts, pasts: &[Past], root: &VolumeRef, running: bool) -> Option<PlanStep> {
     let returned =
         |past: &Past| {
             past.plan.steps.iter().zip(&past.histories).any(|(step, past)| {
                 matches!(step.op, Op::Do(Action::Return(_))) && past.status != history::Status::Pending
             })
         };
-    let discard = queues::Discard { host: record.host.clone(), volume: root.clone() };
+    let discard = match running {
+        true => queues::Discard::of_a_running(&record.host, root, &record.original),
+        false => queues::Discard { host: record.host.clone(), volume: root.clone(), inside: None },
+    };
     let step = PlanStep::new(Stage::Tidy, discard, 0.5).undo(Undo::Nothing).on_failure(OnFailure::Warn);
     pasts.iter().any(returned).then_some(step)
 }
@@ -123,7 +127,7 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], restore: &[Sav
         steps.extend(with_restores(undos, record, restore));
     }
     if let Some((root, _)) = record.root() {
-        steps.extend(discard_aside(record, pasts, root));
+        steps.extend(discard_aside(record, pasts, root, true));
     }
     steps.extend(hooks.after(Verb::Abort));
     let name = &spec.name;

@@ -178,7 +178,10 @@ pub async fn plan(
         // By then it may bear another name.
         let back = fold || renames;
         let volume = record.copies().find(|(disk, ..)| disk.root && back).map_or(root, |(_, original, _)| original);
-        let aside = Discard { host: host.clone(), volume: volume.clone() };
+        let aside = match fold {
+            true => Discard { host: host.clone(), volume: volume.clone(), inside: None },
+            false => Discard::of_a_running(&host, volume, &record.original),
+        };
         let step = PlanStep::new(Stage::Tidy, aside, 1.0).undo(Undo::None);
         discard = Some(step.on_failure(OnFailure::Warn));
     }

@@ -117,7 +117,7 @@ pub fn abort(
             after_merge: record
                 .copies()
                 .find(|(disk, ..)| disk.root)
-                .and_then(|(_, root, _)| discard_aside(record, pasts, root))
+                .and_then(|(_, root, _)| discard_aside(record, pasts, root, false))
                 .into_iter()
                 .collect(),
             proofs: production::up_again(record, record.boot_s.unwrap_or(6.0)),

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use hypervisors::storage::Access;
-use hypervisors::{Change, Power, VolumeRef};
+use hypervisors::host::{Command, Output};
+use hypervisors::{Change, GuestLink, Power, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -166,6 +167,22 @@ pub struct Discard {
     pub host: String,
     /// Root volume of the guest that serves from now on.
     pub volume: VolumeRef,
+    /// The way into it, if it runs by then and its volume cannot be written to from outside meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<GuestLink>,
+}
+
+impl Discard {
+    /// Of a guest that runs by then. `link`: the way into it.
+    pub fn of_a_running(host: &str, volume: &VolumeRef, link: &GuestLink) -> Self {
+        let inside = (!volume.kind.opens_under_a_guest()).then(|| link.clone());
+        Self { host: host.to_owned(), volume: volume.clone(), inside }
+    }
+
+    async fn run(&self, world: &World, link: &GuestLink, argv: &[&str]) -> Result<Output, StepError> {
+        let command = Command::new(argv.iter().copied());
+        Ok(world.hypervisor(&self.host)?.guest(link)?.run(&command).await?)
+    }
 }
 
 #[async_trait]
@@ -177,6 +194,11 @@ impl Step for Discard {
         "-".into()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        if let Some(link) = &self.inside {
+            let [list, ..] = queues::aside_of(&world.run);
+            let there = self.run(world, link, &["test", "-e", &list]).await?.status == 0;
+            return Ok(if there { Probe::Absent } else { Probe::Present });
+        }
         let tree = files::open(world, &self.host, &self.volume).await?;
         Ok(match queues::is_set_aside(&tree, &world.run)? {
             Aside::Absent => Probe::Present,
@@ -184,6 +206,16 @@ impl Step for Discard {
         })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        if let Some(link) = &self.inside {
+            let [list, rest @ ..] = queues::aside_of(&world.run);
+            // The list last: it is what `probe` looks at.
+            for path in rest.iter().chain([&list]) {
+                let argv = ["rm", "-rf", "--one-file-system", "--", path];
+                let output = self.run(world, link, &argv).await?;
+                output.checked(format!("remove {path} in {}", link.name), &Command::new(argv))?;
+            }
+            return Ok(Change::Removed.into());
+        }
         let tree = files::open(world, &self.host, &self.volume).await?;
         let changed = queues::discard(&tree, &world.run)?;
         Ok(Done::new(if changed { Change::Removed } else { Change::Unchanged }))

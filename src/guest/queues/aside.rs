@@ -112,6 +112,12 @@ pub fn discard(tree: &Tree, run: &str) -> Result<bool, GuestError> {
     Ok(true)
 }
 
+/// Absolute paths in the guest of what a run has set aside there: its list, and the rest.
+pub fn aside_of(run: &str) -> [String; 4] {
+    let path = |end: &str| format!("/{ASIDE}/{run}{end}");
+    [path(".list"), path(""), path(".done"), format!("/{ELSEWHERE}/{run}")]
+}
+
 /// Looks how the queues stand.
 pub fn is_set_aside(tree: &Tree, run: &str) -> Result<Aside, GuestError> {
     Ok(match (tree.exists(&list(run))?, tree.exists(&done(run))?) {
