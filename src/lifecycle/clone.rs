@@ -169,10 +169,8 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     let name = &facts.spec.name;
     let run = &record.clone.name;
     let host = record.host.clone();
-    let copies: Vec<storage::Pair> = record
-        .copies()
-        .map(|(_, source, target)| storage::Pair { source: source.clone(), target: target.clone() })
-        .collect();
+    let copies: Vec<storage::Pair> =
+        record.copies().map(|(_, source, target)| storage::Pair::new(source.clone(), target.clone())).collect();
     let (_, root) = record.root().ok_or_else(|| {
         Failure::new(super::error::exit::REFUSED, format!("clone {name}")).cause("its root disk is not cloned")
     })?;

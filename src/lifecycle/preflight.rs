@@ -174,6 +174,15 @@ fn disks(facts: &Facts, findings: &mut Findings) {
                 findings.refuse("disks", format!("{name} is shared with other guests"), detach);
             }
             (Err(why), _) => findings.refuse("disks", format!("{name} cannot be cloned: {why}"), detach),
+            // The plans of today carry between running guests by their volumes, and remove originals that snapshots
+            // stand on: right for trees, not for these.
+            (Ok(volume), _) if is_logical(volume.kind) => {
+                findings.refuse(
+                    "disks",
+                    format!("{name} is a logical volume, which no plan of this version clones"),
+                    detach,
+                );
+            }
             (Ok(volume), None) => {
                 findings.refuse("disks", format!("{name}: {volume} does not exist"), "look at the host's storage");
             }
@@ -190,6 +199,10 @@ fn disks(facts: &Facts, findings: &mut Findings) {
             (Ok(_), Some(seen)) => space(name, seen, findings),
         }
     }
+}
+
+fn is_logical(kind: hypervisors::VolumeKind) -> bool {
+    matches!(kind, hypervisors::VolumeKind::LvmThick | hypervisors::VolumeKind::LvmThin)
 }
 
 fn space(name: &str, seen: &hypervisors::storage::VolumeFacts, findings: &mut Findings) {

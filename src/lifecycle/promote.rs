@@ -91,12 +91,11 @@ pub fn plan(
     let carry_first = carries(spec, record, false);
     let carry_last = carries(spec, record, true);
     // Copying everything twice takes longer than the rest: detached data is snapshotted only where that is cheap.
-    let (kept, unsaved): (Vec<_>, Vec<_>) = record
-        .detached()
-        .partition(|(_, source)| matches!(source.kind, VolumeKind::Btrfs | VolumeKind::LvmThin | VolumeKind::Sim));
+    let (kept, unsaved): (Vec<_>, Vec<_>) =
+        record.detached().partition(|(_, source)| matches!(source.kind, VolumeKind::Btrfs | VolumeKind::Sim));
     let saves: Vec<storage::Pair> = kept
         .iter()
-        .map(|(disk, source)| storage::Pair { source: (*source).clone(), target: saved(source, run, &disk.name) })
+        .map(|(disk, source)| storage::Pair::new((*source).clone(), saved(source, run, &disk.name)))
         .collect();
 
     let mut edit = DefinitionEdit {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, adopt, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
+use super::{Step, adopt, block, carry, domain, files, hook, net, queues, services, storage, upgrade, verify};
 
 macro_rules! actions {
     ($($kind:literal $variant:ident($type:ty)),+ $(,)?) => {
@@ -36,6 +36,10 @@ actions! {
     "storage.remove" RemoveVolumes(storage::RemoveVolumes),
     "storage.rename" RenameVolume(storage::RenameVolume),
     "storage.mark" MarkVolume(storage::MarkVolume),
+    "storage.grow" Grow(block::Grow),
+    "storage.merge" Merge(block::Merge),
+    "storage.drain" Drain(block::Drain),
+    "swap.fresh" FreshSwap(block::FreshSwap),
     "guest.define" Define(domain::Define),
     "guest.undefine" Undefine(domain::Undefine),
     "guest.start" Start(domain::Start),

@@ -5,6 +5,10 @@
 
 mod action;
 pub mod adopt;
+pub mod block;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod block_tests;
 pub mod carry;
 pub mod domain;
 pub mod files;

@@ -1,8 +1,11 @@
 //! Steps on volumes: copies at one instant, marks, removal.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
-use hypervisors::storage::Snapshot as Found;
-use hypervisors::{Change, DiskSource, Mark, Power, Role, VolumeRef};
+use hypervisors::storage::lvm::canonical;
+use hypervisors::storage::{CopyRequest, SizedSnapshot, Snapshot as Found};
+use hypervisors::{Change, DiskSource, Mark, Power, Role, VolumeKind, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -15,6 +18,16 @@ pub struct Pair {
     pub source: VolumeRef,
     /// The copy.
     pub target: VolumeRef,
+    /// Size of the copy's own area and why it was chosen, for kinds that have one; without it, it cannot fill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<SizedSnapshot>,
+}
+
+impl Pair {
+    /// A pair without a size.
+    pub fn new(source: VolumeRef, target: VolumeRef) -> Self {
+        Self { source, target, size: None }
+    }
 }
 
 /// Makes writable copies of a set of volumes as they are at one instant.
@@ -58,9 +71,21 @@ impl Snapshot {
         if self.pause && hypervisor.power(&self.guest).await? == Power::On {
             hypervisor.pause(&self.guest).await?;
         }
-        for Pair { source, target } in &self.copies {
-            world.progress(format!("copying {source}"), None);
-            hypervisor.storage(source.kind)?.snapshot(source, target, &mark).await?;
+        let mut kinds: Vec<VolumeKind> = self.copies.iter().map(|pair| pair.source.kind).collect();
+        kinds.sort();
+        kinds.dedup();
+        for kind in kinds {
+            let of_kind = self.copies.iter().filter(|pair| pair.source.kind == kind);
+            let set: Vec<CopyRequest<'_>> = of_kind
+                .map(|Pair { source, target, size }| CopyRequest {
+                    source,
+                    target,
+                    size: size.as_ref().map(|sized| sized.size),
+                })
+                .collect();
+            let names: Vec<String> = set.iter().map(|copy| copy.source.to_string()).collect();
+            world.progress(format!("copying {}", names.join(", ")), None);
+            hypervisor.storage(kind)?.snapshot_set(&set, &mark).await?;
         }
         Ok(())
     }
@@ -74,7 +99,8 @@ impl Step for Snapshot {
             .iter()
             .map(|pair| {
                 let target = pair.target.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                format!("{} as {target}", pair.source)
+                let size = pair.size.as_ref().map(|sized| format!(", {}", sized.why)).unwrap_or_default();
+                format!("{} as {target}{size}", pair.source)
             })
             .collect();
         format!("snapshot {}", names.join(", "))
@@ -91,6 +117,10 @@ impl Step for Snapshot {
             .iter()
             .map(|pair| {
                 let (source, target) = (pair.source.to_string(), pair.target.to_string());
+                let size = pair.size.as_ref().map(|sized| sized.size);
+                if let Some(argv) = hypervisors::storage::lvm::snapshot_argv(&pair.source, &pair.target, size) {
+                    return argv;
+                }
                 match pair.source.kind {
                     hypervisors::VolumeKind::Btrfs => {
                         ["btrfs", "subvolume", "snapshot", &source, &target].map(str::to_owned).to_vec()
@@ -145,7 +175,7 @@ pub struct RemoveVolumes {
     pub volumes: Vec<VolumeRef>,
 }
 
-async fn remove<'a>(
+pub(super) async fn remove<'a>(
     world: &World,
     host: &str,
     volumes: impl Iterator<Item = &'a VolumeRef> + Send,
@@ -153,11 +183,12 @@ async fn remove<'a>(
     let hypervisor = world.hypervisor(host)?;
     let mut change = Change::Unchanged;
     let guests = hypervisor.list().await?;
+    let mut kinds: BTreeMap<VolumeKind, Vec<&VolumeRef>> = BTreeMap::new();
     for volume in volumes {
         // Whatever the journal says: what a definition stands on is not removed.
         let owner = guests.iter().find(|guest| {
             guest.disks.iter().any(|disk| {
-                matches!(&disk.source, DiskSource::Directory(path) | DiskSource::Block(path) | DiskSource::File(path) if *path == volume.path)
+                matches!(&disk.source, DiskSource::Directory(path) | DiskSource::Block(path) | DiskSource::File(path) if canonical(path) == volume.path)
             })
         });
         if let Some(owner) = owner {
@@ -166,7 +197,10 @@ async fn remove<'a>(
                 format!("look which volume {} should stand on, and mend its definition", owner.name),
             ));
         }
-        if hypervisor.storage(volume.kind)?.remove(volume, &world.run).await? != Change::Unchanged {
+        kinds.entry(volume.kind).or_default().push(volume);
+    }
+    for (kind, volumes) in kinds {
+        if hypervisor.storage(kind)?.remove_all(&volumes, &world.run).await? != Change::Unchanged {
             change = Change::Removed;
         }
     }
@@ -273,7 +307,12 @@ impl Step for RenameVolume {
         "its old name".into()
     }
     fn commands(&self) -> Vec<Vec<String>> {
-        vec![vec!["mv".into(), "-nT".into(), self.from.to_string(), self.to.to_string()]]
+        let program: &[&str] = match self.from.kind {
+            VolumeKind::LvmThick | VolumeKind::LvmThin => &["lvrename"],
+            _ => &["mv", "-nT"],
+        };
+        let paths = [self.from.to_string(), self.to.to_string()];
+        vec![program.iter().map(|&word| word.to_owned()).chain(paths).collect()]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let storage = world.hypervisor(&self.host)?.storage(self.from.kind)?;

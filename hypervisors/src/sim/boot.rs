@@ -58,6 +58,9 @@ impl Locked {
         if meta.intent.is_some() {
             return Err(Error::refused(doing, format!("volume {volume} is not whole")));
         }
+        if let Some(snapshot) = &meta.merging {
+            return Err(Error::refused(doing, format!("merging {snapshot} into {volume} has not begun")));
+        }
         if self.is_full(volume, &meta)? {
             let why = format!("volume {volume}: input/output error, the snapshot is full and lost");
             return Err(Error::new(doing, Cause::Platform(why)));

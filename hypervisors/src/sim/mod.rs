@@ -27,6 +27,7 @@ mod guest;
 mod host;
 mod hypervisor;
 mod jobs;
+mod merge;
 mod net;
 mod seed;
 mod services;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use super::definition::volume_name;
 use super::tree;
 use super::world::{Locked, Sim, VolumeMeta};
-use crate::storage::{Access, Opened, Snapshot, VolumeFacts};
+use crate::storage::{Access, CopyRequest, CowSize, Opened, Snapshot, VolumeFacts};
 use crate::{Change, Error, Mark, Result, Storage, VolumeKind, VolumeRef};
 
 /// The driver for volumes of the simulated world.
@@ -25,6 +25,46 @@ impl SimStorage {
             return Err(Error::refused(format!("use volume {volume}"), "it is not of the simulated world"));
         }
         volume_name(&volume.path, &self.0.volumes())
+    }
+
+    /// Copies a tree; with a size it can fill.
+    async fn copy(&self, source: &VolumeRef, target: &VolumeRef, size: Option<CowSize>, mark: &Mark) -> Result<Change> {
+        let (from, to) = (self.name(source)?, self.name(target)?);
+        let doing = format!("snapshot {from} as {to}");
+        self.0
+            .effect("storage.snapshot", &format!("{from} as {to}"), |world| {
+                match world.snapshot_state(&to, mark)? {
+                    Snapshot::Present => return Ok(Change::Unchanged),
+                    Snapshot::Partial => world.erase(&doing, &to)?,
+                    Snapshot::Foreign(why) => return Err(Error::refused(doing, why)),
+                    Snapshot::Absent => {}
+                }
+                let original = world.usable(&doing, &from)?;
+                if world.pool_free()? == 0 {
+                    return Err(Error::refused(doing, "the pool is full"));
+                }
+                let mut meta = VolumeMeta {
+                    capacity_bytes: original.capacity_bytes,
+                    used_bytes: original.used_bytes + world.growth(&from, &original),
+                    nested: original.nested.clone(),
+                    origin: Some(from.clone()),
+                    limit_bytes: match size {
+                        Some(CowSize::Bytes(bytes)) => Some(bytes),
+                        Some(CowSize::Covering) | None => None,
+                    },
+                    intent: Some(mark.clone()),
+                    ..VolumeMeta::default()
+                };
+                world.set_volume(&to, &meta)?;
+                let (source, target) = (world.tree(&from), world.tree(&to));
+                tree::copy(&source, &target, &mut || world.midpoint(&doing).map_err(CopyError))
+                    .map_err(|CopyError(error)| Error { doing: doing.clone(), ..error })?;
+                meta.base_bytes = tree::size(&target);
+                meta.mark = meta.intent.take();
+                world.set_volume(&to, &meta)?;
+                Ok(Change::Created)
+            })
+            .await
     }
 }
 
@@ -64,7 +104,7 @@ impl Locked {
             nested: meta.nested.clone(),
             fill_percent: meta.limit_bytes.map(percent),
             mark: meta.mark.clone(),
-            block: None,
+            block: Some(self.block_facts(name, meta, full)?),
         })
     }
     fn snapshot_state(&self, name: &str, mark: &Mark) -> Result<Snapshot> {
@@ -83,7 +123,7 @@ impl Locked {
         })
     }
     /// The running guest that stands on a volume.
-    fn user_of(&self, name: &str) -> Result<Option<String>> {
+    pub(super) fn user_of(&self, name: &str) -> Result<Option<String>> {
         for (guest, runtime) in self.running()? {
             if runtime.parsed()?.disks.iter().any(|disk| disk.volume == name) {
                 return Ok(Some(guest));
@@ -105,7 +145,7 @@ impl Locked {
 }
 
 /// An ordinary user cannot empty a directory without write permission, even his own.
-fn unlock_directories(path: &Path) -> io::Result<()> {
+pub(super) fn unlock_directories(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let meta = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -145,37 +185,34 @@ impl Storage for SimStorage {
     }
 
     async fn snapshot(&self, source: &VolumeRef, target: &VolumeRef, mark: &Mark) -> Result<Change> {
-        let (from, to) = (self.name(source)?, self.name(target)?);
-        let doing = format!("snapshot {from} as {to}");
-        self.0
-            .effect("storage.snapshot", &format!("{from} as {to}"), |world| {
-                match world.snapshot_state(&to, mark)? {
-                    Snapshot::Present => return Ok(Change::Unchanged),
-                    Snapshot::Partial => world.erase(&doing, &to)?,
-                    Snapshot::Foreign(why) => return Err(Error::refused(doing, why)),
-                    Snapshot::Absent => {}
-                }
-                let original = world.usable(&doing, &from)?;
-                if world.pool_free()? == 0 {
-                    return Err(Error::refused(doing, "the pool is full"));
-                }
-                let mut meta = VolumeMeta {
-                    capacity_bytes: original.capacity_bytes,
-                    used_bytes: original.used_bytes + world.growth(&from, &original),
-                    nested: original.nested.clone(),
-                    intent: Some(mark.clone()),
-                    ..VolumeMeta::default()
-                };
-                world.set_volume(&to, &meta)?;
-                let (source, target) = (world.tree(&from), world.tree(&to));
-                tree::copy(&source, &target, &mut || world.midpoint(&doing).map_err(CopyError))
-                    .map_err(|CopyError(error)| Error { doing: doing.clone(), ..error })?;
-                meta.base_bytes = tree::size(&target);
-                meta.mark = meta.intent.take();
-                world.set_volume(&to, &meta)?;
-                Ok(Change::Created)
-            })
-            .await
+        self.copy(source, target, None, mark).await
+    }
+
+    async fn snapshot_set(&self, copies: &[CopyRequest<'_>], mark: &Mark) -> Result<Change> {
+        for copy in copies {
+            self.copy(copy.source, copy.target, copy.size, mark).await?;
+        }
+        Ok(Change::Created)
+    }
+
+    async fn secure(&self, volume: &VolumeRef, run: &str) -> Result<Change> {
+        let name = self.name(volume)?;
+        let doing = format!("make {name} fit for production");
+        self.0.effect("storage.secure", &name, |world| world.secure(&doing, &name, run)).await
+    }
+
+    async fn merge(&self, merges: &[(&VolumeRef, &VolumeRef)], run: &str) -> Result<Change> {
+        let mut change = Change::Unchanged;
+        for (snapshot, origin) in merges {
+            let (above, below) = (self.name(snapshot)?, self.name(origin)?);
+            let doing = format!("merge {above} into {below}");
+            let merged =
+                self.0.effect("storage.merge", &above, |world| world.merge(&doing, &above, &below, run)).await?;
+            if merged != Change::Unchanged {
+                change = merged;
+            }
+        }
+        Ok(change)
     }
 
     async fn probe(&self, target: &VolumeRef, mark: &Mark) -> Result<Snapshot> {

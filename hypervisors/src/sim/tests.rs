@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod inside;
+mod merging;
 
 use std::collections::BTreeSet;
 use std::fs;

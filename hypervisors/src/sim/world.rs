@@ -172,6 +172,12 @@ pub(super) struct VolumeMeta {
     pub limit_bytes: Option<u64>,
     /// It was full once: its content is lost.
     pub invalid: bool,
+    /// What it is a snapshot of.
+    pub origin: Option<String>,
+    /// The snapshot that is to take its place.
+    pub merging: Option<String>,
+    /// Looks until what was merged into it has drained.
+    pub draining: u32,
     /// Run mark, in the form of [`Mark`]'s `Display`.
     #[serde(with = "mark_text")]
     pub mark: Option<Mark>,

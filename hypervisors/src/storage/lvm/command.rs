@@ -22,6 +22,12 @@ fn lvm<S: Into<String>>(program: &str, arguments: impl IntoIterator<Item = S>) -
     command.timeout(PATIENCE).env("LVM_SUPPRESS_FD_WARNINGS", "1")
 }
 
+/// A command as people would type it: without what only a program needs.
+pub fn shown(command: Command) -> Vec<String> {
+    let noise = ["-q", "-y", "--config", "devices/scan_lvs=0", "--"];
+    command.argv.into_iter().filter(|word| !noise.contains(&word.as_str())).collect()
+}
+
 /// Everything in a volume group.
 pub fn inventory(vg: &str) -> Command {
     lvm("lvs", ["-a", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", FIELDS, "--", vg])
