@@ -81,6 +81,11 @@ pub fn extend_covering(snapshot: &LvName) -> Command {
     lvm("lvextend", ["-q", "-y", "-l", "200%ORIGIN", "--", &snapshot.to_string()])
 }
 
+/// Grows a thick snapshot by so many bytes; LVM stops at its maximum.
+pub fn extend(snapshot: &LvName, bytes: u64) -> Command {
+    lvm("lvextend", ["-q", "-y", "-L", &format!("+{bytes}b"), "--", &snapshot.to_string()])
+}
+
 /// Begins merging; what is thick drains on in the background.
 pub fn merge(snapshots: &[String]) -> Command {
     lvm(
