@@ -21,7 +21,7 @@ use super::beneath::{self, Beneath, Budget};
 use super::quarantine::{QueueRule, tables};
 use super::{GuestError, Tree};
 
-pub use aside::{Aside, discard, is_set_aside, put_back, set_aside};
+pub use aside::{Aside, aside_of, discard, is_set_aside, put_back, set_aside};
 pub use mirror::{Mirrored, mirror};
 
 /// Most entries of a queue that are counted.

@@ -1,8 +1,8 @@
 //! Steps on mail and job queues: the clone never works on them, nothing is sent twice, nothing accepted is lost.
 
 use async_trait::async_trait;
-use hypervisors::storage::Access;
 use hypervisors::host::{Command, Output};
+use hypervisors::storage::Access;
 use hypervisors::{Change, GuestLink, Power, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

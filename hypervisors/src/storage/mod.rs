@@ -305,6 +305,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
             None => Err(Error::not_found(format!("secure {volume}"), "it does not exist")),
         }
     }
+    /// Grows the area of a snapshot of this run by so many bytes, or as many as it can use.
+    async fn extend(&self, volume: &VolumeRef, run: &str, bytes: u64) -> Result<Change> {
+        let why = format!("{:?} volumes do not grow", self.kind());
+        Err(Error::new(format!("grow {volume} by {bytes} bytes (run {run})"), Cause::Unsupported(why)))
+    }
     /// Merges snapshots of this run into their origins, which then show the snapshots' content; the snapshots go. Nothing may
     /// have any of them open: a merge that would only begin later is refused, and one that waits is begun. Irreversible
     /// from its beginning. Returns once all have begun; [`BlockFacts::merge`] of the origins tells when they have drained.

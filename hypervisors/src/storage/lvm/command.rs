@@ -22,6 +22,12 @@ fn lvm<S: Into<String>>(program: &str, arguments: impl IntoIterator<Item = S>) -
     command.timeout(PATIENCE).env("LVM_SUPPRESS_FD_WARNINGS", "1")
 }
 
+/// A command as people would type it: without what only a program needs.
+pub fn shown(command: Command) -> Vec<String> {
+    let noise = ["-q", "-y", "--config", "devices/scan_lvs=0", "--"];
+    command.argv.into_iter().filter(|word| !noise.contains(&word.as_str())).collect()
+}
+
 /// Everything in a volume group.
 pub fn inventory(vg: &str) -> Command {
     lvm("lvs", ["-a", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", FIELDS, "--", vg])
@@ -73,6 +79,11 @@ pub fn remove(vg: &str, volumes: &[(&str, &str)]) -> Command {
 /// Grows a thick snapshot to LVM's own maximum, at which it cannot fill. (`100%ORIGIN` would lack the exception table.)
 pub fn extend_covering(snapshot: &LvName) -> Command {
     lvm("lvextend", ["-q", "-y", "-l", "200%ORIGIN", "--", &snapshot.to_string()])
+}
+
+/// Grows a thick snapshot by so many bytes; LVM stops at its maximum.
+pub fn extend(snapshot: &LvName, bytes: u64) -> Command {
+    lvm("lvextend", ["-q", "-y", "-L", &format!("+{bytes}b"), "--", &snapshot.to_string()])
 }
 
 /// Begins merging; what is thick drains on in the background.

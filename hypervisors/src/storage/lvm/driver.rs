@@ -398,6 +398,34 @@ impl Storage for LvmStorage {
         }
     }
 
+    async fn extend(&self, volume: &VolumeRef, run: &str, bytes: u64) -> Result<Change> {
+        let doing = format!("grow {volume}");
+        let name = self.name(&doing, volume)?;
+        let (report, found) = self.look(&doing, &name).await?;
+        let Some(lv) = found else { return Err(Error::not_found(doing, format!("{name} does not exist"))) };
+        if !lv.is_of(run) {
+            return Err(Error::refused(doing, format!("it is not of run {run}")));
+        }
+        if let Some(why) = lost(&lv, None) {
+            return Err(Error::refused(doing, why));
+        }
+        let Some(covering) = covering_of(&report, &lv).filter(|_| !lv.is_thin()) else {
+            let why = "only the area of a thick snapshot grows; a thin pool grows by itself or by lvextend";
+            return Err(Error::new(doing, Cause::Unsupported(why.into())));
+        };
+        let more = size::whole(bytes, report.extent_bytes).min(covering.saturating_sub(lv.size_bytes));
+        if more == 0 {
+            return Ok(Change::Unchanged);
+        }
+        if more > report.free_bytes {
+            let (needed, free) = (size::amount(more), size::amount(report.free_bytes));
+            return Err(Error::refused(doing, format!("{needed} more are wanted, {free} are free"))
+                .help("make room in the volume group: at 100 % the snapshot is lost"));
+        }
+        self.run(&doing, &command::extend(&name, more)).await?;
+        Ok(Change::Changed)
+    }
+
     async fn merge(&self, merges: &[(&VolumeRef, &VolumeRef)], run: &str) -> Result<Change> {
         let mut groups: BTreeMap<String, Vec<(LvName, LvName)>> = BTreeMap::new();
         for (snapshot, origin) in merges {

@@ -30,7 +30,7 @@ use name::LvName;
 pub use name::canonical;
 use report::{Lv, Report};
 
-use super::{BlockFacts, Merge, Snapshot, VolumeFacts, VolumeKind, VolumeRef};
+use super::{BlockFacts, CowSize, Merge, Snapshot, VolumeFacts, VolumeKind, VolumeRef};
 use crate::host::{Command, Output, printable_tail};
 use crate::{Cause, Error, Host, Result};
 
@@ -103,6 +103,34 @@ pub async fn recognise(host: &dyn Host, path: &Path) -> Result<VolumeRef> {
         Some(lv) => Ok(VolumeRef { kind: kind_of(lv), path: name.path() }),
         None => Err(Error::not_found(doing, format!("there is no logical volume {name}"))),
     }
+}
+
+/// The command that a snapshot comes down to, for people; `None` for other kinds.
+pub fn snapshot_argv(source: &VolumeRef, target: &VolumeRef, size: Option<CowSize>) -> Option<Vec<String>> {
+    let (from, to) = (LvName::of(&source.path)?, LvName::of(&target.path)?);
+    let command = match source.kind {
+        VolumeKind::LvmThick => command::create_thick(&from, &to.lv, size.unwrap_or(CowSize::Covering), "upgradectl…"),
+        VolumeKind::LvmThin => command::create_thin(&from, &to.lv, "upgradectl…"),
+        _ => return None,
+    };
+    Some(command::shown(command))
+}
+
+/// The command that makes a snapshot fit for production, for people; `None` for other kinds.
+pub fn secure_argv(volume: &VolumeRef) -> Option<Vec<String>> {
+    let name = LvName::of(&volume.path)?;
+    match volume.kind {
+        VolumeKind::LvmThick => Some(command::shown(command::extend_covering(&name))),
+        VolumeKind::LvmThin => Some(command::shown(command::unskip(&name))),
+        _ => None,
+    }
+}
+
+/// The command that begins merging, for people; `None` for other kinds.
+pub fn merge_argv(snapshots: &[&VolumeRef]) -> Option<Vec<String>> {
+    let ours = snapshots.iter().filter(|volume| matches!(volume.kind, VolumeKind::LvmThick | VolumeKind::LvmThin));
+    let names: Vec<String> = ours.filter_map(|volume| LvName::of(&volume.path)).map(|name| name.to_string()).collect();
+    (!names.is_empty()).then(|| command::shown(command::merge(&names)))
 }
 
 async fn group(host: &dyn Host, doing: &str, vg: &str) -> Result<Option<Report>> {

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::Role;
 
-    /// Printed by lvm2 2.03.16 for the command that [`super::super::command::inventory`] makes.
+    /// Printed by lvm2 2.03.16 for [`super::super::command::inventory`] with some more fields.
     const RECORDED: &str = include_str!("../../../tests/fixtures/lvm2-2.03.16/lvs.json");
 
     #[test]

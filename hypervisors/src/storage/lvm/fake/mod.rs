@@ -384,7 +384,11 @@ impl State {
             return fail(format!("  Failed to find logical volume \"vg1/{name}\""));
         };
         let origin = volume.origin.clone().unwrap_or_default();
+        let plus = words.value("-L").and_then(|size| size.strip_prefix('+')).map(|size| bytes(size).div_ceil(EXTENT));
         let extents = match words.value("-l") {
+            None if plus.is_some() => {
+                (volume.extents + plus.unwrap_or_default()).min(self.covering(&origin, volume.chunk))
+            }
             Some("200%ORIGIN") => self.covering(&origin, volume.chunk),
             Some("100%ORIGIN") => self.volumes[&origin].extents,
             other => return Said(format!("  {other:?} is not in the recordings"), 3),
