@@ -1,5 +1,7 @@
 //! Services that a verification needs, started in the clone for that time alone. The fence around it is in [`super::fence`].
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use hypervisors::host::Command;
 use hypervisors::{Change, GuestLink, Host};
@@ -11,6 +13,18 @@ use super::{Done, Probe, Step, StepError, World};
 async fn run(guest: &dyn Host, argv: &[&str]) -> Result<String, StepError> {
     let command = Command::new(argv.iter().copied());
     Ok(guest.run(&command).await?.checked(argv.join(" "), &command)?.text())
+}
+
+/// While this exists the services may start. In a directory that no reboot survives: a clone that goes down while
+/// nobody watches comes up without them, unmasked as they are, for the fence is gone as well.
+const VERIFYING: &str = "/run/upgradectl-verifying";
+const CONDITION: &str = "[Unit]\nConditionPathExists=/run/upgradectl-verifying\n";
+
+/// Where a unit's condition is written.
+fn condition(unit: &str) -> (String, String) {
+    let directory = format!("/etc/systemd/system/{unit}.d");
+    let file = format!("{directory}/upgradectl-verifying.conf");
+    (directory, file)
 }
 
 /// Starts quarantined services of the clone; taken back, they are stopped and masked again.
@@ -79,6 +93,13 @@ impl Step for StartWhileVerifying {
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let guest = world.hypervisor(&self.host)?.guest(&self.link)?;
+        for unit in &self.masked {
+            let (directory, file) = condition(unit);
+            run(&*guest, &["mkdir", "-p", &directory]).await?;
+            guest.write_file(Path::new(&file), CONDITION.as_bytes(), 0o644).await?;
+        }
+        run(&*guest, &["touch", VERIFYING]).await?;
         self.each(world, "unmask", &self.masked).await?;
         self.each(world, "start", &self.units).await?;
         Ok(Change::Changed.into())
@@ -86,6 +107,14 @@ impl Step for StartWhileVerifying {
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         self.each(world, "stop", &self.units).await?;
         self.each(world, "mask", &self.masked).await?;
+        let guest = world.hypervisor(&self.host)?.guest(&self.link)?;
+        for unit in &self.masked {
+            let (directory, file) = condition(unit);
+            run(&*guest, &["rm", "-f", &file]).await?;
+            // One that was there before has other files in it, or is missed by nobody.
+            guest.run(&Command::new(["rmdir", &directory])).await?;
+        }
+        run(&*guest, &["rm", "-f", VERIFYING]).await?;
         Ok(Change::Changed.into())
     }
 }

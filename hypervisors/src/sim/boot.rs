@@ -44,6 +44,13 @@ impl Locked {
             }
         }
         runtime.nics = nics(&parsed, &addresses::read(&root), (&config, pool), &runtime.boot_id);
+        // /run is made anew by each boot.
+        for name in tree::names(&root, "run") {
+            let Ok(place) = tree::resolve(&root, &Path::new("run").join(name), false) else { continue };
+            let gone =
+                if place.is_dir() && !place.is_symlink() { fs::remove_dir_all(place) } else { fs::remove_file(place) };
+            gone.map_err(|error| Error::io(&doing, error))?;
+        }
         runtime.rules = rules::at_boot(&root, &config);
         (runtime.units, runtime.failed) = services(&root, &config);
         self.set_runtime(guest, &runtime)
@@ -132,7 +139,20 @@ fn nics(
 
 /// The services that a boot starts: enabled, present, not masked; and of these, those that fail.
 fn services(root: &Path, config: &HostConfig) -> (BTreeSet<String>, BTreeSet<String>) {
-    enabled(root).into_iter().filter(|unit| unit_state(root, unit) == "enabled").partition(|unit| !fails(config, unit))
+    enabled(root)
+        .into_iter()
+        .filter(|unit| unit_state(root, unit) == "enabled" && meets_condition(root, unit))
+        .partition(|unit| !fails(config, unit))
+}
+
+/// Whether what the `ConditionPathExists=` of a unit's drop-ins name is there (systemd.unit(5)).
+pub(super) fn meets_condition(root: &Path, unit: &str) -> bool {
+    let directory = Path::new("etc/systemd/system").join(format!("{unit}.d"));
+    tree::names(root, &directory).into_iter().all(|name| {
+        let text = tree::resolve(root, &directory.join(name), true).and_then(fs::read_to_string).unwrap_or_default();
+        let wanted = text.lines().find_map(|line| line.strip_prefix("ConditionPathExists="));
+        wanted.is_none_or(|path| tree::resolve(root, Path::new(path), true).is_ok_and(|place| place.exists()))
+    })
 }
 
 /// Whether the world says that a service fails to start.

@@ -218,6 +218,20 @@ fn what_runs_for_a_verification_runs_for_it_alone_and_sends_nothing() -> Result<
     ensure!(trial.state()? == "verified");
     as_before()?;
 
+    // And the clone goes down before somebody comes: it comes up without the service, for the fence is gone.
+    die()?;
+    let name = trial.name()?;
+    lab.virsh(["destroy", &name])?;
+    lab.virsh(["start", &name])?;
+    look::until(Duration::from_secs(60), || lab.ssh(&clone, ["systemctl", "is-active", "ssh"]).map(drop))?;
+    std::thread::sleep(Duration::from_secs(5));
+    ensure!(lab.unit(&clone, "postfix.service")? == "inactive", "it started by itself");
+    ensure!(!relay.since().contains(&of_clone), "a mail left the clone after its reboot");
+    // What was started is gone with the boot: the verification fails for it, and tidies up.
+    trial.says("resume mercure", 3)?;
+    as_before()?;
+    trial.says("verify mercure", 0)?;
+
     die()?;
     let root = lab.path(format!("pool/guests/{}-root", trial.name()?));
     trial.says("abort mercure", 0)?;

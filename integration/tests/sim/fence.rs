@@ -67,9 +67,13 @@ fn a_verification_shuts_the_ways_that_are_allowed_otherwise() {
     assert_ne!(bench.verb("verify").code, 0);
     assert!(!reaches(&bench, &run, "10.0.5.20:5432") && !reaches(&bench, &run, ELSEWHERE));
     assert!(reaches(&bench, &run, "10.0.5.1:40022"));
+    let units = || std::fs::read_to_string(bench.path("world/power").join(format!("{run}.json"))).unwrap();
+    assert!(units().contains("postfix.service"));
     let said = bench.ctl_run(&["--json", "resume", "mercure"]);
     assert_eq!(said.code, 0, "{said}");
     shut_in(&bench, &run);
+    let left = bench.volume(&format!("{run}-root"), "etc/systemd/system/postfix.service.d");
+    assert!(!left.exists(), "its condition stays");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `cat`, `df`, `test`, `touch`, `rm`, `cp`, `mkdir`.
+//! `cat`, `df`, `test`, `touch`, `rm`, `rmdir`, `cp`, `mkdir`.
 
 use std::fs;
 use std::io;
@@ -116,6 +116,7 @@ impl Inside<'_> {
         let parents = args.contains(&"-p");
         let forced = args.iter().any(|word| word.starts_with('-') && word.contains('f'));
         match program {
+            "rmdir" => fs::remove_dir(self.place(path, false)?),
             "touch" => {
                 let place = self.place(path, true)?;
                 fs::OpenOptions::new().create(true).append(true).open(place)?.set_modified(std::time::SystemTime::now())

@@ -92,7 +92,7 @@ impl<'w> Inside<'w> {
             "apt-mark" => self.apt_mark(args),
             "apt-get" => return self.apt_get(args),
             "find" => self.find(args),
-            "cat" | "df" | "test" | "touch" | "rm" | "cp" | "mkdir" => self.file_command(program, args)?,
+            "cat" | "df" | "test" | "touch" | "rm" | "rmdir" | "cp" | "mkdir" => self.file_command(program, args)?,
             _ => fail(127, format!("{program}: command not found")),
         })
     }
@@ -173,7 +173,7 @@ pub(super) fn only_looks(argv: &[String]) -> bool {
         "ip" => !["add", "replace", "del", "flush"].iter().any(|verb| args.contains(verb)),
         "dpkg" => args.contains(&"--audit") || args.contains(&"-C"),
         "apt-get" => args.contains(&"-s") || args.contains(&"--simulate"),
-        "sh" | "env" | "touch" | "rm" | "cp" | "mkdir" | "nft" | "iptables" | "ip6tables" => false,
+        "sh" | "env" | "touch" | "rm" | "rmdir" | "cp" | "mkdir" | "nft" | "iptables" | "ip6tables" => false,
         _ => true,
     }
 }

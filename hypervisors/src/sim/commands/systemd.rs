@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use super::{Inside, fail, operands, out};
 use crate::Result;
 use crate::host::Output;
-use crate::sim::boot::{fails, unit_state};
+use crate::sim::boot::{fails, meets_condition, unit_state};
 use crate::sim::tree;
 use crate::sim::world::now_ms;
 
@@ -219,6 +219,8 @@ impl Inside<'_> {
                     let said = format!("Job for {unit} failed because the control process exited with error code.");
                     return fail(1, said);
                 }
+                // A condition that is not met is no failure.
+                _ if !meets_condition(&root, unit) => {}
                 _ => {
                     self.runtime.failed.remove(unit);
                     self.runtime.units.insert(unit.clone());
