@@ -89,8 +89,8 @@ impl Places {
 
 /// `KEY=value` of a shell's defaults file; the last one counts. What a shell would have to work out is as if it were not there.
 fn setting(text: &str, key: &str) -> Option<String> {
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
-    let value = values.last()?.split(" #").next().unwrap_or_default().trim();
+    let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    let value = values.next_back()?.split(" #").next().unwrap_or_default().trim();
     let bare = value.trim_matches(['"', '\'']);
     (!bare.contains(['$', '`', '"', '\'', ' '])).then(|| bare.to_owned())
 }
