@@ -267,6 +267,12 @@ pub fn link(auto: &Path, definition: &Path) -> Result<()> {
         .map_err(|error| Error::io(format!("link {}", link.display()), error))
 }
 
+/// Whether these links are the one that [`link`] makes.
+pub fn is_ours(links: &[PathBuf], auto: &Path, definition: &Path) -> bool {
+    let ours = auto.join(definition.file_name().unwrap_or_default());
+    links == [ours.as_path()] && fs::read_link(&ours).is_ok_and(|target| target == definition)
+}
+
 /// Removes a link.
 pub fn unlink(link: &Path) -> Result<()> {
     fs::remove_file(link)

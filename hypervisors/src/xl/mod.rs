@@ -373,7 +373,7 @@ impl Hypervisor for Xl {
         Ok(!links.on.is_empty() || !links.copies.is_empty())
     }
 
-    /// A link that is switched off stays beside, hidden, and comes back as it was.
+    /// A link that somebody made stays there hidden while it is switched off, and comes back as it was.
     async fn set_autostart(&self, guest: &str, on: bool) -> Result<Change> {
         let doing = format!("switch autostart of {guest} {}", if on { "on" } else { "off" });
         let (path, _, _) = self.defined(&doing, guest).await?;
@@ -394,6 +394,8 @@ impl Hypervisor for Xl {
                 (true, false) | (false, true) => return Ok(Change::Unchanged),
                 (true, true) if links.off.is_empty() => files::link(&auto, &path)?,
                 (true, true) => links.off.iter().try_for_each(|link| files::put_back(link))?,
+                // ours can be made again just so
+                (false, false) if files::is_ours(&links.on, &auto, &path) => files::unlink(&links.on[0])?,
                 (false, false) => links.on.iter().try_for_each(|link| files::put_aside(link))?,
             }
             Ok(Change::Changed)
