@@ -152,14 +152,14 @@ fn power(facts: &Facts, findings: &mut Findings) {
             format!("start {name} first"),
         ),
         Power::Paused => {
-            findings.refuse("power", format!("{name} is paused"), format!("resume it first: virsh resume {name}"));
+            findings.refuse("power", format!("{name} is paused"), "resume it first");
         }
     }
     if facts.platform.managed_save {
         findings.refuse(
             "managed_save",
             format!("{name} has a saved memory image that would be resumed instead of booted"),
-            format!("virsh managedsave-remove {name}"),
+            "start it from the image, or remove the image (virsh managedsave-remove; xl: /var/lib/xen/save)",
         );
     }
 }

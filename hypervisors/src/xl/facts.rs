@@ -53,7 +53,7 @@ pub fn of(cfg: &Cfg, text: &str) -> Result<CfgFacts, Wrong> {
     };
     let (memory, maxmem) = (mebibytes("memory")?, mebibytes("maxmem")?);
     let vcpus = cfg.number("maxvcpus")?.or(cfg.number("vcpus")?).unwrap_or(1);
-    let vifs = cfg.strings("vif")?.into_iter().map(|atom| read_vif(atom)).collect::<Result<Vec<_>, _>>()?;
+    let vifs = cfg.strings("vif")?.into_iter().map(read_vif).collect::<Result<Vec<_>, _>>()?;
     Ok(CfgFacts {
         name,
         uuid: cfg.text("uuid")?.map(|uuid| uuid.to_ascii_lowercase()),
@@ -100,7 +100,7 @@ fn mark(text: &str) -> Result<Option<Mark>, Wrong> {
 }
 
 fn disks(cfg: &Cfg) -> Result<Vec<Disk>, Wrong> {
-    let specs = cfg.strings("disk")?.into_iter().map(|atom| read_disk(atom)).collect::<Result<Vec<_>, _>>()?;
+    let specs = cfg.strings("disk")?.into_iter().map(read_disk).collect::<Result<Vec<_>, _>>()?;
     let plain = specs.iter().position(|spec| !spec.cdrom);
     let root = root_device(cfg)?;
     let named = root.and_then(|root| {

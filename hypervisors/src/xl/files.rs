@@ -89,8 +89,8 @@ impl Places {
 
 /// `KEY=value` of a shell's defaults file; the last one counts. What a shell would have to work out is as if it were not there.
 fn setting(text: &str, key: &str) -> Option<String> {
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
-    let value = values.last()?.split(" #").next().unwrap_or_default().trim();
+    let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    let value = values.next_back()?.split(" #").next().unwrap_or_default().trim();
     let bare = value.trim_matches(['"', '\'']);
     (!bare.contains(['$', '`', '"', '\'', ' '])).then(|| bare.to_owned())
 }
@@ -265,6 +265,12 @@ pub fn link(auto: &Path, definition: &Path) -> Result<()> {
         .and_then(|()| symlink(definition, &link))
         .and_then(|()| sync_directory(&link))
         .map_err(|error| Error::io(format!("link {}", link.display()), error))
+}
+
+/// Whether these links are the one that [`link`] makes.
+pub fn is_ours(links: &[PathBuf], auto: &Path, definition: &Path) -> bool {
+    let ours = auto.join(definition.file_name().unwrap_or_default());
+    links == [ours.as_path()] && fs::read_link(&ours).is_ok_and(|target| target == definition)
 }
 
 /// Removes a link.

@@ -52,7 +52,7 @@ pub async fn before(host: &dyn Host, file: &Path) -> Option<Versioned> {
     let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let kind = kind(&file)?;
     let versioned = Versioned { kind, file, standing: Standing::Clean };
-    let standing = versioned.stand(host).await.unwrap_or_else(|why| Standing::Keep(why));
+    let standing = versioned.stand(host).await.unwrap_or_else(Standing::Keep);
     Some(Versioned { standing, ..versioned })
 }
 

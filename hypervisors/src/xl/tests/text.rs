@@ -200,7 +200,7 @@ fn disks_are_read_in_every_form() {
     let script = seen("iscsi:iqn.2001-05.com.example:0-8a-x,xvda,w");
     assert_eq!((script.0.as_str(), script.5.as_deref()), ("iqn.2001-05.com.example:0-8a-x", Some("block-iscsi")));
     // what the seed's files hold, the stray quote and comma of its prose aside
-    assert_eq!(seen("phy:/dev/etherd/e0.0,hda10,r").3, true);
+    assert!(seen("phy:/dev/etherd/e0.0,hda10,r").3);
     assert_eq!(seen("tap:aio:/srv/x.img,xvda,w").0, "/srv/x.img");
     for text in [
         "",
