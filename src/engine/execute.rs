@@ -219,8 +219,19 @@ impl Engine {
                         && matches!(step.op.action(), Action::Define(define) if define.definition.name == guest)
                 })
             };
+            // Nor is it anybody's else when its own start was begun, and the controller went before it could say so.
+            let ours = || {
+                plan.steps.iter().zip(histories).skip(index).any(|(step, past)| {
+                    let starts = match &step.op {
+                        Op::Do(Action::Start(start)) => start.guest == guest,
+                        Op::Undo(_, Action::Stop(stop)) => stop.guest == guest,
+                        _ => false,
+                    };
+                    starts && past.status == Status::Intended
+                })
+            };
             let gone = on && power == Power::Off && matches!(hypervisor.facts(guest).await, Ok(Some(_)));
-            if gone || (!on && power == Power::On && !redefined()) {
+            if gone || (!on && power == Power::On && !redefined() && !ours()) {
                 first = Some(first.map_or(index, |other: usize| other.min(index)));
             }
         }

@@ -115,7 +115,9 @@ impl Bench {
     /// The same with more arguments.
     pub fn verb_with(&self, verb: &str, more: &[&str]) -> Said {
         let mut args = vec!["--json", verb, "mercure"];
-        if matches!(verb, "promote" | "rollback" | "abort" | "commit") && !more.contains(&"--approve") {
+        // A clone asks where it stops production.
+        let asks = matches!(verb, "clone" | "promote" | "rollback" | "abort" | "commit");
+        if asks && !more.iter().any(|word| matches!(*word, "--approve" | "--yes")) {
             args.push("--yes");
         }
         args.extend(more);

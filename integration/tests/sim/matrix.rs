@@ -2,6 +2,7 @@
 //! ways out. Which operations there are is taken from the trace of a good run, so none is forgotten.
 
 use hypervisors::sim::{How, TraceEntry};
+use hypervisors::storage::Copies;
 
 use crate::bench::{Bench, Ending as _, Picture};
 
@@ -15,6 +16,8 @@ pub struct Strike {
 
 /// A verb with what leads to it.
 struct Passage {
+    /// Kind of volume and strategy; `None`: trees, by `snapshot`.
+    on: Option<(Copies, &'static str)>,
     verb: &'static str,
     /// Verbs before it, with the states they lead to.
     before: &'static [(&'static str, &'static str)],
@@ -24,20 +27,24 @@ struct Passage {
     failing: &'static [(i32, &'static str)],
 }
 
-const CLONE: Passage = Passage { verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
+const CLONE: Passage =
+    Passage { on: None, verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
 const UPGRADE: Passage = Passage {
+    on: None,
     verb: "upgrade",
     before: &[("clone", "cloned")],
     done: "upgraded",
     failing: &[(8, "upgrading"), (7, "")],
 };
 const VERIFY: Passage = Passage {
+    on: None,
     verb: "verify",
     before: &[("clone", "cloned"), ("upgrade", "upgraded")],
     done: "verified",
     failing: &[(3, "upgraded"), (10, "verified")],
 };
 const PROMOTE: Passage = Passage {
+    on: None,
     verb: "promote",
     before: &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")],
     done: "promoted",
@@ -46,20 +53,46 @@ const PROMOTE: Passage = Passage {
 const PROMOTED: &[(&str, &str)] =
     &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted")];
 const ROLLBACK: Passage = Passage {
+    on: None,
     verb: "rollback",
     before: PROMOTED,
     done: "upgraded",
     failing: &[(4, "rolling_back"), (8, "rolling_back")],
 };
-const COMMIT: Passage = Passage { verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
-const ABORT: Passage =
-    Passage { verb: "abort", before: PROMOTED, done: "aborted", failing: &[(4, "aborting"), (8, "aborting")] };
+const COMMIT: Passage =
+    Passage { on: None, verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
+const ABORT: Passage = Passage {
+    on: None,
+    verb: "abort",
+    before: PROMOTED,
+    done: "aborted",
+    failing: &[(4, "aborting"), (8, "aborting")],
+};
 const ABORT_CLONE: Passage = Passage {
+    on: None,
     verb: "abort",
     before: &[("clone", "cloned")],
     done: "aborted",
     failing: &[(4, "aborting"), (8, "aborting")],
 };
+
+const THICK: Copies = Copies::Dependents;
+const THIN: Copies = Copies::Peers;
+const CLONE_ORIGIN: Passage = Passage {
+    on: Some((THICK, "origin")),
+    // Once production has moved, the clone stays where it stopped.
+    failing: &[(1, "aborted"), (7, ""), (8, "cloning")],
+    ..CLONE
+};
+const PROMOTE_ORIGIN: Passage = Passage { on: Some((THIN, "origin")), ..PROMOTE };
+const COMMIT_THICK: Passage = Passage {
+    on: Some((THICK, "snapshot")),
+    failing: &[(1, "promoted"), (8, "committing"), (3, "committed")],
+    ..COMMIT
+};
+const COMMIT_THIN: Passage = Passage { on: Some((THIN, "snapshot")), ..COMMIT };
+const ABORT_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..ABORT };
+const ABORT_CLONE_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..ABORT_CLONE };
 
 /// The operations of a good run of the verb.
 pub fn strikes(trace: &[TraceEntry], run: &str) -> Vec<Strike> {
@@ -87,7 +120,7 @@ struct Ground {
 
 impl Ground {
     fn new(passage: &'static Passage) -> Self {
-        let bench = Bench::new();
+        let bench = passage.on.map_or_else(Bench::new, |(copies, strategy)| Bench::with_copies(copies, strategy));
         let first = bench.picture();
         for (verb, state) in passage.before {
             bench.good(verb, state);
@@ -105,6 +138,15 @@ impl Ground {
         }
         assert!(strikes.len() >= 2, "{strikes:?}");
         Self { bench, passage, first, start, strikes }
+    }
+
+    /// Without what a promotion leaves behind; by strategy `origin` the clone is on what was production's volume.
+    fn around(&self, picture: Picture) -> Picture {
+        let mut picture = picture.after_a_promotion();
+        if self.passage.on.is_some_and(|(_, strategy)| strategy == "origin") {
+            picture.0.retain(|name, _| !name.starts_with("volumes/mercure/") && !name.contains("/var/lib/upgradectl"));
+        }
+        picture
     }
 
     /// The world is as before the run.
@@ -150,8 +192,13 @@ impl Ground {
         }
         if self.bench.state() != "none" {
             let said = self.bench.verb("abort");
-            if self.passage.verb == "commit" && said.code == 9 {
-                return self.forward(about);
+            if said.code == 9 && matches!(self.passage.verb, "commit" | "abort") {
+                // Past what cannot be taken back there is one way only.
+                self.forward(about);
+                if self.passage.verb == "abort" {
+                    self.as_before_the_run(about);
+                }
+                return;
             }
             assert_eq!(said.code, 0, "{about}, abort from {state}: {said}");
         }
@@ -177,8 +224,12 @@ impl Ground {
             }
         }
         if said.code == 1 || said.code == 7 {
-            let start = self.start.clone().after_a_promotion();
-            start.assert_same(&self.bench.picture().after_a_promotion(), &format!("{about}, undone"));
+            let start = self.around(self.start.clone());
+            start.assert_same(&self.around(self.bench.picture()), &format!("{about}, undone"));
+        }
+        if said.code == 0 && self.passage.verb == "commit" {
+            // It was tried again, and is done: there is no way back.
+            return;
         }
         self.bench.keep("struck");
         self.forward(&format!("{about}, forward"));
@@ -234,4 +285,18 @@ strikes! {
     abort_is_killed: ABORT KillAfter,
     abort_of_a_clone_fails: ABORT_CLONE Fail,
     abort_of_a_clone_is_killed: ABORT_CLONE KillAfter,
+    origin_clone_fails: CLONE_ORIGIN Fail,
+    origin_clone_is_killed: CLONE_ORIGIN KillAfter,
+    origin_clone_is_killed_half_way: CLONE_ORIGIN KillMid,
+    origin_promote_fails: PROMOTE_ORIGIN Fail,
+    origin_promote_is_killed: PROMOTE_ORIGIN KillAfter,
+    origin_abort_fails: ABORT_ORIGIN Fail,
+    origin_abort_is_killed: ABORT_ORIGIN KillAfter,
+    origin_abort_of_a_clone_is_killed: ABORT_CLONE_ORIGIN KillAfter,
+    origin_abort_of_a_clone_is_killed_half_way: ABORT_CLONE_ORIGIN KillMid,
+    thick_commit_fails: COMMIT_THICK Fail,
+    thick_commit_is_killed: COMMIT_THICK KillAfter,
+    thick_commit_is_killed_half_way: COMMIT_THICK KillMid,
+    thin_commit_fails: COMMIT_THIN Fail,
+    thin_commit_is_killed: COMMIT_THIN KillAfter,
 }
