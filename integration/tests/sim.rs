@@ -20,5 +20,7 @@ mod readers;
 mod refusals;
 #[path = "sim/trouble.rs"]
 mod trouble;
+#[path = "sim/watch.rs"]
+mod watch;
 #[path = "sim/ways.rs"]
 mod ways;

@@ -86,6 +86,7 @@ impl Held<'_> {
                 _ => failure.help(format!("possible now: {}", allowed.join(", "))),
             });
         }
+        self.needs_the_clone(verb, state, active.as_ref(), options).await?;
         match verb {
             Verb::Resume => match active {
                 Some(past) => self.resume(past, options).await,
@@ -266,7 +267,12 @@ impl Held<'_> {
         let left = plan.steps.len();
         self.emit.send(EventBody::VerbStarted { plan: plan.digest(), steps: left, expected_s: plan.estimate_s() });
         let mut engine = self.engine(options)?;
-        let report = engine.execute(id, plan).await?;
+        let work = Box::pin(engine.execute(id, plan));
+        let mut report = match self.watched(plan) {
+            Some(watched) => watched.beside(work, &self.lease, &self.emit).await?,
+            None => work.await?,
+        };
+        self.mention_loss(&mut report);
         self.conclude(plan, report, options).await
     }
 

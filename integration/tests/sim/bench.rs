@@ -12,6 +12,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use hypervisors::sim::{self, Fault, How, Sim, TraceEntry};
+use hypervisors::storage::Copies;
 use integration::cli::{Said, Upgradectl};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -52,13 +53,21 @@ impl Bench {
 
     /// The same; `more` stands at the end of the inventory (hooks of `mercure`, say).
     pub fn with(more: &str) -> Self {
+        Self::on(Copies::Trees, more)
+    }
+
+    /// The same in a world whose volumes are so; other than with trees the guest has swap space.
+    pub fn on(copies: Copies, more: &str) -> Self {
         let dir = ["/dev/shm", "/tmp"].iter().find_map(|place| TempDir::with_prefix_in("upgradectl-sim-", place).ok());
         let dir = dir.expect("a writable directory for the world");
         let path = dir.path().canonicalize().unwrap();
-        sim::seed(&path.join("world")).unwrap();
+        sim::seed_with(&path.join("world"), copies).unwrap();
         let ctl = Upgradectl::new(path.join("inventory.toml"), path.join("state")).unwrap();
         let bench = Self { dir, ctl };
         bench.inventory(&format!("{INVENTORY}{more}"));
+        if copies != Copies::Trees {
+            bench.edit_inventory("{ \"/srv/mail\" = \"detach\" }", "{ \"/srv/mail\" = \"detach\", xvda2 = \"swap\" }");
+        }
         bench
     }
 
