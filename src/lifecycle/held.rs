@@ -455,6 +455,17 @@ impl Held<'_> {
         let recorded = files::Restore::recorded(&world, rewrite)?;
         let links = files::Restore::links(&world, rewrite)?;
         let clone = self.root_path(false).await?;
+        let clones: Vec<_> = self.record.sides().map(|(.., clone)| clone).collect();
+        let disarmed = pasts
+            .iter()
+            .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)))
+            .filter_map(|(plan, index, step)| match &step.op {
+                Op::Do(Action::DisarmFsck(step)) if clones.contains(&&step.volume) => {
+                    Some((step.volume.clone(), StepRef { plan, index }))
+                }
+                _ => None,
+            })
+            .collect();
         let restored = promote::restoration(&clone, &recorded)?;
         let lost = crate::guest::mounts::lost_links(&crate::guest::Tree::open(&clone)?, &links)?;
         let mut pending = Vec::new();
@@ -474,6 +485,7 @@ impl Held<'_> {
             notes: restored.notes.into_iter().chain(lost.warnings).collect(),
             links,
             rewrite,
+            disarmed,
             pending,
             queues: queues.into_iter().map(|queue| (queue.service, queue.messages)).collect(),
             conffiles: super::query::conffiles(&pasts).iter().filter(|file| !file.older).count(),

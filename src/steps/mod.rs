@@ -10,6 +10,7 @@ pub mod carry;
 pub mod detached;
 pub mod domain;
 pub mod files;
+pub mod fsck;
 pub mod hook;
 pub mod net;
 pub mod queues;
