@@ -171,7 +171,7 @@ async fn a_thick_clone_from_snapshot_to_merge() {
     assert_eq!(thick.remove(&q, RUN).await.unwrap(), Change::Removed);
     let small = [CopyRequest { source: &p, target: &q, size: Some(CowSize::Bytes(12 << 20)) }];
     thick.snapshot_set(&small, &mark(Role::Clone)).await.unwrap();
-    assert_eq!(thick.extend(&q, RUN, 5 << 20).await.unwrap(), Change::Changed);
+    assert_eq!(thick.extend(&q, CowSize::Bytes(5 << 20), RUN).await.unwrap(), Change::Changed);
     assert!(block(&thick, &q).await.unfit.unwrap().contains("it has 20 MiB"));
     assert_eq!(thick.secure(&q, RUN).await.unwrap(), Change::Changed);
     assert_eq!(thick.secure(&q, RUN).await.unwrap(), Change::Unchanged);

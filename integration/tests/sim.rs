@@ -26,5 +26,7 @@ mod refusals;
 mod strategies;
 #[path = "sim/trouble.rs"]
 mod trouble;
+#[path = "sim/watch.rs"]
+mod watch;
 #[path = "sim/ways.rs"]
 mod ways;

@@ -10,6 +10,7 @@ mod run;
 mod signals;
 mod ssh;
 mod tidy;
+mod watch;
 
 use std::io::{stderr, stdout};
 use std::path::PathBuf;
@@ -74,6 +75,8 @@ enum Command {
     Status(look::Status),
     /// Show the record of a run: plans, who, when, every step with its outcome
     Log(look::Log),
+    /// Watch the open runs' snapshots fill, and extend them before they are lost
+    Watch(watch::Watch),
     /// Show the plan of a verb; touches nothing (the same as VERB --dry-run)
     Plan(change::PlanOf),
     #[command(flatten)]
@@ -123,6 +126,7 @@ impl Cli {
             Command::Doctor(doctor) => doctor.run(&context),
             Command::Status(status) => status.run(&context),
             Command::Log(log) => log.run(&context),
+            Command::Watch(watch) => watch.run(&context),
             Command::Conffiles(conffiles) => conffiles.run(&context),
             Command::Gc(gc) => gc.run(&context),
             Command::Ssh(ssh) => ssh.run(&context),

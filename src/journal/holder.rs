@@ -24,6 +24,9 @@ pub struct Holder {
     pub user: String,
     /// Value of `UPGRADECTL_LEASE` in the environment of its children.
     pub marker: String,
+    /// It holds the lease for one short action only: whoever wants it waits a little.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub brief: bool,
 }
 
 impl Holder {
@@ -39,6 +42,7 @@ impl Holder {
             boot,
             pid,
             started,
+            brief: false,
             user: std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| login()),
         }
     }

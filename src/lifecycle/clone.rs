@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use hypervisors::storage::Access;
-use hypervisors::{ByMac, DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeRef};
+use hypervisors::{ByMac, DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeKind, VolumeRef};
 
 use super::address::Addressing;
 use super::error::Failure;
@@ -21,7 +21,7 @@ use crate::guest::mounts::SkeletonDirectory;
 use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::values::{Allowed, AllowedTo};
 use crate::inventory::{DiskRule, NetworkRule, Strategy, Verb};
-use crate::steps::{block, domain, files, net, queues, sha256, storage, upgrade, verify};
+use crate::steps::{block, domain, files, fsck, net, queues, sha256, storage, upgrade, verify};
 
 /// What the command line asks for beside the guest.
 #[derive(Clone, Debug, Default)]
@@ -267,6 +267,15 @@ pub(super) fn duplicate(facts: &Facts, record: &RunFacts, role: Role) -> PlanSte
     PlanStep::new(Stage::Duplicate, snapshot, pause_s + 1.0)
 }
 
+/// The periodic check of ext file systems is switched off on volumes that are about to be started more often than usual.
+/// Only where a volume is opened as a block device on the host; nothing may have it open. Promotion sets it as it was,
+/// by [`fsck::Rearm`].
+pub(super) fn disarm<'a>(host: &str, volumes: impl Iterator<Item = &'a VolumeRef>) -> Vec<PlanStep> {
+    let block = |volume: &&VolumeRef| matches!(volume.kind, VolumeKind::LvmThick | VolumeKind::LvmThin);
+    let step = |volume: &VolumeRef| fsck::Disarm { host: host.to_owned(), volume: volume.clone() };
+    volumes.filter(block).map(|volume| PlanStep::new(Stage::Adapt, step(volume), 0.5)).collect()
+}
+
 /// The clone's files become its own.
 fn adapt(facts: &Facts, record: &RunFacts, wishes: &CloneWishes, root: &VolumeRef) -> Result<Vec<PlanStep>, Failure> {
     let host = record.host.clone();
@@ -342,6 +351,9 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
             Failure::new(super::error::exit::REFUSED, format!("clone {name}")).cause("its root disk is not cloned")
         })?;
         let mut clone = adapt(facts, record, wishes, root)?;
+        // After the clone's files were opened: by then its journal is replayed, which could bring old settings back.
+        let copied = record.sides().filter(|(disk, ..)| disk.rule == DiskRule::Clone).map(|(.., clone)| clone);
+        clone.extend(disarm(&record.host, copied).into_iter().map(|step| step.undo(Undo::WithClone)));
         clone.extend(come_up(facts, record)?);
         if record.strategy == Strategy::Origin {
             steps.extend(origin::move_production(facts, record)?);

@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use hypervisors::VolumeKind;
+use hypervisors::storage::Copies;
 use nix::unistd::{AccessFlags, access};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::address::{self, Addressing};
 use super::app::{App, write_private};
@@ -15,8 +16,9 @@ use super::error::{Failure, exit};
 use super::facts::Facts;
 use super::preflight::{self, Finding, Findings, Verdict, installed};
 use super::query;
+use super::record::RunFacts;
 use crate::inventory::values::AddressWish;
-use crate::inventory::{GuestSpec, HostSpec, HypervisorKind, Strategy};
+use crate::inventory::{GuestSpec, HostSpec, HypervisorKind, SnapshotPolicy, Strategy};
 use crate::journal::{Journal, RunRecord};
 
 /// Less free space than this for the journal is refused, in bytes.
@@ -145,12 +147,34 @@ impl App {
         writable("scratch", &self.scratch, findings);
         if real {
             units(Path::new("/etc/systemd/system"), findings);
+            if let Some(why) = self.fills(journal) {
+                watcher(Path::new("/etc/systemd/system"), &why, findings);
+            }
         }
         if self.inventory.hosts.is_empty() {
             warn(findings, "inventory", "no hosts are declared", "put this machine into [hosts]");
         } else if self.inventory.guests.is_empty() {
             warn(findings, "inventory", "no guests are declared", "put a guest into [guests]");
         }
+    }
+
+    /// Why something has to watch snapshots on this machine, if so.
+    fn fills(&self, journal: &Result<Option<std::sync::Arc<dyn Journal>>, Failure>) -> Option<String> {
+        let runs = match journal {
+            Ok(Some(journal)) => journal.runs(true).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let record = |run: &RunRecord| RunFacts::deserialize(&run.facts).ok();
+        let fills = |run: &&RunRecord| record(run).is_some_and(|record| record.copying != Copies::Trees);
+        if let Some(run) = runs.iter().find(fills) {
+            return Some(format!("{} stands on snapshots that can fill", run.id));
+        }
+        let declared = |spec: &&GuestSpec| spec.clone.snapshot != SnapshotPolicy::default();
+        self.inventory
+            .guests
+            .values()
+            .find(declared)
+            .map(|spec| format!("guests.{}.clone.snapshot in the inventory wants it", spec.name))
     }
 
     async fn left(&self, findings: &mut Findings) {
@@ -345,6 +369,18 @@ fn units(systemd: &Path, findings: &mut Findings) {
     warn(findings, "units", detail, remedy);
 }
 
+/// Whether the shipped unit that watches snapshots fill is enabled, and why it should be.
+fn watcher(systemd: &Path, why: &str, findings: &mut Findings) {
+    const UNIT: &str = "upgradectl-watch.service";
+    if systemd.join("multi-user.target.wants").join(UNIT).symlink_metadata().is_ok() {
+        return findings.pass("watch", "snapshots are watched while they fill");
+    }
+    let detail =
+        format!("{UNIT} not enabled: between verbs nobody extends a snapshot before it is full and lost ({why})");
+    let remedy = format!("copy templates/systemd/{UNIT} to {}, then systemctl enable --now {UNIT}", systemd.display());
+    warn(findings, "watch", detail, remedy);
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -369,6 +405,25 @@ mod tests {
             let unit = format!("upgradectl-resume.{unit}");
             symlink(format!("/etc/systemd/system/{unit}"), wants.join(unit)).unwrap();
         }
+        assert_eq!(look().verdict, Verdict::Passed);
+    }
+
+    #[test]
+    fn the_watch_is_wanted_with_its_reason_until_it_is_enabled() {
+        let dir = tempfile::tempdir().unwrap();
+        let look = || {
+            let mut findings = Findings::default();
+            watcher(dir.path(), "mercure--k3f9 fills", &mut findings);
+            findings.0.remove(0)
+        };
+        let found = look();
+        assert_eq!(found.verdict, Verdict::Warning);
+        assert!(
+            found.detail.contains("mercure--k3f9 fills") && found.remedy.unwrap().ends_with("upgradectl-watch.service")
+        );
+        let wants = dir.path().join("multi-user.target.wants");
+        std::fs::create_dir(&wants).unwrap();
+        symlink("/etc/systemd/system/upgradectl-watch.service", wants.join("upgradectl-watch.service")).unwrap();
         assert_eq!(look().verdict, Verdict::Passed);
     }
 }

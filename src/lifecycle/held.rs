@@ -87,6 +87,7 @@ impl Held<'_> {
                 _ => failure.help(format!("possible now: {}", allowed.join(", "))),
             });
         }
+        self.needs_the_clone(verb, state, active.as_ref(), options).await?;
         match verb {
             Verb::Resume => match active {
                 Some(past) => self.resume(past, options).await,
@@ -267,7 +268,12 @@ impl Held<'_> {
         let left = plan.steps.len();
         self.emit.send(EventBody::VerbStarted { plan: plan.digest(), steps: left, expected_s: plan.estimate_s() });
         let mut engine = self.engine(options)?;
-        let report = engine.execute(id, plan).await?;
+        let work = Box::pin(engine.execute(id, plan));
+        let mut report = match self.watched(plan) {
+            Some(watched) => watched.beside(work, &self.lease, &self.emit).await?,
+            None => work.await?,
+        };
+        self.mention_loss(&mut report);
         self.conclude(plan, report, options).await
     }
 
@@ -455,6 +461,17 @@ impl Held<'_> {
         let recorded = files::Restore::recorded(&world, rewrite)?;
         let links = files::Restore::links(&world, rewrite)?;
         let clone = self.root(false).await?;
+        let clones: Vec<_> = self.record.sides().map(|(.., clone)| clone).collect();
+        let disarmed = pasts
+            .iter()
+            .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)))
+            .filter_map(|(plan, index, step)| match &step.op {
+                Op::Do(Action::DisarmFsck(step)) if clones.contains(&&step.volume) => {
+                    Some((step.volume.clone(), StepRef { plan, index }))
+                }
+                _ => None,
+            })
+            .collect();
         let restored = promote::restoration(&clone, &recorded)?;
         let lost = crate::guest::mounts::lost_links(&clone, &links)?;
         let mut pending = Vec::new();
@@ -474,6 +491,7 @@ impl Held<'_> {
             notes: restored.notes.into_iter().chain(lost.warnings).collect(),
             links,
             rewrite,
+            disarmed,
             pending,
             queues: queues.into_iter().map(|queue| (queue.service, queue.messages)).collect(),
             saves: promote::saves(&self.record, &*self.hypervisor).await?,

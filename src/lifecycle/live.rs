@@ -1,10 +1,12 @@
 //! Looking at the platform for `status --live`, and the way into a run's guest.
 
 use hypervisors::GuestLink;
+use jiff::Timestamp;
 
 use super::app::App;
 use super::error::{Failure, exit};
-use super::query::{StatusLine, VolumeInfo};
+use super::fill::Seen;
+use super::query::StatusLine;
 use super::record::RunFacts;
 use super::state::State;
 use crate::journal::RunRecord;
@@ -21,11 +23,12 @@ impl App {
         let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
         let hypervisor = self.hypervisor(&facts.host)?;
         line.clone.power = Some(hypervisor.power(&link(run, &facts).name).await?);
+        let (mut seen, now) = (Seen::read(&facts.run_dir), Timestamp::now());
         let mut volumes = Vec::new();
         for volume in facts.disks.iter().filter_map(|disk| disk.target.as_ref()) {
-            let seen = hypervisor.storage(volume.kind)?.inspect(volume).await?;
-            let fill_percent = seen.and_then(|seen| seen.fill_percent);
-            volumes.push(VolumeInfo { name: volume.to_string(), fill_percent, full_in_s: None });
+            let found = hypervisor.storage(volume.kind)?.inspect(volume).await?;
+            seen.note(&volume.to_string(), found.as_ref(), now);
+            volumes.push(seen.info(&volume.to_string()));
         }
         line.volumes = volumes;
         Ok(())

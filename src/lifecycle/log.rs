@@ -12,6 +12,7 @@ use super::error::{Failure, exit};
 use super::query::means;
 use super::record::RunFacts;
 use super::step_log;
+use super::watch::{self, Noted};
 use crate::engine::{Op, Plan, Stage};
 use crate::journal::{EventKind, EventRecord, Journal, RunRecord};
 
@@ -37,6 +38,8 @@ pub struct RunLog {
     pub plans: Vec<PlanLog>,
     /// What operators decided.
     pub decisions: Vec<Decision>,
+    /// What was done about snapshots that fill.
+    pub watch: Vec<Noted>,
 }
 
 /// One plan.
@@ -146,6 +149,7 @@ pub fn of_run(journal: &dyn Journal, run: &RunRecord) -> Result<RunLog, Failure>
         outage_s: outage(&events),
         plans,
         decisions: events.iter().filter_map(decision).collect(),
+        watch: watch::notes(&events),
     })
 }
 

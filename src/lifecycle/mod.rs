@@ -6,6 +6,7 @@
 //!   the ways back leave to be decided.
 //! * [`origin`], [`in_place`]: what the strategies of these names do in their own way; [`production`]: steps all share.
 //! * [`app`]: one invocation: the run, its lease, the approval, the engine, the exit code.
+//! * [`fill`], [`watch`]: snapshots that fill, and what is done before one is lost.
 //! * [`interrupted`], [`decide`]: what happens to runs whose owner is gone, or that are stuck.
 //! * [`init`], [`query`], [`doctor`], [`gc`]: beginning, looking, and tidying up.
 //!
@@ -22,7 +23,9 @@ pub mod detached;
 pub mod doctor;
 pub mod error;
 pub mod facts;
+pub mod fill;
 pub mod gc;
+mod guard;
 pub mod held;
 pub mod hooks;
 pub mod in_place;
@@ -43,6 +46,7 @@ pub mod state;
 mod step_log;
 pub mod upgrade;
 pub mod verify;
+pub mod watch;
 pub mod world;
 
 use jiff::Timestamp;

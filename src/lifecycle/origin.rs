@@ -52,6 +52,8 @@ pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<Pl
         PlanStep::new(Stage::Duplicate, snapshot, 1.0),
     ];
     steps.extend(clone::swaps(record, Role::Production));
+    // It was shut down: nothing is left to be replayed.
+    steps.extend(clone::disarm(&record.host, record.copies().map(|(_, _, copy)| copy)));
     steps.push(PlanStep::new(Stage::Define, define, 0.3));
     steps.push(production::start(record).goes_live());
     steps.extend(production::up_again(record, boots_s));
@@ -93,7 +95,8 @@ pub fn abort(
         for step in undo_steps(past.id, &past.plan, &past.histories)?.into_iter().filter(|step| !step.clone_side) {
             let Op::Undo(_, action) = &step.op else { continue };
             match action {
-                Action::Return(_) => inside.push(step),
+                // What is merged is what the snapshot holds then; production has it open until it is stopped.
+                Action::Return(_) | Action::DisarmFsck(_) => inside.push(step),
                 Action::Hook(_) => last.push(step),
                 Action::Snapshot(made) if made.role == Role::Detached => last.push(step),
                 // Production and what it stands on: that is what folding is.

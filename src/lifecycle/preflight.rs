@@ -179,7 +179,11 @@ fn sizes(facts: &Facts, strategy: Strategy, copying: Copies, findings: &mut Find
         );
     } else if copying == Copies::Dependents && strategy == Strategy::Snapshot && wanted < covering {
         findings.warn("space", format!("promote will need {} more", gib(covering - wanted)));
-        findings.warn("fill", "the snapshot can fill, and the clone would be lost with it: look at upgradectl status");
+        findings.warn(
+            "fill",
+            "the snapshot can fill, and the clone would be lost with it: let upgradectl-watch.service extend it (upgradectl \
+             watch shows how it fills)",
+        );
     }
     for (disk, facts) in facts.disks.iter().filter_map(|disk| Some((disk, disk.facts.as_ref()?))) {
         let Some(block) = facts.block.as_ref().filter(|_| disk.rule == DiskRule::Clone) else { continue };

@@ -17,7 +17,7 @@ use super::record::RunFacts;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
 use crate::guest::{self, FileEdit, Tree};
 use crate::inventory::{CarryRule, GuestSpec, Strategy, Verb};
-use crate::steps::{StepRef, adopt, block, carry, domain, files, net, queues, storage};
+use crate::steps::{StepRef, adopt, block, carry, domain, files, fsck, net, queues, storage};
 use crate::verify::Side;
 
 /// What promotion rests on, as it is now.
@@ -36,6 +36,8 @@ pub struct Now {
     pub links: Vec<(PathBuf, PathBuf)>,
     /// The step that put the clone's identity on.
     pub rewrite: StepRef,
+    /// Volumes of the clone whose periodic check was switched off, and the steps that did so.
+    pub disarmed: Vec<(VolumeRef, StepRef)>,
     /// Files each carry rule would copy now.
     pub pending: Vec<(String, Option<u64>)>,
     /// Queues of the original, with their messages.
@@ -167,6 +169,10 @@ pub fn plan(
     if !now.links.is_empty() {
         let relink = adopt::Relink { host: host.clone(), volume: new_root.clone(), links: now.links.clone() };
         steps.push(PlanStep::new(Stage::Adopt, relink, 0.1).clone_side());
+    }
+    for (volume, disarmed) in &now.disarmed {
+        let rearm = fsck::Rearm { host: host.clone(), volume: volume.clone(), disarmed: *disarmed };
+        steps.push(PlanStep::new(Stage::Adopt, rearm, 1.0).clone_side());
     }
     steps.push(
         PlanStep::new(Stage::Define, domain::Undefine { host: host.clone(), guest: run.clone() }, 1.0).clone_side(),

@@ -1,4 +1,5 @@
-//! Looking at runs: status, the record, conffiles. Reads the journal only.
+//! Looking at runs: status, the record, conffiles. Reads the journal only, and what watches noted beside it of the fill of
+//! snapshots.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::back::Past;
 use super::error::Failure;
+use super::fill::{Seen, VolumeInfo};
 use super::record::RunFacts;
 use super::state::{State, Verb};
 use crate::engine::{Op, Plan};
@@ -140,17 +142,6 @@ pub struct CloneInfo {
     pub power: Option<hypervisors::Power>,
 }
 
-/// A volume of the clone.
-#[derive(Clone, Debug, Serialize)]
-pub struct VolumeInfo {
-    /// Where it is.
-    pub name: String,
-    /// How full the snapshot is, where that is a danger.
-    pub fill_percent: Option<f64>,
-    /// Seconds until it is full, if it fills on as it did.
-    pub full_in_s: Option<f64>,
-}
-
 /// The verbs possible now. A verb that is done but for its tidying up can be resumed too.
 pub fn possible(state: State, active: Option<&Past>, strategy: Strategy) -> Vec<Verb> {
     let verbs = state.verbs(active.is_some_and(Past::irreversible), strategy == Strategy::InPlace);
@@ -165,6 +156,7 @@ pub fn possible(state: State, active: Option<&Past>, strategy: Strategy) -> Vec<
 pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Failure> {
     let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
     let (_, holder) = journal.holder(&run.id)?;
+    let holder = holder.filter(|holder| !holder.brief || holder.is_gone());
     // A verb that ended by itself gave its lease back; one that still has a holder, but no living one, was cut off.
     let cut_off = holder.as_ref().is_some_and(crate::journal::Holder::is_gone);
     let holder = holder.filter(|holder| !holder.is_gone());
@@ -176,6 +168,7 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         Some(format!("{}/{} {}", at + 1, past.plan.steps.len(), past.plan.steps[at].title()))
     });
     let next = state.map_or_else(Vec::new, |state| possible(state, past.as_ref(), facts.strategy));
+    let seen = Seen::read(&facts.run_dir);
     let place = facts.addressing.clone_places.first().and_then(|place| place.mac);
     let mac = place.or(facts.addressing.by.as_ref().map(|(mac, _)| *mac));
     Ok(StatusLine {
@@ -196,7 +189,7 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
             .disks
             .iter()
             .filter_map(|disk| disk.target.as_ref())
-            .map(|volume| VolumeInfo { name: volume.to_string(), fill_percent: None, full_in_s: None })
+            .map(|volume| seen.info(&volume.to_string()))
             .collect(),
         last_verification: facts.verification,
         unproven: facts.unproven,

@@ -215,3 +215,16 @@ async fn a_resumed_plan_looks_again_who_runs() {
     assert_eq!(lab.sim().power("mercure").await.unwrap(), hypervisors::Power::On);
     no_conflicts(&lab.sim());
 }
+
+#[test]
+fn the_periodic_check_is_switched_off_on_block_volumes_only() {
+    use hypervisors::{VolumeKind, VolumeRef};
+
+    let volume = |kind| VolumeRef { kind, path: "/dev/vg1/mercure--k3f9-xvda1".into() };
+    let kinds = [VolumeKind::Btrfs, VolumeKind::Directory, VolumeKind::Sim, VolumeKind::LvmThick, VolumeKind::LvmThin];
+    let volumes = kinds.map(volume);
+    let steps = super::clone::disarm("here", volumes.iter());
+    let titles: Vec<String> = steps.iter().map(crate::engine::PlanStep::title).collect();
+    assert_eq!(titles, ["switch the periodic fsck of /dev/vg1/mercure--k3f9-xvda1 off"; 2]);
+    assert!(steps.iter().all(|step| step.op.action().kind() == "fsck.disarm"));
+}

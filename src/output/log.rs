@@ -30,6 +30,14 @@ pub fn render(log: &RunLog) -> String {
             text.push_str(&hanging(&format!("  {}  ", time(decision.time)), &printable(&what)));
         }
     }
+    if !log.watch.is_empty() {
+        text.push_str("\nSnapshots\n");
+        for note in &log.watch {
+            let what =
+                if note.outcome == "done" { note.text.clone() } else { format!("{}: {}", note.outcome, note.text) };
+            text.push_str(&hanging(&format!("  {}  ", time(note.time)), &printable(&what)));
+        }
+    }
     text
 }
 

@@ -1,7 +1,7 @@
 //! What people and programs read: one event stream in, terminal text or JSON lines out.
 //!
 //! * [`terminal`]: progress and closing words for people; [`json`]: one event a line, one object a query.
-//! * [`page`]: plans and approval pages; [`error`]: failures; [`status`], [`log`], [`tidy`]: the tables of the queries.
+//! * [`page`]: plans and approval pages; [`error`]: failures; [`status`], [`log`], [`watch`], [`tidy`]: the tables of the queries.
 //! * [`format`]: sizes, durations, times, wrapping: the one place for each; [`writer`]: the one place that writes.
 //!
 //! May not: decide anything, fail, or wait for a reader. A terminal that is gone or held never stops a verb: what cannot
@@ -19,6 +19,7 @@ pub mod page;
 pub mod status;
 pub mod terminal;
 pub mod tidy;
+pub mod watch;
 pub mod writer;
 
 use std::io::{IsTerminal, Write};

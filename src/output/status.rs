@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::Style;
 use super::closing::short;
 use super::format::{ago, table};
+use super::watch::fullest;
 use crate::lifecycle::query::StatusLine;
 
 /// One line a run. `live`: the platform was asked too.
@@ -17,19 +18,18 @@ pub fn render(lines: &[StatusLine], now: Timestamp, style: Style) -> String {
     let head = ["GUEST", "RUN", "STATE", "SINCE", "CLONE", "FILL", "NOW"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for line in lines {
-        let fill = line.volumes.iter().filter_map(|volume| volume.fill_percent).reduce(f64::max);
         rows.push(vec![
             printable(&line.guest),
             short(&line.run).to_owned(),
             line.state.clone(),
             ago(line.since, now),
             line.clone.address.clone(),
-            fill.map_or("-".to_owned(), |fill| format!("{fill:.0} %")),
+            fullest(&line.volumes, now),
             doing(line),
         ]);
     }
     let text = table(0, &rows);
-    ["INTERRUPTED", "STUCK"].iter().fold(text, |text, word| text.replace(word, &style.bad(word)))
+    ["INTERRUPTED", "STUCK", "LOST"].iter().fold(text, |text, word| text.replace(word, &style.bad(word)))
 }
 
 fn doing(line: &StatusLine) -> String {
@@ -42,6 +42,8 @@ fn doing(line: &StatusLine) -> String {
     };
     let now = if let Some(step) = line.stuck_step {
         format!("STUCK at step {step}: retry, skip, abandon")
+    } else if line.volumes.iter().any(|volume| volume.lost.is_some()) {
+        "LOST: the snapshot filled up; abort cleans up".to_owned()
     } else if line.interrupted {
         format!("INTERRUPTED: {next}")
     } else if let Some(now) = line.now.as_ref().filter(|_| line.holder.is_some()) {

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, hook, net, queues, services, storage, upgrade, verify,
+    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, net, queues, services, storage, upgrade,
+    verify,
 };
 
 macro_rules! actions {
@@ -53,6 +54,8 @@ actions! {
     "files.restore" Restore(files::Restore),
     "files.relink" Relink(adopt::Relink),
     "files.restamp" Restamp(adopt::Restamp),
+    "fsck.disarm" DisarmFsck(fsck::Disarm),
+    "fsck.rearm" RearmFsck(fsck::Rearm),
     "queues.set_aside" SetAside(queues::SetAside),
     "queues.mirror" Mirror(queues::Mirror),
     "queues.return" Return(queues::Return),

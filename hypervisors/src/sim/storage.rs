@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use super::definition::volume_name;
 use super::volumes;
 use super::world::{Locked, Sim, VolumeMeta, fresh_id};
-use crate::storage::{Access, Copies, CopyRequest, Opened, SizePolicy, SizedSnapshot, Snapshot, VolumeFacts};
+use crate::storage::{Access, Copies, CopyRequest, CowSize, Opened, SizePolicy, SizedSnapshot, Snapshot, VolumeFacts};
 use crate::{Cause, Change, Error, Mark, Result, Storage, VolumeKind, VolumeRef};
 
 /// The driver for volumes of the simulated world.
@@ -276,6 +276,37 @@ impl Storage for SimStorage {
                 }
                 world.midpoint(&doing)?;
                 world.set_volume(&name, &fit)?;
+                Ok(Change::Changed)
+            })
+            .await
+    }
+
+    async fn extend(&self, volume: &VolumeRef, by: CowSize, run: &str) -> Result<Change> {
+        let name = self.name(volume)?;
+        let doing = format!("grow {name}");
+        if self.copies() != Copies::Dependents {
+            return Err(Error::new(doing, Cause::Unsupported("it has no area of its own".into())));
+        }
+        self.0
+            .effect("storage.extend", &name, |world| {
+                world.settle_merges()?;
+                let meta = world.own(&doing, &name, run)?;
+                if world.is_full(&name, &meta)? {
+                    return Err(Error::refused(doing, "the snapshot filled up, and is lost"));
+                }
+                let Some(has) = meta.limit_bytes else { return Ok(Change::Unchanged) };
+                if world.merging_into(&name, &meta)?.is_some() {
+                    return Err(Error::refused(doing, "it is being merged"));
+                }
+                let most = volumes::covering(meta.capacity_bytes);
+                let wanted = match by {
+                    CowSize::Bytes(bytes) => volumes::whole(has.saturating_add(bytes)).min(most),
+                    CowSize::Covering => most,
+                };
+                world.take_area(&doing, wanted.saturating_sub(has))?;
+                world.midpoint(&doing)?;
+                let limit_bytes = (wanted < most).then_some(wanted);
+                world.set_volume(&name, &VolumeMeta { area_bytes: wanted, limit_bytes, ..meta })?;
                 Ok(Change::Changed)
             })
             .await

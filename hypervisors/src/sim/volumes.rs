@@ -27,7 +27,8 @@ pub(super) fn covering(capacity_bytes: u64) -> u64 {
     whole(capacity_bytes.saturating_add(chunks.saturating_mul(EXCEPTION_BYTES)).saturating_add(2 * CHUNK_BYTES))
 }
 
-fn whole(bytes: u64) -> u64 {
+/// Bytes in whole extents.
+pub(super) fn whole(bytes: u64) -> u64 {
     bytes.div_ceil(EXTENT_BYTES).saturating_mul(EXTENT_BYTES)
 }
 
@@ -185,6 +186,7 @@ impl Locked {
                 None => meta.skip.then(|| "it would not come up with its host (activation skip)".to_owned()),
             },
             merge: meta.merging.as_ref().map(super::merge::Merging::stands),
+            area_bytes: meta.limit_bytes.or(meta.origin.as_ref().map(|_| meta.area_bytes)).filter(|bytes| *bytes > 0),
         })
     }
 

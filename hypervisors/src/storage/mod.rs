@@ -161,6 +161,9 @@ pub struct BlockFacts {
     pub unfit: Option<String>,
     /// A snapshot is being merged into it.
     pub merge: Option<Merge>,
+    /// Bytes of its own copy-on-write area, of which [`VolumeFacts::fill_percent`] is a share; `None` if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area_bytes: Option<u64>,
 }
 
 /// How a merge of a snapshot into its origin stands.
@@ -305,10 +308,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
             None => Err(Error::not_found(format!("secure {volume}"), "it does not exist")),
         }
     }
-    /// Grows the area of a snapshot of this run by so many bytes, or as many as it can use.
-    async fn extend(&self, volume: &VolumeRef, run: &str, bytes: u64) -> Result<Change> {
-        let why = format!("{:?} volumes do not grow", self.kind());
-        Err(Error::new(format!("grow {volume} by {bytes} bytes (run {run})"), Cause::Unsupported(why)))
+    /// Grows the copy-on-write area of a snapshot of this run while it is in use: by [`CowSize::Bytes`] (rounded up to what the
+    /// driver can make), or as far as covering, and never beyond that. One that cannot fill stays as it is. Done twice it
+    /// grows twice: who does not know whether it was done looks at [`BlockFacts::area_bytes`].
+    async fn extend(&self, volume: &VolumeRef, _by: CowSize, run: &str) -> Result<Change> {
+        let why = format!("{:?} volumes have no area of their own that could be grown", self.kind());
+        Err(Error::new(format!("grow {volume} (run {run})"), Cause::Unsupported(why)))
     }
     /// Merges snapshots of this run into their origins, which then show the snapshots' content; the snapshots go. Nothing may
     /// have any of them open: a merge that would only begin later is refused, and one that waits is begun. Irreversible

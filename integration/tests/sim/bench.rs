@@ -58,6 +58,16 @@ impl Bench {
         bench
     }
 
+    /// The same in a world whose volumes are so; other than with trees the guest has swap space.
+    pub fn on(copies: Copies, more: &str) -> Self {
+        let bench = Self::seeded(copies);
+        bench.inventory(&format!("{INVENTORY}{more}"));
+        if copies != Copies::Trees {
+            bench.edit_inventory("{ \"/srv/mail\" = \"detach\" }", "{ \"/srv/mail\" = \"detach\", xvda2 = \"swap\" }");
+        }
+        bench
+    }
+
     /// A world whose volumes are like LVM's, thick or thin, with a swap disk.
     pub fn with_copies(copies: Copies, strategy: &str) -> Self {
         let bench = Self::seeded(copies);

@@ -398,7 +398,7 @@ impl Storage for LvmStorage {
         }
     }
 
-    async fn extend(&self, volume: &VolumeRef, run: &str, bytes: u64) -> Result<Change> {
+    async fn extend(&self, volume: &VolumeRef, by: CowSize, run: &str) -> Result<Change> {
         let doing = format!("grow {volume}");
         let name = self.name(&doing, volume)?;
         let (report, found) = self.look(&doing, &name).await?;
@@ -413,7 +413,11 @@ impl Storage for LvmStorage {
             let why = "only the area of a thick snapshot grows; a thin pool grows by itself or by lvextend";
             return Err(Error::new(doing, Cause::Unsupported(why.into())));
         };
-        let more = size::whole(bytes, report.extent_bytes).min(covering.saturating_sub(lv.size_bytes));
+        let room = covering.saturating_sub(lv.size_bytes);
+        let more = match by {
+            CowSize::Covering => room,
+            CowSize::Bytes(bytes) => size::whole(bytes, report.extent_bytes).min(room),
+        };
         if more == 0 {
             return Ok(Change::Unchanged);
         }

@@ -287,6 +287,7 @@ fn facts(report: &Report, lv: &Lv) -> VolumeFacts {
             id: lv.uuid.clone(),
             size_bytes: origin.filter(|_| !lv.is_thin()).map_or(lv.size_bytes, |origin| origin.size_bytes),
             open: lv.attr.open,
+            area_bytes: (lv.origin.is_some() && !lv.is_thin()).then_some(lv.size_bytes),
             origin: lv.origin.clone(),
             snapshots: report.snapshots(&lv.name).map(|snapshot| snapshot.name.clone()).collect(),
             lost: lost(lv, pool),

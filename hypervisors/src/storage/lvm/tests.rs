@@ -268,14 +268,14 @@ async fn growing_to_covering_cannot_be_half_of_it() {
     let small = [CopyRequest { source: &o, target: &s, size: Some(CowSize::Bytes(64 << 20)) }];
     bench.thick.snapshot_set(&small, &clone()).await.unwrap();
     refused(bench.thick.secure(&s, "other--0000").await, "not of run");
-    refused(bench.thick.extend(&s, "other--0000", 1).await, "not of run");
-    assert_eq!(bench.thick.extend(&s, RUN, 1).await.unwrap(), Change::Changed);
+    refused(bench.thick.extend(&s, CowSize::Bytes(1), "other--0000").await, "not of run");
+    assert_eq!(bench.thick.extend(&s, CowSize::Bytes(1), RUN).await.unwrap(), Change::Changed);
     assert_eq!(bench.change("s", |volume| volume.extents), 17);
-    assert!(bench.thick.extend(&o, RUN, 1).await.is_err());
+    assert!(bench.thick.extend(&o, CowSize::Bytes(1), RUN).await.is_err());
     assert_eq!(bench.thick.secure(&s, RUN).await.unwrap(), Change::Changed);
     assert_eq!(bench.thick.secure(&s, RUN).await.unwrap(), Change::Unchanged);
     assert_eq!(bench.change("s", |volume| volume.extents), 258);
-    assert_eq!(bench.thick.extend(&s, RUN, 1 << 30).await.unwrap(), Change::Unchanged);
+    assert_eq!(bench.thick.extend(&s, CowSize::Bytes(1 << 30), RUN).await.unwrap(), Change::Unchanged);
     bench.fake.with(|state| (state.overwrite("o"), state.overwrite("s")));
     assert_eq!(block(&bench.thick, &s).await.lost, None);
     // Without room it is refused before anything is asked of LVM.
@@ -283,7 +283,7 @@ async fn growing_to_covering_cannot_be_half_of_it() {
     bench.change("s", |volume| (volume.extents, volume.used) = (16, 0));
     bench.ran();
     refused(bench.thick.secure(&s, RUN).await, "are free");
-    refused(bench.thick.extend(&s, RUN, 1).await, "are free");
+    refused(bench.thick.extend(&s, CowSize::Bytes(1), RUN).await, "are free");
     assert_eq!(bench.ran(), ["lvs", "lvs"]);
     bench.fake.with(|state| state.extents = full);
     assert_eq!(bench.thick.secure(&s, RUN).await.unwrap(), Change::Changed);

@@ -141,3 +141,37 @@ async fn a_secured_snapshot_cannot_fill_and_takes_its_room() {
     assert!(why(world.storage.snapshot_set(&set, &world.ours()).await).contains("are free"));
     assert_eq!(world.state(&other).await, Snapshot::Absent);
 }
+
+#[tokio::test]
+async fn an_area_is_grown_in_use_as_far_as_there_is_room_and_never_beyond_covering() {
+    let world = like(Copies::Dependents);
+    let before = world.free().await;
+    world.make(Some(CowSize::Bytes(8 * MIB))).await.unwrap();
+    world.write(&world.root, "grown", 6 << 20);
+    let grow = async |by, run| world.storage.extend(&world.copy, by, run).await;
+    let area = async || world.facts(&world.copy).await.block.unwrap().area_bytes;
+    assert_eq!((world.facts(&world.copy).await.fill_percent, area().await), (Some(75.0), Some(8 * MIB)));
+    assert!(grow(CowSize::Bytes(MIB), "venus--aaaa").await.is_err(), "it is of another run");
+    assert_eq!(grow(CowSize::Bytes(MIB), RUN).await.unwrap(), Change::Changed);
+    assert_eq!((world.facts(&world.copy).await.fill_percent, area().await), (Some(50.0), Some(12 * MIB)));
+    assert_eq!(world.free().await, before - 12 * MIB);
+    world.sim.configure(|config| config.pool_free_bytes = 16 * MIB).unwrap();
+    assert!(why(grow(CowSize::Bytes(8 * MIB), RUN).await).contains("4.0 MiB are free"));
+    world.cut("storage.extend", How::Partial);
+    grow(CowSize::Bytes(MIB), RUN).await.unwrap_err();
+    assert_eq!(area().await, Some(12 * MIB), "nothing was done");
+    world.sim.configure(|config| config.pool_free_bytes = 20 << 30).unwrap();
+    assert_eq!(grow(CowSize::Bytes(1 << 40), RUN).await.unwrap(), Change::Changed);
+    let facts = world.facts(&world.copy).await;
+    assert_eq!((facts.block.unwrap().unfit, area().await), (None, Some(8 * 1024 * MIB + 36 * MIB)));
+    assert_eq!(grow(CowSize::Covering, RUN).await.unwrap(), Change::Unchanged, "it cannot fill any more");
+
+    world.storage.remove(&world.copy, RUN).await.unwrap();
+    world.make(Some(CowSize::Bytes(4 * MIB))).await.unwrap();
+    world.write(&world.root, "more", 6 << 20);
+    assert!(why(grow(CowSize::Bytes(MIB), RUN).await).contains("lost"));
+    let peers = like(Copies::Peers);
+    peers.make(None).await.unwrap();
+    let error = peers.storage.extend(&peers.copy, CowSize::Covering, RUN).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Unsupported(_)), "{error}");
+}
