@@ -4,9 +4,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
+use integration::dom0::guest::{self, MERCURE};
 use integration::dom0::{Dom0, Toolstack, session};
-use integration::lab::Lab;
-use integration::lab::guest::{Guest, MERCURE, TINY};
+use integration::lab::guest as native;
+use integration::lab::{Lab, timed};
 
 const USAGE: &str = "usage: lab [--number N] up [mercure] [tiny]   build lab N (0) with these guests (mercure)
        lab [--number N] down                   take it down, leaving nothing
@@ -18,6 +19,7 @@ const USAGE: &str = "usage: lab [--number N] up [mercure] [tiny]   build lab N (
        lab [--number N] dom0 up [libvirt|xl]   a new Xen host trolls, with an empty volume group vg1
        lab [--number N] dom0 run COMMAND…      run a command in it, its words as they are
        lab [--number N] dom0 ssh [COMMAND]     a shell in it
+       lab [--number N] dom0 guest             make, start and wait for a guest, mercure at 10.0.5.12 on vg1/mercure
        lab [--number N] dom0 product           bring $UPGRADECTL_BIN there
        lab [--number N] dom0 power-cut         switch it off as a power cut does
        lab [--number N] dom0 boot [libvirt|xl] and on again, for this toolstack (the one it had)
@@ -35,7 +37,7 @@ fn main() -> Result<ExitCode> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["up", names @ ..] => {
-            let guests = if names.is_empty() { vec![MERCURE] } else { guests(names)? };
+            let guests = if names.is_empty() { vec![native::MERCURE] } else { guests(names)? };
             lab.up(&guests)?;
             explain(&lab, &guests);
         }
@@ -88,6 +90,13 @@ fn dom0(dom0: &Dom0, words: &[&str]) -> Result<ExitCode> {
             let terminal = if argv.is_empty() { "-t" } else { "-T" };
             return Err(session::shell(dom0)?.arg(terminal).args(["root@127.0.0.1", "--"]).args(argv).exec().into());
         }
+        ["guest"] => {
+            dom0.vg().thick(MERCURE.name, guest::LEAST)?;
+            timed("placing mercure", || dom0.place(&MERCURE, MERCURE.name))?;
+            dom0.define(&MERCURE, MERCURE.name, true)?;
+            timed("starting mercure", || dom0.start(MERCURE.name))?;
+            timed("mercure settled", || dom0.wait_for_guest(&MERCURE))?;
+        }
         ["product"] => dom0.install_product()?,
         ["power-cut"] => dom0.power_cut()?,
         ["boot"] => dom0.boot(dom0.toolstack()?)?,
@@ -112,12 +121,13 @@ fn exit(code: Option<i32>) -> ExitCode {
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-fn guests(names: &[&str]) -> Result<Vec<Guest>> {
-    let known = |name: &&str| [MERCURE, TINY].into_iter().find(|guest| guest.name == *name).context(USAGE);
+fn guests(names: &[&str]) -> Result<Vec<native::Guest>> {
+    let known =
+        |name: &&str| [native::MERCURE, native::TINY].into_iter().find(|guest| guest.name == *name).context(USAGE);
     names.iter().map(known).collect()
 }
 
-fn explain(lab: &Lab, guests: &[Guest]) {
+fn explain(lab: &Lab, guests: &[native::Guest]) {
     println!("inventory  {}", lab.inventory().display());
     println!("libvirt    virsh -c '{}'", lab.uri());
     for guest in guests {

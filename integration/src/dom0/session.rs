@@ -147,8 +147,14 @@ pub fn line(dom0: &Dom0) -> Result<String> {
     ))
 }
 
+/// The command that carries an ssh connection on to a guest, for `ProxyCommand`: over the shared connection.
+pub(super) fn proxy(dom0: &Dom0) -> Result<String> {
+    let command = options(dom0, ssh::client(&dom0.key()))?.args(["-W", "%h:%p", "root@127.0.0.1"]);
+    Ok(command.line())
+}
+
 /// What finds trolls: port, and the shared connection.
-pub(super) fn options(dom0: &Dom0, command: Run) -> Result<Run> {
+fn options(dom0: &Dom0, command: Run) -> Result<Run> {
     let control = format!("ControlPath={}", dom0.path("ssh").display());
     Ok(command
         .args(["-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8"])

@@ -1,11 +1,13 @@
 //! The volume group vg1: volumes made and looked at with LVM's own tools, and known data in them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::Dom0;
+use crate::lab::look::until;
 
 /// The volume group of a lab.
 #[derive(Debug, Clone, Copy)]
@@ -132,6 +134,18 @@ impl Vg<'_> {
     pub fn volume(&self, name: &str) -> Result<Volume> {
         let all = self.volumes()?;
         all.get(name).cloned().with_context(|| format!("no volume {name} among {:?}", all.keys()))
+    }
+
+    /// Waits until the merge of a snapshot has drained: it is gone, not only hidden.
+    ///
+    /// # Errors
+    /// Not within five minutes, or as `lvs`.
+    pub fn merged(&self, snapshot: &str) -> Result<()> {
+        until(Duration::from_secs(300), || {
+            let volumes = self.volumes()?;
+            ensure!(!volumes.keys().any(|name| name.trim_matches(['[', ']']) == snapshot), "{volumes:?}");
+            Ok(())
+        })
     }
 
     /// Fills the beginning of a volume with known data, written through to the disk: another seed is other data
