@@ -174,6 +174,14 @@ sed 's/-//g' /proc/sys/kernel/random/uuid > etc/machine-id"
         }
     }
 
+    /// Lets guests reach the package mirror, until the next boot.
+    ///
+    /// # Errors
+    /// As `systemctl start`.
+    pub fn open_mirror(&self) -> Result<()> {
+        self.output(["systemctl", "start", "guests-nat"]).map(drop)
+    }
+
     /// Runs virsh in trolls; what it printed.
     ///
     /// # Errors

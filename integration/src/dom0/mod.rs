@@ -116,14 +116,22 @@ impl Dom0 {
     /// Whatever could not be built; the rest stays for a look until [`Dom0::down`] or the next `up`.
     pub fn up(&self, toolstack: Toolstack) -> Result<()> {
         let begun = Instant::now();
-        check()?;
-        self.down()?;
-        let images = timed("images", image::built)?;
-        timed("disks", || self.make_disks(&images))?;
+        self.prepare()?;
         self.boot(toolstack)?;
         timed("vg1", || vg::make(self))?;
         eprintln!("lab: dom0 {} up in {:.1} s", self.number, begun.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// A new machine, off; what is left of an earlier lab of this number goes first.
+    ///
+    /// # Errors
+    /// The images could not be built or copied.
+    pub fn prepare(&self) -> Result<()> {
+        check()?;
+        self.down()?;
+        let images = timed("images", image::built)?;
+        timed("disks", || self.make_disks(&images))
     }
 
     /// Puts the machine's disks, and what it boots from, into the lab's directory.
@@ -149,12 +157,20 @@ impl Dom0 {
     /// # Errors
     /// It is on already, or does not come up; the end of its console is in the error.
     pub fn boot(&self, toolstack: Toolstack) -> Result<()> {
+        timed("qemu", || self.power_on(toolstack))?;
+        timed("trolls to ssh", || session::wait_for_ssh(self))?;
+        timed("trolls settled", || session::wait_settled(self, toolstack))
+    }
+
+    /// Switches the machine on and leaves it to its boot.
+    ///
+    /// # Errors
+    /// It is on already, or qemu does not run.
+    pub fn power_on(&self, toolstack: Toolstack) -> Result<()> {
         ensure!(self.path("root.img").exists(), "dom0 lab {} is not there: lab dom0 up", self.number);
         ensure!(!machine::is_up(self), "dom0 lab {} is on", self.number);
         fs::write(self.path("toolstack"), toolstack.name())?;
-        timed("qemu", || machine::start(self, toolstack))?;
-        timed("trolls to ssh", || session::wait_for_ssh(self))?;
-        timed("trolls settled", || session::wait_settled(self, toolstack))
+        machine::start(self, toolstack)
     }
 
     /// Takes the power from the machine: what was only in its memory is lost.

@@ -1,7 +1,28 @@
 //! The lab itself: a Xen host, the product in it, and the power cut.
 
+use std::net::TcpStream;
+
 use anyhow::{Result, ensure};
-use integration::dom0::{Toolstack, ring};
+use integration::dom0::{Dom0, Toolstack, ring, session};
+use integration::process::Process;
+
+#[test]
+fn a_lab_leaves_nothing() -> Result<()> {
+    let dom0 = Dom0::numbered(2)?;
+    dom0.prepare()?;
+    dom0.power_on(Toolstack::Libvirt)?;
+    let address = format!("127.0.0.1:{}", session::port(&dom0)?);
+    ensure!(TcpStream::connect(&address).is_ok() && dom0.leftovers().len() == 2, "{:?}", dom0.leftovers());
+    let again = dom0.power_on(Toolstack::Libvirt);
+    ensure!(again.is_err_and(|error| error.to_string().contains("is on")), "two machines on one disk");
+    let process = Process::noted(&dom0.path("process"));
+    ensure!(process.as_ref().is_some_and(Process::is_alive));
+
+    dom0.down()?;
+    ensure!(dom0.leftovers().is_empty() && !dom0.dir().exists(), "{:?}", dom0.leftovers());
+    ensure!(process.is_some_and(|process| !process.is_alive()) && TcpStream::connect(&address).is_err());
+    Ok(())
+}
 
 #[test]
 fn trolls_is_a_xen_host_with_a_volume_group() -> Result<()> {
