@@ -25,7 +25,7 @@ impl Process {
     pub fn find(id: u32) -> Result<Process> {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).with_context(|| format!("process {id}"))?;
         let (state, started) = state_and_start(&stat).with_context(|| format!("reading /proc/{id}/stat"))?;
-        anyhow::ensure!(state != "Z" && state != "X", "process {id} has ended");
+        anyhow::ensure!(state != "X" && !(state == "Z" && threads(id) <= 1), "process {id} has ended");
         Ok(Process { id, started })
     }
 
@@ -83,6 +83,12 @@ impl Process {
         let (id, started) = note.trim().split_once(' ')?;
         Some(Process { id: id.parse().ok()?, started: started.parse().ok()? })
     }
+}
+
+/// How many threads a process has. One that is killed may look like a zombie while its other threads end, and until the
+/// last has ended it holds its files and ports.
+fn threads(id: u32) -> usize {
+    fs::read_dir(format!("/proc/{id}/task")).map_or(0, Iterator::count)
 }
 
 /// State and start time from /proc/PID/stat (proc_pid_stat(5): fields 3 and 22; the name in field 2 may hold spaces).

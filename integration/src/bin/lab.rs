@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use integration::dom0::guest::{self, MERCURE};
-use integration::dom0::{Dom0, Toolstack, session};
+use integration::dom0::{Dom0, Toolstack, image, session};
 use integration::lab::guest as native;
 use integration::lab::{Lab, timed};
 
@@ -17,6 +17,7 @@ const USAGE: &str = "usage: lab [--number N] up [mercure] [tiny]   build lab N (
        lab clean                               take every lab down and remove the images
 
        lab [--number N] dom0 up [libvirt|xl]   a new Xen host trolls, with an empty volume group vg1
+       lab dom0 images                         build its images if the cache does not have them
        lab [--number N] dom0 run COMMAND…      run a command in it, its words as they are
        lab [--number N] dom0 ssh [COMMAND]     a shell in it
        lab [--number N] dom0 guest             make, start and wait for a guest, mercure at 10.0.5.12 on vg1/mercure
@@ -80,6 +81,7 @@ fn dom0(dom0: &Dom0, words: &[&str]) -> Result<ExitCode> {
     match words {
         ["up"] => dom0.up(Toolstack::Libvirt)?,
         ["up", name] => dom0.up(toolstack(name)?)?,
+        ["images"] => image::built().map(drop)?,
         ["run", argv @ ..] if !argv.is_empty() => {
             let said = dom0.run(argv.iter().copied())?;
             print!("{}", said.stdout);

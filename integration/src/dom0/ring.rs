@@ -16,19 +16,28 @@ const NUMBER: u8 = 1;
 
 /// Puts trolls into the state in which a test finds it: guests gone, every volume removed, nothing of the product.
 const TIDY: &str = r#"
-for guest in $(xl list | awk 'NR > 1 && $2 != 0 { print $2 }'); do xl destroy "$guest"; done
 if systemctl --quiet is-active libvirtd; then
+    for guest in $(virsh -q -c xen:///system list --name); do
+        [ "$guest" = Domain-0 ] || virsh -q -c xen:///system destroy "$guest"
+    done
     for guest in $(virsh -q -c xen:///system list --all --name); do
         [ "$guest" = Domain-0 ] || virsh -q -c xen:///system undefine "$guest"
     done
 fi
+for guest in $(xl list | awk 'NR > 1 && $2 != 0 && $5 !~ /d/ { print $2 }'); do xl destroy "$guest"; done
 rm -rf /etc/libvirt/libxl/*.xml /etc/libvirt/libxl/autostart/* /etc/xen/auto/* /etc/xen/*.cfg
 rm -rf /etc/upgradectl /var/lib/upgradectl /root/*.xml
 for at in $(findmnt --noheadings --list --output SOURCE,TARGET | awk '$1 ~ "^/dev/mapper/vg1-" { print $2 }'); do
     umount "$at"
 done
 rm -rf /mnt/*
-lvremove --quiet --yes --force --force vg1 2> /tmp/lvremove || { cat /tmp/lvremove >&2; exit 1; }
+# A guest's disk backend lets go of a volume a moment after the guest is gone; a merge may be under way.
+tries=0
+until lvremove --quiet --yes --force --force vg1 2> /tmp/lvremove; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 30 ] || { cat /tmp/lvremove >&2; exit 1; }
+    sleep 1
+done
 [ "$(vgs --noheadings --options lv_count vg1)" -eq 0 ]
 "#;
 
@@ -59,7 +68,7 @@ fn reuse(dom0: &Dom0, toolstack: Toolstack) -> Result<bool> {
     if !dom0.is_up() {
         dom0.boot(toolstack)?;
     }
-    dom0.output(["timeout", "180", "sh", "-euc", TIDY])?;
+    dom0.output(["timeout", "300", "sh", "-euc", TIDY])?;
     if dom0.toolstack()? != toolstack {
         dom0.output(["sync"])?;
         dom0.power_cut()?;

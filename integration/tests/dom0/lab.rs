@@ -35,7 +35,7 @@ fn trolls_is_a_xen_host_with_a_volume_group() -> Result<()> {
     ensure!(dom0.run(["systemctl", "is-active", "xendomains"])?.code != 0, "both toolstacks run");
     let group = dom0.output(["vgs", "--noheadings", "--units", "g", "--options", "vg_name,vg_size,lv_count", "vg1"])?;
     let group: Vec<&str> = group.split_whitespace().collect();
-    ensure!(group[0] == "vg1" && group[1].starts_with("<12.00") && group[2] == "0", "{group:?}");
+    ensure!(group[0] == "vg1" && group[1].trim_start_matches('<') == "12.00g" && group[2] == "0", "{group:?}");
     Ok(())
 }
 
@@ -73,14 +73,14 @@ fn a_power_cut_keeps_what_was_synced_and_loses_memory() -> Result<()> {
     dom0.sh("mkdir -p /mnt/files; mount -o commit=600 /dev/vg1/files /mnt/files; cd /mnt/files
         echo kept > synced; sync synced .; echo lost > unsynced; echo lost > /run/lost")?;
     // And a merge is under way.
-    vg.thick("o", "512m")?;
-    let old = vg.fill("o", 1, 500)?;
-    vg.thick_snapshot("o", "s", "520m")?;
-    vg.fill("o", 2, 500)?;
+    vg.thick("o", "256m")?;
+    let old = vg.fill("o", 1, 250)?;
+    vg.thick_snapshot("o", "s", "264m")?;
+    vg.fill("o", 2, 250)?;
     let boot = dom0.output(["cat", "/proc/sys/kernel/random/boot_id"])?;
-    dom0.output(["lvconvert", "--background", "--merge", "vg1/s"])?;
-    let under_way = vg.volumes()?;
-    ensure!(under_way.contains_key("[s]"), "the merge was over before the power went: {under_way:?}");
+    // Asked in the same breath: a merge of this size takes seconds.
+    let under_way = dom0.sh("lvconvert --background --merge vg1/s; lvs --all --noheadings --options lv_name vg1")?;
+    ensure!(under_way.contains("[s]"), "the merge was over before the power went: {under_way}");
 
     dom0.power_cycle()?;
     ensure!(dom0.output(["cat", "/proc/sys/kernel/random/boot_id"])? != boot);
@@ -88,6 +88,6 @@ fn a_power_cut_keeps_what_was_synced_and_loses_memory() -> Result<()> {
     let found = vg.mounted("files", "cat synced; [ ! -s unsynced ]; [ ! -e /run/lost ]")?;
     ensure!(found == "kept", "{found}");
     vg.merged("s")?;
-    ensure!(vg.checksum("o", 500)? == old, "the merge goes on where it was");
+    ensure!(vg.checksum("o", 250)? == old, "the merge goes on where it was");
     Ok(())
 }

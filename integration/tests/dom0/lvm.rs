@@ -4,15 +4,15 @@ use anyhow::{Result, ensure};
 use integration::dom0::{Toolstack, ring};
 
 /// Two volumes' content differs from the first mebibyte to the last.
-const MIB: u32 = 24;
+const MIB: u32 = 12;
 
 #[test]
 fn a_thick_snapshot_keeps_the_old_and_merges_back() -> Result<()> {
     let dom0 = ring::standing(Toolstack::Libvirt)?;
     let vg = dom0.vg();
-    vg.thick("o", "32m")?;
+    vg.thick("o", "16m")?;
     let old = vg.fill("o", 1, MIB)?;
-    vg.thick_snapshot("o", "s", "40m")?;
+    vg.thick_snapshot("o", "s", "24m")?;
     let new = vg.fill("o", 2, MIB)?;
     ensure!(old != new && vg.checksum("o", MIB)? == new && vg.checksum("s", MIB)? == old);
     let snapshot = vg.volume("s")?;
@@ -32,9 +32,9 @@ fn a_thick_snapshot_keeps_the_old_and_merges_back() -> Result<()> {
 fn a_merge_of_an_open_origin_waits_for_a_refresh() -> Result<()> {
     let dom0 = ring::standing(Toolstack::Libvirt)?;
     let vg = dom0.vg();
-    vg.thick("o", "32m")?;
+    vg.thick("o", "16m")?;
     dom0.output(["mkfs.ext4", "-q", "/dev/vg1/o"])?;
-    vg.thick_snapshot("o", "s", "40m")?;
+    vg.thick_snapshot("o", "s", "24m")?;
     dom0.sh("mkdir -p /mnt/o; mount /dev/vg1/o /mnt/o; touch /mnt/o/new; sync")?;
     let delayed = dom0.run(["lvconvert", "--merge", "vg1/s"])?.expect(0)?;
     ensure!(
@@ -56,9 +56,9 @@ fn a_merge_of_an_open_origin_waits_for_a_refresh() -> Result<()> {
 fn an_overfull_thick_snapshot_is_invalid() -> Result<()> {
     let dom0 = ring::standing(Toolstack::Libvirt)?;
     let vg = dom0.vg();
-    vg.thick("o", "32m")?;
+    vg.thick("o", "16m")?;
     vg.fill("o", 1, MIB)?;
-    vg.thick_snapshot("o", "s", "8m")?;
+    vg.thick_snapshot("o", "s", "4m")?;
     let new = vg.fill("o", 2, MIB)?;
     ensure!(vg.checksum("o", MIB)? == new, "production goes on");
     let snapshot = vg.volume("s")?;
