@@ -1,8 +1,9 @@
 # Every target installs what it needs first (integration/prerequisites).
 #   make demo        the whole story on a lab of this machine: a mail server goes from Debian 12 to 13
-#   make test        all tests; RING=unit|sim|native for one ring
+#   make test        all tests; RING=unit|sim|native|dom0 for one ring
 #   make lint        format, clippy, licences and advisories
 #   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some
+#   make lab-dom0    an emulated Xen host with LVM, libvirt and xl; says how to get in
 #   make clean-lab   takes every lab down and removes its images: leaves nothing
 
 RING ?= all
@@ -10,7 +11,7 @@ BIN := $(CURDIR)/target/debug/upgradectl
 CARGO := cargo
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: build lab test lint demo bench clean-lab
+.PHONY: build lab lab-dom0 test lint demo bench clean-lab
 
 build:
 	integration/prerequisites build
@@ -20,6 +21,12 @@ build:
 lab:
 	integration/prerequisites lab
 	$(CARGO) build --package upgradectl --package integration --bin upgradectl --bin lab --bin demo
+
+lab-dom0:
+	integration/prerequisites dom0
+	$(CARGO) build --package upgradectl --package integration --bin upgradectl --bin lab
+	target/debug/lab dom0 up
+	UPGRADECTL_BIN=$(BIN) target/debug/lab dom0 product
 
 demo: lab
 	UPGRADECTL_BIN=$(BIN) target/debug/demo

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -131,6 +131,13 @@ fn read(from: impl Read, mut along: Option<impl Write>) -> String {
 }
 
 impl Said {
+    /// What a finished command did.
+    pub fn of(line: String, output: &Output, took: Duration) -> Said {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let code = output.status.code().unwrap_or(-1);
+        Said { line, code, stdout: text(&output.stdout), stderr: text(&output.stderr), took }
+    }
+
     /// Insists on an exit code.
     ///
     /// # Errors

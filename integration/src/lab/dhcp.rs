@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::daemon::Process;
 use super::{Lab, look};
+use crate::process::Process;
 
 const NOTE: &str = "dnsmasq.process";
 
@@ -43,7 +43,7 @@ pub fn up(lab: &Lab, first: u8, last: u8) -> Result<()> {
         let id = fs::read_to_string(lab.path("dnsmasq.pid")).with_context(|| format!("dnsmasq says: {said}"))?;
         Ok(id.trim().parse::<u32>()?)
     })?;
-    Process::find(id)?.note(lab, NOTE)
+    Process::find(id)?.note(&lab.path(NOTE))
 }
 
 /// Ends it, if it runs.
@@ -51,7 +51,7 @@ pub fn up(lab: &Lab, first: u8, last: u8) -> Result<()> {
 /// # Errors
 /// It does not end.
 pub fn down(lab: &Lab) -> Result<()> {
-    let Some(process) = Process::noted(lab, NOTE) else { return Ok(()) };
+    let Some(process) = Process::noted(&lab.path(NOTE)) else { return Ok(()) };
     process.end()?;
     ensure!(!process.is_alive(), "dnsmasq runs on");
     Ok(fs::remove_file(lab.path(NOTE))?)
@@ -59,5 +59,5 @@ pub fn down(lab: &Lab) -> Result<()> {
 
 /// Whether it runs.
 pub fn is_up(lab: &Lab) -> bool {
-    Process::noted(lab, NOTE).is_some_and(|process| process.is_alive())
+    Process::noted(&lab.path(NOTE)).is_some_and(|process| process.is_alive())
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Lab, storage};
 use crate::command::{Run, run};
+use crate::ssh;
 
 /// A guest to place in a lab.
 #[derive(Debug, Clone, Copy)]
@@ -197,30 +198,10 @@ pub fn start(lab: &Lab, name: &str) -> Result<()> {
     })
 }
 
-/// A command in a guest, by ssh as root. The lab's guests are made anew each time, so their keys are not checked.
+/// A command in a guest, by ssh as root.
 pub fn ssh<'a>(lab: &Lab, address: &str, command: impl IntoIterator<Item = &'a str>) -> Run {
-    run("ssh")
-        .args([
-            "-q",
-            "-F",
-            "none",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-        ])
-        .args(["-o", "ConnectTimeout=3", "-o", "ServerAliveInterval=5", "-i"])
-        .arg(lab.key())
-        .arg(format!("root@{address}"))
-        .arg("--")
-        .args(command.into_iter().map(quoted))
-}
-
-/// One word for a POSIX shell.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+    let timing = ["-o", "ConnectTimeout=3", "-o", "ServerAliveInterval=5"];
+    ssh::client(&lab.key()).args(timing).arg(format!("root@{address}")).arg("--").args(ssh::words(command))
 }
 
 /// Waits until a guest answers by ssh.
@@ -260,11 +241,6 @@ pub fn wait_settled(lab: &Lab, address: &str, patience: Duration) -> Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_reach_the_remote_shell_whole() {
-        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
-    }
 
     #[test]
     fn macs_follow_the_address() {

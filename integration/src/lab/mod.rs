@@ -53,11 +53,7 @@ impl Lab {
     /// # Errors
     /// The number is too large, or the directory's name too long for a socket in it (unix(7): 108 bytes).
     pub fn numbered(number: u8) -> Result<Lab> {
-        let base = std::env::var_os("UPGRADECTL_LAB").map_or_else(|| DEFAULT_DIRECTORY.into(), PathBuf::from);
-        ensure!(number < LABS, "lab numbers end at {}", LABS - 1);
-        ensure!(base.is_absolute(), "UPGRADECTL_LAB must be an absolute path");
-        ensure!(base.as_os_str().len() <= 60, "UPGRADECTL_LAB is too long: sockets in it would not work");
-        Ok(Lab { number, dir: base.join(number.to_string()) })
+        Ok(Lab { number, dir: directory(number, "")? })
     }
 
     /// Its number.
@@ -193,6 +189,18 @@ impl Lab {
     }
 }
 
+/// The directory of lab `number` of a kind.
+///
+/// # Errors
+/// As [`Lab::numbered`].
+pub fn directory(number: u8, kind: &str) -> Result<PathBuf> {
+    let base = std::env::var_os("UPGRADECTL_LAB").map_or_else(|| DEFAULT_DIRECTORY.into(), PathBuf::from);
+    ensure!(number < LABS, "lab numbers end at {}", LABS - 1);
+    ensure!(base.is_absolute(), "UPGRADECTL_LAB must be an absolute path");
+    ensure!(base.as_os_str().len() <= 60, "UPGRADECTL_LAB is too long: sockets in it would not work");
+    Ok(base.join(format!("{kind}{number}")))
+}
+
 /// A lab that is up for as long as this value lives.
 #[derive(Debug)]
 pub struct Standing {
@@ -218,7 +226,10 @@ impl Drop for Standing {
 }
 
 /// Says how long a part took.
-fn timed<T>(what: &str, part: impl FnOnce() -> Result<T>) -> Result<T> {
+///
+/// # Errors
+/// The part's.
+pub fn timed<T>(what: &str, part: impl FnOnce() -> Result<T>) -> Result<T> {
     let begun = Instant::now();
     let result = part();
     let how = if result.is_ok() { "" } else { " (failed)" };

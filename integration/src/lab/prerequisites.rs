@@ -29,14 +29,7 @@ const CONTROLLER: &str = "/usr/lib/libvirt/libvirt_lxc";
 /// Names everything that is missing and how to get it.
 pub fn check() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "a lab needs root: it makes mounts, a bridge and guests");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = |tool: &str| {
-        std::env::split_paths(&path)
-            .chain(["/usr/sbin".into(), "/sbin".into()])
-            .any(|directory| directory.join(tool).is_file())
-    };
-    let mut missing: Vec<String> =
-        TOOLS.iter().filter(|(tool, _)| !there(tool)).map(|(tool, package)| format!("{tool} ({package})")).collect();
+    let mut missing = missing(TOOLS);
     if !std::path::Path::new(CONTROLLER).exists() {
         missing.push("libvirt_lxc (libvirt-daemon-driver-lxc)".to_owned());
     }
@@ -44,4 +37,15 @@ pub fn check() -> Result<()> {
         bail!("missing: {}; run integration/prerequisites", missing.join(", "));
     }
     Ok(())
+}
+
+/// Which of these programs are not here, each with its Debian package.
+pub fn missing(tools: &[(&str, &str)]) -> Vec<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |tool: &str| {
+        std::env::split_paths(&path)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .any(|directory| directory.join(tool).is_file())
+    };
+    tools.iter().filter(|(tool, _)| !there(tool)).map(|(tool, package)| format!("{tool} ({package})")).collect()
 }
