@@ -324,12 +324,10 @@ fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
     let boots = if facts.hypervisor.capabilities().shares_host_kernel { 8.0 } else { 80.0 };
     let define = domain::Define { host: host.clone(), definition, replaces: None, disks_before: BTreeMap::new() };
     let start = domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60, force: true };
-    let mut steps = vec![
-        PlanStep::new(Stage::Define, define, 1.0),
-        PlanStep::new(Stage::Start, start, 2.0),
-        // The original is asked while the clone boots.
-        baseline(facts, record),
-    ];
+    let mut steps = vec![PlanStep::new(Stage::Define, define, 1.0), PlanStep::new(Stage::Start, start, 2.0)];
+    // The original is asked while the clone boots; a whole machine that boots would disturb it, and it the answers.
+    let at = if facts.hypervisor.capabilities().shares_host_kernel { steps.len() } else { 0 };
+    steps.insert(at, baseline(facts, record));
     steps.extend(learnt(record));
     steps.push(PlanStep::new(Stage::Settle, settle(&host, &record.clone), boots).undo(Undo::Nothing));
     steps.extend(fenced(record));

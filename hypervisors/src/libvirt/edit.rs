@@ -104,6 +104,9 @@ fn source(disk: &crate::Disk, volume: &VolumeRef) -> Result<DiskSource, String> 
         (DiskSource::Directory(_), VolumeKind::Btrfs | VolumeKind::Directory | VolumeKind::Sim) => {
             Ok(DiskSource::Directory(volume.path.clone()))
         }
+        (DiskSource::Block(_), VolumeKind::LvmThick | VolumeKind::LvmThin) => {
+            Ok(DiskSource::Block(volume.path.clone()))
+        }
         (other, _) => Err(format!("{:?} is {other:?}, which {volume} cannot stand for", disk.name)),
     }
 }

@@ -49,6 +49,21 @@ fn a_container_is_read() {
 }
 
 #[test]
+fn a_xen_guest_moves_to_another_logical_volume() {
+    let facts = xml::read(XEN).unwrap();
+    let name = facts.disks[0].name.clone();
+    let path: std::path::PathBuf = "/dev/vg1/mercure--k3f9-xvda".into();
+    let to = |kind| DefinitionEdit {
+        disks: [(name.clone(), DiskEdit::Source(VolumeRef { kind, path: path.clone() }))].into(),
+        ..DefinitionEdit::default()
+    };
+    let text = edit::apply(XEN, &to(VolumeKind::LvmThick)).unwrap();
+    assert_eq!(xml::read(&text).unwrap().disks[0].source, DiskSource::Block(path.clone()));
+    // A device is no tree.
+    assert!(edit::apply(XEN, &to(VolumeKind::Btrfs)).is_err());
+}
+
+#[test]
 fn a_xen_guest_is_read() {
     let facts = xml::read(XEN).unwrap();
     assert_eq!(facts.memory_bytes, 512 << 20);
