@@ -177,11 +177,14 @@ pub async fn plan(
         ];
         let edit = DefinitionEdit { disks: found_disks(record), ..DefinitionEdit::default() };
         let definition = redefine(record, hypervisor, edit).await?;
-        let before_merge = Vec::new();
+        let before_merge = hooks.without_volumes();
         let autostart = now.autostart;
         let before = OnFailure::Undo;
         steps.extend(production::fold(record, Fold { definition, autostart, before_merge, proofs, before }));
     } else {
+        if record.strategy == Strategy::Origin {
+            steps.extend(hooks.without_volumes().into_iter().map(forward));
+        }
         steps.push(remove(gone.clone(), 2.0));
     }
     if !now.saved.is_empty() {
