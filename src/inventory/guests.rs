@@ -279,11 +279,15 @@ fn hook_at(at: &Item<'_>, section: &Section<'_>) -> Option<HookTime> {
         .iter()
         .flat_map(|(word, point)| Verb::ALL.map(|verb| (format!("{word}-{}", verb.word()), (*point, verb))))
         .collect();
-    let words: Vec<(&str, (HookPoint, Verb))> = all.iter().map(|(word, value)| (word.as_str(), *value)).collect();
+    let mut words: Vec<(&str, (HookPoint, Verb))> = all.iter().map(|(word, value)| (word.as_str(), *value)).collect();
+    words.push(("volumes", (HookPoint::Volumes, Verb::Clone)));
     let chosen = at.choice(&words);
     let run = hook_argv(section.need("run", "run = [\"program\", \"argument\"]"));
     let undo = hook_argv(section.get("undo"));
     let (point, verb) = chosen?;
+    if point == HookPoint::Volumes && undo.is_none() {
+        section.problem("at = \"volumes\" needs an undo", Some("undo = [\"program\", \"argument\"]"));
+    }
     Some(HookTime::At { point, verb, run: run?, undo })
 }
 

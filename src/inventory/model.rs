@@ -434,4 +434,6 @@ pub enum HookPoint {
     Before,
     /// After its last step.
     After,
+    /// With the volumes that it makes: right after, and taken back right before they are removed or merged.
+    Volumes,
 }

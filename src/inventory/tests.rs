@@ -233,6 +233,11 @@ at = "after-upgrade"
 run = ["true"]
 [guests.web]
 host = "here"
+[[guests.web.hooks]]
+name = "no way back"
+on = "host"
+at = "volumes"
+run = ["true"]
 "#
     ));
 }

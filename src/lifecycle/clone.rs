@@ -360,6 +360,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         } else {
             steps.push(duplicate(facts, record, Role::Clone));
             steps.extend(swaps(record, Role::Clone));
+            steps.extend(hooks.with_volumes());
         }
         steps.extend(clone);
     }

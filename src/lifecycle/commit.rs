@@ -202,13 +202,16 @@ pub async fn plan(
         let fold = Fold {
             definition,
             autostart: now.autostart,
-            before_merge: Vec::new(),
+            before_merge: hooks.without_volumes(),
             after_merge: discard.take().into_iter().collect(),
             proofs,
             before: OnFailure::Undo,
         };
         steps.extend(production::fold(record, fold));
     } else {
+        if record.strategy == Strategy::Origin {
+            steps.extend(hooks.without_volumes().into_iter().map(forward));
+        }
         steps.push(remove(gone.clone(), 2.0));
     }
     if !now.saved.is_empty() {

@@ -300,6 +300,9 @@ fn open(journal: &dyn Journal, run: &RunRecord, findings: &mut Findings) {
     if let Some(stuck) = &run.stuck {
         let remedy = format!("decide: upgradectl retry, skip or abandon {} --step {}", run.guest, stuck.index + 1);
         findings.refuse("run", format!("{} is stuck at step {}: {}", run.id, stuck.index + 1, stuck.why), remedy);
+    } else if let Some(lost) = status.volumes.iter().find_map(|volume| volume.lost.as_ref()) {
+        let remedy = format!("upgradectl abort {}; production was not touched", run.guest);
+        findings.refuse("run", format!("the clone of {} is lost: {lost}", run.id), remedy);
     } else if status.interrupted {
         findings.refuse("run", format!("{} was interrupted while {word}", run.id), next(&status.next).join(", or "));
     } else {

@@ -4,6 +4,7 @@ use super::facts::Facts;
 use super::record::RunFacts;
 use crate::engine::{OnFailure, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Hook, HookPlace, HookPoint, HookTime, Verb};
+use crate::steps::Action;
 use crate::steps::hook::{Hook as Step, Place};
 
 /// Turns the hooks of a guest into steps.
@@ -42,6 +43,25 @@ impl<'a> Hooks<'a> {
     /// Steps after a verb.
     pub fn after(&self, verb: Verb) -> Vec<PlanStep> {
         self.at(HookPoint::After, verb).collect()
+    }
+
+    /// Steps that follow the making of the run's volumes.
+    pub fn with_volumes(&self) -> Vec<PlanStep> {
+        let steps = self.at(HookPoint::Volumes, Verb::Clone);
+        steps.map(|step| PlanStep { stage: Stage::Duplicate, ..step }).collect()
+    }
+
+    /// Steps that take those back before the volumes go for good, each with the way back while that has not begun.
+    pub fn without_volumes(&self) -> Vec<PlanStep> {
+        let back = |step: PlanStep| match step.op.action() {
+            Action::Hook(hook) => {
+                let argv = hook.undo.clone()?;
+                let hook = Step { undo: Some(hook.argv.clone()), argv, ..hook.clone() };
+                Some(PlanStep::new(Stage::Quiesce, hook, 1.0))
+            }
+            _ => None,
+        };
+        self.at(HookPoint::Volumes, Verb::Clone).filter_map(back).collect()
     }
 
     fn at(&self, wanted: HookPoint, verb: Verb) -> impl Iterator<Item = PlanStep> {

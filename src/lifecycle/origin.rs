@@ -52,6 +52,7 @@ pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<Pl
         PlanStep::new(Stage::Duplicate, snapshot, 1.0),
     ];
     steps.extend(clone::swaps(record, Role::Production));
+    steps.extend(Hooks::new(facts, record).with_volumes());
     // It was shut down: nothing is left to be replayed.
     steps.extend(clone::disarm(&record.host, record.copies().map(|(_, _, copy)| copy)));
     steps.push(PlanStep::new(Stage::Define, define, 0.3));
@@ -93,8 +94,10 @@ pub fn abort(
     for past in pasts.iter().rev().filter(|past| past.plan.verb != "abort") {
         promoted |= past.plan.verb == "promote" && past.live();
         for step in undo_steps(past.id, &past.plan, &past.histories)?.into_iter().filter(|step| !step.clone_side) {
-            let Op::Undo(_, action) = &step.op else { continue };
+            let Op::Undo(at, action) = &step.op else { continue };
             match action {
+                // What came with the volumes has to let go of them.
+                Action::Hook(_) if past.plan.steps[at.index].stage == Stage::Duplicate => inside.push(step),
                 // What is merged is what the snapshot holds then; production has it open until it is stopped.
                 Action::Return(_) | Action::DisarmFsck(_) => inside.push(step),
                 Action::Hook(_) => last.push(step),

@@ -3,6 +3,7 @@
 use std::fs;
 
 use hypervisors::sim::How;
+use hypervisors::storage::Copies;
 
 use crate::bench::{Bench, Ending as _};
 
@@ -130,4 +131,60 @@ run = ["touch", "/root/{run} {original} {clone_address} {original_address}; exit
     let file = format!("root/{run} mercure 10.0.5.16 10.0.5.12; exit 1");
     assert!(bench.volume(&format!("{run}-root"), &file).exists());
     assert!(!bench.volume("mercure", &file).exists());
+}
+
+/// What was done to these objects, in order.
+fn order(bench: &Bench, ops: &[&str]) -> Vec<String> {
+    let trace = bench.trace();
+    let wanted = trace.iter().filter(|entry| ops.contains(&entry.op.as_str()) || entry.object.starts_with("/export"));
+    wanted.map(|entry| if entry.op == "host.run" { entry.object.clone() } else { entry.op.clone() }).collect()
+}
+
+#[test]
+fn hook_at_the_volumes_comes_with_them_and_goes_before_them() {
+    let more = "[[guests.mercure.hooks]]\nname = \"export\"\nat = \"volumes\"\non = \"host\"\n\
+                run = [\"/export\", \"{run}\"]\nundo = [\"/export\", \"off\", \"{run}\"]\n";
+    let world = || {
+        let bench = Bench::on(Copies::Dependents, more);
+        fs::write(bench.path("world/hostfs/export"), "exit 0\n").unwrap();
+        bench.sim().configure(|config| config.pool_free_bytes = 60 << 30).unwrap();
+        bench
+    };
+    let bench = world();
+    bench.good("clone", "cloned");
+    let (on, off) = (format!("/export {}", bench.run_id()), format!("/export off {}", bench.run_id()));
+    assert_eq!(order(&bench, &["storage.fresh_swap", "define"]), ["storage.fresh_swap", &on, "define"]);
+    bench.good("abort", "aborted");
+    let after = order(&bench, &["undefine", "storage.remove"]);
+    assert_eq!(after[1..4], ["undefine".to_owned(), off, "storage.remove".to_owned()]);
+
+    // A clone that fails takes itself back in the same order.
+    let bench = world();
+    bench.fault("define", "", 1, How::Fail);
+    assert_eq!(bench.verb("clone").code, 1);
+    let all = order(&bench, &["storage.remove"]);
+    assert!(all[1].starts_with("/export off") && all[2] == "storage.remove", "{all:?}");
+
+    // Merging wants the volumes closed, after production was stopped.
+    let bench = world();
+    bench.good_way_to("promoted");
+    let before = order(&bench, &["shutdown", "storage.merge", "start"]).len();
+    bench.good("commit", "committed");
+    let all = order(&bench, &["shutdown", "storage.merge", "start"]);
+    assert_eq!(all[before], "shutdown");
+    assert!(all[before + 1].starts_with("/export off"), "{all:?}");
+    assert_eq!(all[before + 2..], ["storage.merge", "start"]);
+    bench.no_conflicts("export");
+
+    // By strategy origin production stands on them.
+    let bench = world();
+    bench.edit_inventory("clone = { ip = [\".16\"] }", "clone = { ip = [\".16\"], strategy = \"origin\" }");
+    let said = bench.verb_with("clone", &["--yes"]);
+    assert_eq!(said.code, 0, "{said}");
+    let before = order(&bench, &["shutdown", "storage.merge", "start"]).len();
+    bench.good("abort", "aborted");
+    let all = order(&bench, &["shutdown", "storage.merge", "start"]);
+    let off = all.iter().position(|one| one.starts_with("/export off")).unwrap();
+    assert!(off > before && all[off - 1] == "shutdown" && all[off + 1] == "storage.merge", "{all:?}");
+    assert_eq!(all.iter().filter(|one| one.starts_with("/export off")).count(), 1);
 }

@@ -190,6 +190,7 @@ fn a_lost_snapshot_is_told_once_bars_the_verbs_and_abort_cleans_up() {
     assert_eq!((look(&bench).0, record(&bench, "mercure").len()), (6, 1));
     says(&bench.ctl.run(["watch", "--once"]).unwrap(), &["LOST: abort cleans up", "mercure was not touched"]);
     says(&bench.ctl.run(["status"]).unwrap(), &["100 %", "LOST: the snapshot filled up; abort cleans up"]);
+    says(&bench.ctl.run(["doctor", "mercure"]).unwrap().expect(7).unwrap(), &["is lost", "upgradectl abort mercure"]);
     for verb in ["upgrade", "verify"] {
         let said = bench.verb(verb);
         assert_eq!((said.code, bench.state().as_str()), (7, "upgraded"), "{said}");
