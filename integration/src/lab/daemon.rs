@@ -10,8 +10,6 @@ use anyhow::{Context as _, Result, bail};
 use super::Lab;
 use crate::process::Process;
 
-/// Where the daemon's process is noted.
-
 /// Becomes libvirtd; read it for what the namespace looks like.
 const SCRIPT: &str = include_str!("libvirtd.sh");
 
