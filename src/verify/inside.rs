@@ -41,8 +41,8 @@ pub struct Units {
     pub installed: BTreeSet<String>,
 }
 
-/// How long a question to the guest may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a question to the guest may take; a guest that boots on a busy host is slow to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a command and gives its output; `None` if there is no such program or it reports failure.
 async fn ask(host: &dyn Host, argv: &[&str]) -> Result<Option<String>> {
