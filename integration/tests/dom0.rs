@@ -9,5 +9,9 @@ mod guests;
 mod lab;
 #[path = "dom0/lvm.rs"]
 mod lvm;
+#[path = "dom0/story.rs"]
+mod story;
 #[path = "dom0/xl.rs"]
 mod xl;
+#[path = "dom0/xl_backend.rs"]
+mod xl_backend;

@@ -9,11 +9,11 @@ use crate::steps::{Action, fence, services, verify};
 use crate::verify::Side;
 
 /// How long checks are repeated before they count as failed, in seconds: a clone has settled before it is checked, a
-/// promoted guest is still booting.
-fn deadline_s(side: Side) -> u64 {
+/// promoted guest is still booting, and takes as long as the clone took.
+fn deadline_s(record: &RunFacts, side: Side) -> u64 {
     match side {
         Side::Clone => 10,
-        Side::Promoted => 60,
+        Side::Promoted => (record.boot_s.unwrap_or(0.0).min(1200.0) * 3.0).ceil().max(60.0) as u64,
     }
 }
 
@@ -37,7 +37,7 @@ pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) ->
         side,
         &spec.checks,
         quarantined,
-        deadline_s(side),
+        deadline_s(record, side),
         &format!("checks-{number}"),
     )
 }
