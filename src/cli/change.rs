@@ -101,6 +101,9 @@ pub(super) struct Wishes {
     /// Hostname of the clone; the original's if left out
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// Host of the inventory that runs the clone; the guest's own if left out
+    #[arg(long, value_name = "HOST")]
+    runs_on: Option<String>,
     /// By strategy in-place: accept that abort loses what the guest writes from now on
     #[arg(long)]
     accept_loss: bool,
@@ -193,6 +196,7 @@ impl Wishes {
             mac: self.mac.clone(),
             strategy: self.strategy.map(Strategy::from),
             hostname: self.hostname.clone(),
+            runs_on: self.runs_on.clone(),
             accept_loss: self.accept_loss,
             ..options
         }

@@ -193,7 +193,13 @@ impl App {
                 .cause(format!("{} is open: {}", run.id, run.state))
                 .help(format!("go on with it ({}), or: upgradectl abort {guest}", next.join(", "))));
         }
-        let spec = self.spec(&guest)?;
+        let mut spec = self.spec(&guest)?.clone();
+        if let Some(host) = &options.runs_on {
+            // An unknown host is told as such.
+            self.hypervisor(host)?;
+            spec.clone.runs_on = Some(host.clone());
+        }
+        let spec = &spec;
         let hypervisor = self.hypervisor(&spec.host)?;
         let mut facts = Facts::gather(spec, &hypervisor).await?;
         let declared: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();

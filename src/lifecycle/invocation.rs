@@ -33,6 +33,8 @@ pub struct Options {
     pub hostname: Option<String>,
     /// `rollback`, `abort`: detached data to restore as it was at promotion, named as in the definition.
     pub restore_detached: Vec<String>,
+    /// Host that runs the clone.
+    pub runs_on: Option<String>,
     /// `commit`: the guest returns to the paths of its original.
     pub rename: bool,
     /// `clone` by strategy `in-place`: what production writes from then on is lost by `abort`, and that is accepted.

@@ -294,3 +294,18 @@ fn nobody_to_ask() {
         assert_eq!((said.code, bench.state().as_str()), (6, "promoted"), "{said}");
     }
 }
+
+#[test]
+fn a_clone_runs_on_its_own_host_only() {
+    let bench = Bench::new();
+    let before = bench.picture();
+    let said = bench.verb_with("clone", &["--runs-on", "nowhere"]);
+    assert_eq!(said.code, 2, "{said}");
+    bench.edit_inventory("[guests.mercure]", "[hosts.galaad]\nhypervisor = \"libvirt\"\n[guests.mercure]");
+    let said = bench.verb_with("clone", &["--runs-on", "galaad"]);
+    assert_eq!(said.code, 7, "{said}");
+    assert!(said.ending()["error"].to_string().contains("runs_on"), "{said}");
+    before.assert_same(&bench.picture(), "refused");
+    let said = bench.verb_with("clone", &["--runs-on", "here"]);
+    assert_eq!((said.code, said.state().as_deref()), (0, Some("cloned")), "{said}");
+}
