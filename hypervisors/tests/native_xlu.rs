@@ -18,7 +18,7 @@ const NAME: &str = "libxlutil.so.4.17";
 
 /// Xen's library.
 struct Xlu {
-    library: Library,
+    xlu: Library,
     nowhere: *mut libc::FILE,
 }
 
@@ -71,7 +71,7 @@ impl Xlu {
                 // SAFETY: two strings with their ends.
                 let nowhere = unsafe { libc::fopen(c"/dev/null".as_ptr(), c"w".as_ptr()) };
                 assert!(!nowhere.is_null());
-                Some(Self { library, nowhere })
+                Some(Self { xlu: library, nowhere })
             }
             Err(why) => {
                 eprintln!("SKIPPED: needs {NAME} (package libxenmisc4.17): {why}");
@@ -82,7 +82,7 @@ impl Xlu {
 
     fn function<T: Copy>(&self, name: &str) -> T {
         // SAFETY: the types above are those of libxlutil.h and libxl.h.
-        *unsafe { self.library.get::<T>(name.as_bytes()) }.unwrap()
+        *unsafe { self.xlu.get::<T>(name.as_bytes()) }.unwrap()
     }
 
     /// What it reads out of a text for these names; `None` if it refuses the text.

@@ -6,6 +6,7 @@ use super::detached::{Saved, what_is_kept};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
+use super::state::State;
 use crate::engine::history::{self, StepHistory};
 use crate::engine::{OnFailure, Op, Plan, PlanStep, Stage, Undo, outages, undo_steps};
 use crate::inventory::{GuestSpec, Verb};
@@ -95,20 +96,8 @@ pub fn rollback(spec: &GuestSpec, record: &RunFacts, promote: &Past, restore: &[
     }
     page.rows.push(Row::new("verified", "void afterwards: verify again before promoting again"));
     let plan = Plan {
-        format: 1,
-        run: record.clone.name.clone(),
-        guest: name.clone(),
-        verb: "rollback".into(),
-        approved_as: None,
-        strategy: super::strategy_word(record.strategy).into(),
-        during: "rolling_back".into(),
-        done: "upgraded".into(),
-        failed: "promoted".into(),
-        closes: false,
-        failure_closes: false,
         undoes: Some(promote.id),
-        outages,
-        steps,
+        ..record.plan("rollback", [State::RollingBack, State::Upgraded, State::Promoted], steps)
     };
     Some((plan, page))
 }
@@ -142,20 +131,9 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], restore: &[Sav
         page.confirm = Some(name.clone());
     }
     let plan = Plan {
-        format: 1,
-        run: record.clone.name.clone(),
-        guest: name.clone(),
-        verb: "abort".into(),
-        approved_as: None,
-        strategy: super::strategy_word(record.strategy).into(),
-        during: "aborting".into(),
-        done: "aborted".into(),
-        failed: "aborting".into(),
         closes: true,
-        failure_closes: false,
         undoes: pasts.first().map(|past| past.id),
-        outages,
-        steps,
+        ..record.plan("abort", [State::Aborting, State::Aborted, State::Aborting], steps)
     };
     Some((plan, page))
 }

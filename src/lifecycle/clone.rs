@@ -13,6 +13,7 @@ use super::facts::Facts;
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::{RunDisk, RunFacts};
+use super::state::State;
 use super::{in_place, origin};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo, outages};
@@ -367,22 +368,8 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     steps.extend(hooks.after(Verb::Clone));
     let outages = outages(&steps, name);
     let page = page(facts, record, &outages);
-    let plan = Plan {
-        format: 1,
-        run: record.clone.name.clone(),
-        guest: name.clone(),
-        verb: "clone".into(),
-        approved_as: None,
-        strategy: super::strategy_word(record.strategy).into(),
-        during: "cloning".into(),
-        done: "cloned".into(),
-        failed: "aborted".into(),
-        closes: false,
-        failure_closes: true,
-        undoes: None,
-        outages,
-        steps,
-    };
+    let plan =
+        Plan { failure_closes: true, ..record.plan("clone", [State::Cloning, State::Cloned, State::Aborted], steps) };
     Ok((plan, page))
 }
 

@@ -11,6 +11,7 @@ use super::page::{Page, Row};
 use super::preflight::Findings;
 use super::production::{self, Fold, PATIENCE_S};
 use super::record::RunFacts;
+use super::state::State;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo, outages};
 use crate::guest::Tree;
 use crate::guest::queues::{self, Aside};
@@ -256,21 +257,7 @@ pub async fn plan(
     page.rows.push(Row::new("outage", outage));
     page.rows.push(Row::new("way back", "none: the old system is gone"));
     page.confirm = Some(name.clone());
-    let plan = Plan {
-        format: 1,
-        run: record.clone.name.clone(),
-        guest: name.clone(),
-        verb: "commit".into(),
-        approved_as: None,
-        strategy: super::strategy_word(record.strategy).into(),
-        during: "committing".into(),
-        done: "committed".into(),
-        failed: if record.strategy == Strategy::InPlace { "verified" } else { "promoted" }.into(),
-        closes: true,
-        failure_closes: false,
-        undoes: None,
-        outages,
-        steps,
-    };
+    let failed = if record.strategy == Strategy::InPlace { State::Verified } else { State::Promoted };
+    let plan = Plan { closes: true, ..record.plan("commit", [State::Committing, State::Committed, failed], steps) };
     Ok((plan, page))
 }

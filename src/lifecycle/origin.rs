@@ -7,6 +7,7 @@
 use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
 
 use super::back::{Past, discard_aside};
+use super::clone;
 use super::detached::{Saved, what_is_kept};
 use super::error::Failure;
 use super::facts::Facts;
@@ -14,7 +15,7 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::production::{self, Fold};
 use super::record::RunFacts;
-use super::{clone, strategy_word};
+use super::state::State;
 use crate::engine::{OnFailure, Op, Plan, PlanStep, Stage, outages, undo_steps};
 use crate::inventory::{GuestSpec, Strategy, Verb};
 use crate::steps::{Action, domain, sha256, storage};
@@ -150,20 +151,9 @@ pub fn abort(
     page.rows.push(Row::new("way back", "none once the merge has begun"));
     page.confirm = Some(name.clone());
     let plan = Plan {
-        format: 1,
-        run: record.clone.name.clone(),
-        guest: name.clone(),
-        verb: "abort".into(),
-        approved_as: None,
-        strategy: strategy_word(record.strategy).into(),
-        during: "aborting".into(),
-        done: "aborted".into(),
-        failed: "aborting".into(),
         closes: true,
-        failure_closes: false,
         undoes: pasts.first().map(|past| past.id),
-        outages,
-        steps,
+        ..record.plan("abort", [State::Aborting, State::Aborted, State::Aborting], steps)
     };
     Some((plan, page))
 }

@@ -14,7 +14,8 @@ use super::page::{Page, Row};
 use super::preflight::Findings;
 use super::production::{self, look};
 use super::record::RunFacts;
-use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo};
+use super::state::State;
+use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::guest::{self, FileEdit, Tree};
 use crate::inventory::{CarryRule, GuestSpec, Strategy, Verb};
 use crate::steps::{StepRef, adopt, block, carry, domain, files, fsck, net, queues, storage};
@@ -245,22 +246,7 @@ pub fn plan(
     );
     steps.extend(hooks.after(Verb::Promote));
 
-    let plan = Plan {
-        format: 1,
-        run: run.clone(),
-        guest: name.clone(),
-        verb: "promote".into(),
-        approved_as: None,
-        strategy: super::strategy_word(record.strategy).into(),
-        during: "promoting".into(),
-        done: "promoted".into(),
-        failed: "verified".into(),
-        closes: false,
-        failure_closes: false,
-        undoes: None,
-        outages: vec![Outage { guest: name.clone(), expected_s: outage_s }],
-        steps,
-    };
+    let plan = record.plan("promote", [State::Promoting, State::Promoted, State::Verified], steps);
     for note in &now.notes {
         findings.warn("identity", note.clone());
     }

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::address::Addressing;
+use super::state::State;
+use crate::engine::{Plan, PlanStep, outages};
 use crate::inventory::{DiskRule, Strategy};
 
 /// A disk of the guest and the clone's copy.
@@ -81,6 +83,28 @@ pub struct RunFacts {
 }
 
 impl RunFacts {
+    /// A plan of a verb on this run, which it leaves open and which takes nothing back. The states are those while it runs,
+    /// when all is done, and when it was undone or ended in failure.
+    pub fn plan(&self, verb: &str, [during, done, failed]: [State; 3], steps: Vec<PlanStep>) -> Plan {
+        let guest = &self.original.name;
+        Plan {
+            format: 1,
+            run: self.clone.name.clone(),
+            guest: guest.clone(),
+            verb: verb.into(),
+            approved_as: None,
+            strategy: super::strategy_word(self.strategy).into(),
+            during: during.word().into(),
+            done: done.word().into(),
+            failed: failed.word().into(),
+            closes: false,
+            failure_closes: false,
+            undoes: None,
+            outages: outages(&steps, guest),
+            steps,
+        }
+    }
+
     /// The root's volumes: the one production stands on before promotion, and the clone's.
     pub fn root(&self) -> Option<(&VolumeRef, &VolumeRef)> {
         self.sides().find(|(disk, ..)| disk.root).map(|(_, production, clone)| (production, clone))

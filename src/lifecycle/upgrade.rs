@@ -10,6 +10,7 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::preflight::{Finding, recipe_finding};
 use super::record::RunFacts;
+use super::state::State;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Recipe, Verb};
 use crate::recipe;
@@ -171,23 +172,5 @@ pub fn plan(
     ));
     steps.extend(super::clone::fenced(record).map(|step| step.on_failure(OnFailure::Stop)));
     page.rows.push(Row::new("production", "untouched; keeps serving"));
-    Ok((
-        Plan {
-            format: 1,
-            run: link.name.clone(),
-            guest: spec.name.clone(),
-            verb: "upgrade".into(),
-            approved_as: None,
-            strategy: super::strategy_word(record.strategy).into(),
-            during: "upgrading".into(),
-            done: "upgraded".into(),
-            failed: "upgrading".into(),
-            closes: false,
-            failure_closes: false,
-            undoes: None,
-            outages: Vec::new(),
-            steps,
-        },
-        page,
-    ))
+    Ok((record.plan("upgrade", [State::Upgrading, State::Upgraded, State::Upgrading], steps), page))
 }

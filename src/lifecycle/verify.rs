@@ -3,6 +3,7 @@
 use super::hooks::Hooks;
 use super::page::Page;
 use super::record::RunFacts;
+use super::state::State;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Strategy, Verb};
 use crate::steps::{Action, fence, services, verify};
@@ -61,27 +62,12 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
     );
     steps.extend(hooks.after(Verb::Verify));
     let (link, during, done, failed) = match side {
-        Side::Clone => (&record.clone, "verifying", "verified", "upgraded"),
+        Side::Clone => (&record.clone, State::Verifying, State::Verified, State::Upgraded),
         Side::Promoted if record.strategy == Strategy::InPlace => {
-            (&record.original, "verifying", "verified", "upgraded")
+            (&record.original, State::Verifying, State::Verified, State::Upgraded)
         }
-        Side::Promoted => (&record.original, "promoted", "promoted", "promoted"),
+        Side::Promoted => (&record.original, State::Promoted, State::Promoted, State::Promoted),
     };
-    let plan = Plan {
-        format: 1,
-        run: record.clone.name.clone(),
-        guest: spec.name.clone(),
-        verb: "verify".into(),
-        approved_as: None,
-        strategy: super::strategy_word(record.strategy).into(),
-        during: during.into(),
-        done: done.into(),
-        failed: failed.into(),
-        closes: false,
-        failure_closes: false,
-        undoes: None,
-        outages: Vec::new(),
-        steps,
-    };
+    let plan = record.plan("verify", [during, done, failed], steps);
     (plan, Page::new(format!("Verify {} at {}.", record.clone.name, link.address)))
 }

@@ -36,8 +36,8 @@ use self::xml::DomainFacts;
 use crate::host::SshHost;
 use crate::storage;
 use crate::{
-    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, GuestFacts, GuestLink, Host,
-    Hypervisor, Net, Power, Result, Storage, VolumeKind, VolumeRef,
+    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, GuestFacts, GuestLink, Host, Hypervisor, Net,
+    Power, Result, Storage, VolumeKind, VolumeRef,
 };
 
 /// A call that only looks or notes something.
@@ -442,29 +442,11 @@ impl Hypervisor for Libvirt {
     }
 
     async fn volume(&self, disk: &Disk) -> Result<VolumeRef> {
-        let doing = format!("recognise the volume of {}", disk.name);
-        let (what, path) = match &disk.source {
-            DiskSource::Directory(path) if self.host.is_local() => {
-                let path = path.clone();
-                let found =
-                    tokio::task::spawn_blocking(move || storage::detect(&path).map(|kind| VolumeRef { kind, path }));
-                return found.await.map_err(|_| Error::unknown(doing, "looking at it failed half-way"))?;
-            }
-            DiskSource::Directory(path) => ("a directory of another machine", path.display().to_string()),
-            DiskSource::Block(path) => return storage::lvm::recognise(&*self.host, path).await,
-            DiskSource::File(path) => ("an image file", path.display().to_string()),
-            DiskSource::Other(words) => ("a source of another kind", words.clone()),
-        };
-        let why = format!("it is {what} ({}), which this version cannot clone", crate::host::printable(&path));
-        Err(Error::new(doing, Cause::Unsupported(why))
-            .help(format!("detach it from the clone in the inventory: disks = {{ {:?} = \"detach\" }}", disk.name)))
+        storage::behind(&*self.host, disk).await
     }
 
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {
-        self.storages.iter().find(|storage| storage.kind() == kind).map(Arc::clone).ok_or_else(|| {
-            let why = format!("this host has no driver for {kind:?} volumes");
-            Error::new(format!("reach the volumes of {}", self.host.name()), Cause::Unsupported(why))
-        })
+        storage::driver(&self.storages, kind, &*self.host)
     }
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {

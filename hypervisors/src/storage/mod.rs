@@ -15,11 +15,12 @@ pub use mount::{Access, Opened, open_device};
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cause, Change, Error, Result};
+use crate::{Cause, Change, Disk, DiskSource, Error, Host, Result};
 
 /// Kinds of volume, each with its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -333,6 +334,38 @@ pub trait Storage: Send + Sync + fmt::Debug {
     async fn probe_swap(&self, target: &VolumeRef, mark: &Mark) -> Result<Snapshot> {
         self.probe(target, mark).await
     }
+}
+
+/// The volume behind a disk, recognised by looking at it.
+///
+/// # Errors
+/// It is of a kind that there is no driver for, or lies on another machine.
+pub(crate) async fn behind(host: &dyn Host, disk: &Disk) -> Result<VolumeRef> {
+    let doing = format!("recognise the volume of {}", disk.name);
+    let (what, path) = match &disk.source {
+        DiskSource::Directory(path) if host.is_local() => {
+            let path = path.clone();
+            return crate::host::blocking(doing, move |_| detect(&path).map(|kind| VolumeRef { kind, path })).await;
+        }
+        DiskSource::Directory(path) => ("a directory of another machine", path.display().to_string()),
+        DiskSource::Block(path) => return lvm::recognise(host, path).await,
+        DiskSource::File(path) => ("an image file", path.display().to_string()),
+        DiskSource::Other(words) => ("a source of another kind", words.clone()),
+    };
+    let why = format!("it is {what} ({}), which this version cannot clone", crate::host::printable(&path));
+    Err(Error::new(doing, Cause::Unsupported(why))
+        .help(format!("detach it from the clone in the inventory: disks = {{ {:?} = \"detach\" }}", disk.name)))
+}
+
+/// The driver for a kind of volume, of those a host has.
+///
+/// # Errors
+/// It has none.
+pub(crate) fn driver(drivers: &[Arc<dyn Storage>], kind: VolumeKind, host: &dyn Host) -> Result<Arc<dyn Storage>> {
+    drivers.iter().find(|storage| storage.kind() == kind).map(Arc::clone).ok_or_else(|| {
+        let why = format!("this host has no driver for {kind:?} volumes");
+        Error::new(format!("reach the volumes of {}", host.name()), Cause::Unsupported(why))
+    })
 }
 
 /// How a snapshot stands.

@@ -39,8 +39,8 @@ use self::files::{Draft, Places};
 use self::look::{malformed, read, stranger};
 use crate::host::{SshHost, blocking};
 use crate::{
-    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, GuestFacts, GuestLink, Host,
-    Hypervisor, Net, Power, Result, Storage, VolumeKind, VolumeRef, storage,
+    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, GuestFacts, GuestLink, Host, Hypervisor, Net,
+    Power, Result, Storage, VolumeKind, VolumeRef, storage,
 };
 
 /// A command that only looks or notes something.
@@ -404,30 +404,15 @@ impl Hypervisor for Xl {
     }
 
     async fn volume(&self, disk: &Disk) -> Result<VolumeRef> {
-        let doing = format!("recognise the volume of {}", disk.name);
-        let (what, path) = match &disk.source {
-            DiskSource::Directory(path) => {
-                let path = path.clone();
-                return blocking(doing, move |_| storage::detect(&path).map(|kind| VolumeRef { kind, path })).await;
-            }
-            DiskSource::Block(path) => return storage::lvm::recognise(&*self.host, path).await,
-            DiskSource::File(path) => ("an image file", path.display().to_string()),
-            DiskSource::Other(words) => ("a source of another kind", words.clone()),
-        };
-        let why = format!("it is {what} ({}), which this version cannot clone", crate::host::printable(&path));
-        Err(Error::new(doing, Cause::Unsupported(why))
-            .help(format!("detach it from the clone in the inventory: disks = {{ {:?} = \"detach\" }}", disk.name)))
+        storage::behind(&*self.host, disk).await
     }
 
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {
-        self.storages.iter().find(|storage| storage.kind() == kind).map(Arc::clone).ok_or_else(|| {
-            let why = format!("this host has no driver for {kind:?} volumes");
-            Error::new(format!("reach the volumes of {}", self.host.name()), Cause::Unsupported(why))
-        })
+        storage::driver(&self.storages, kind, &*self.host)
     }
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
-        Ok(Arc::new(SshHost::for_guest(link)))
+        Ok(crate::net::inside(link, self.net.clone(), SshHost::for_guest))
     }
 }
 

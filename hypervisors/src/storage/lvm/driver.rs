@@ -116,6 +116,19 @@ impl LvmStorage {
         Ok(Some(snapshot.to_string()))
     }
 
+    /// A snapshot of this run that is not lost, with its volume group.
+    async fn living(&self, doing: &str, name: &LvName, run: &str) -> Result<(Report, Lv)> {
+        let (report, found) = self.look(doing, name).await?;
+        let Some(lv) = found else { return Err(Error::not_found(doing, format!("{name} does not exist"))) };
+        if !lv.is_of(run) {
+            return Err(Error::refused(doing, format!("it is not of run {run}")));
+        }
+        match lost(&lv, None) {
+            Some(why) => Err(Error::refused(doing, why)),
+            None => Ok((report, lv)),
+        }
+    }
+
     /// Begins merges that were put off, and sees that someone waits for the end of those that drain.
     async fn begin_waiting(&self, doing: &str, report: &Report, vg: &str, merges: &[(LvName, LvName)]) -> Result<bool> {
         let state = |origin: &LvName| report.volume(&origin.lv).and_then(|lv| merge_into(report, lv));
@@ -371,14 +384,7 @@ impl Storage for LvmStorage {
     async fn secure(&self, volume: &VolumeRef, run: &str) -> Result<Change> {
         let doing = format!("make {volume} fit for production");
         let name = self.name(&doing, volume)?;
-        let (report, found) = self.look(&doing, &name).await?;
-        let Some(lv) = found else { return Err(Error::not_found(doing, format!("{name} does not exist"))) };
-        if !lv.is_of(run) {
-            return Err(Error::refused(doing, format!("it is not of run {run}")));
-        }
-        if let Some(why) = lost(&lv, None) {
-            return Err(Error::refused(doing, why));
-        }
+        let (report, lv) = self.living(&doing, &name, run).await?;
         let Some(why) = unfit(&report, &lv) else { return Ok(Change::Unchanged) };
         if !lv.is_thin() {
             let missing = covering_of(&report, &lv).unwrap_or(0).saturating_sub(lv.size_bytes);
@@ -401,14 +407,7 @@ impl Storage for LvmStorage {
     async fn extend(&self, volume: &VolumeRef, by: CowSize, run: &str) -> Result<Change> {
         let doing = format!("grow {volume}");
         let name = self.name(&doing, volume)?;
-        let (report, found) = self.look(&doing, &name).await?;
-        let Some(lv) = found else { return Err(Error::not_found(doing, format!("{name} does not exist"))) };
-        if !lv.is_of(run) {
-            return Err(Error::refused(doing, format!("it is not of run {run}")));
-        }
-        if let Some(why) = lost(&lv, None) {
-            return Err(Error::refused(doing, why));
-        }
+        let (report, lv) = self.living(&doing, &name, run).await?;
         let Some(covering) = covering_of(&report, &lv).filter(|_| !lv.is_thin()) else {
             let why = "only the area of a thick snapshot grows; a thin pool grows by itself or by lvextend";
             return Err(Error::new(doing, Cause::Unsupported(why.into())));
