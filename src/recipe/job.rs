@@ -8,10 +8,13 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use hypervisors::host::{Job, JobStatus};
-use hypervisors::{Error, Host, Result};
+use hypervisors::{Cause, Error, Host, Result};
 
 /// More attempts than anyone makes by hand.
 const ATTEMPTS: u32 = 99;
+
+/// Looks that may fail in the machine itself, one after the other, before the failure counts.
+const FAILED_LOOKS: u32 = 5;
 
 /// How long to follow, and how often to look.
 #[derive(Clone, Copy, Debug)]
@@ -43,18 +46,32 @@ impl End {
     }
 }
 
-/// Repeats a call while the link is lost, until the deadline.
+/// Repeats a call while the link is lost, until the deadline; and a few times if it fails in the machine itself: while
+/// the C library is replaced there, the loader and the library do not match for an instant, and any program that is
+/// started aborts (`*** stack smashing detected ***`, status 134). The scripts that look do not fail by themselves.
 async fn patiently<T, F>(patience: Patience, deadline: Instant, mut call: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
     let mut wait = patience.poll;
+    let mut failures = 0;
     loop {
         match call().await {
-            Err(error) if error.is_unknown() && Instant::now() + wait < deadline => tokio::time::sleep(wait).await,
+            Err(error) if worth_repeating(&error, &mut failures) && Instant::now() + wait < deadline => {
+                tokio::time::sleep(wait).await;
+            }
             answer => return answer,
         }
         wait = (wait * 2).min(patience.poll * 15);
+    }
+}
+
+fn worth_repeating(error: &Error, failures: &mut u32) -> bool {
+    *failures += u32::from(!error.is_unknown());
+    match error.cause {
+        Cause::Unknown(_) => true,
+        Cause::Command { .. } | Cause::Malformed(_) | Cause::NotFound(_) => *failures <= FAILED_LOOKS,
+        _ => false,
     }
 }
 

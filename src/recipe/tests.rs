@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hypervisors::host::{Command, Job, JobStatus, Output};
-use hypervisors::{Change, Error, Host, Result};
+use hypervisors::{Cause, Change, Error, Host, Result};
 
 use super::job::{self, Patience};
 use super::{Verdict, conffiles, debian};
@@ -33,12 +33,18 @@ struct Guest {
     calls: Mutex<u32>,
     /// Every n-th call loses the link; 0: never.
     lossy: u32,
+    /// These calls, counted from 1, abort in the guest: its C library is being replaced.
+    aborting: std::ops::Range<u32>,
 }
 
 impl Guest {
     fn link(&self) -> Result<()> {
         let mut calls = self.calls.lock().unwrap();
         *calls += 1;
+        if self.aborting.contains(&calls) {
+            let stderr = "*** stack smashing detected ***: terminated / Aborted".to_owned();
+            return Err(Error::new("look", Cause::Command { program: "sh".to_owned(), status: 134, stderr }));
+        }
         if self.lossy > 0 && calls.is_multiple_of(self.lossy) {
             return Err(Error::unknown("talk to the guest", "the link was lost"));
         }
@@ -131,6 +137,20 @@ async fn a_lost_link_neither_ends_nor_repeats_the_work() {
         assert!(again.already);
         assert_eq!(guest.jobs.lock().unwrap().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn looks_that_abort_while_libc_is_replaced_are_repeated_but_not_for_ever() {
+    for first in 1..8 {
+        let guest = Guest { aborting: first..first + 5, ..Guest::default() };
+        let (end, printed) = drive(&guest).await;
+        assert!(end.well(), "{end:?}");
+        assert_eq!(printed, "apt-get\nlook 1\nlook 2\n", "from call {first}");
+        assert_eq!(guest.jobs.lock().unwrap().len(), 1);
+    }
+    let guest = Guest { aborting: 4..u32::MAX, ..Guest::default() };
+    let error = job::run(&guest, "work", &[], &[], PATIENCE, &mut |_, _| ()).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Command { status: 134, .. }), "{error}");
 }
 
 #[tokio::test]
