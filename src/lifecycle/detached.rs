@@ -35,7 +35,7 @@ impl Saved {
     /// The step that restores it.
     pub(super) fn step(&self, record: &RunFacts) -> PlanStep {
         let restore = RestoreDetached {
-            host: record.host.clone(),
+            host: record.production_host().to_owned(),
             disk: self.disk.clone(),
             volume: self.pair.source.clone(),
             saved: self.pair.target.clone(),

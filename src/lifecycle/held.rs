@@ -34,7 +34,10 @@ pub(super) struct Held<'a> {
     pub(super) run: RunRecord,
     pub(super) record: RunFacts,
     pub(super) spec: GuestSpec,
+    /// Production's platform.
     pub(super) hypervisor: Arc<dyn Hypervisor>,
+    /// The clone's platform.
+    pub(super) clone: Arc<dyn Hypervisor>,
     pub(super) emit: Arc<Emitter>,
 }
 
@@ -231,10 +234,9 @@ impl Held<'_> {
 
     /// The world that this run's steps work on.
     pub(super) fn world(&self, options: &Options) -> Result<World, Failure> {
-        let hosts = self.app.inventory.hosts.iter().filter(|(name, _)| **name == self.record.host);
         let emit = self.emit.clone();
         Ok(World {
-            hypervisors: world::platforms(hosts, &self.app.state)?,
+            hypervisors: self.app.platforms(&self.record)?,
             controller: world::controller(),
             run_dir: self.record.run_dir.clone(),
             run: self.run.id.clone(),

@@ -100,6 +100,8 @@ impl<'a> Hooks<'a> {
             .replace("{original}", &self.record.original.name)
             .replace("{clone_address}", &self.record.addressing.clone.to_string())
             .replace("{original_address}", &self.record.addressing.original.to_string())
+            .replace("{runs_on}", self.record.production_host())
+            .replace("{clone_runs_on}", self.record.clone_host())
     }
 }
 

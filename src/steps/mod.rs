@@ -19,6 +19,7 @@ pub mod services;
 pub mod storage;
 pub mod upgrade;
 pub mod verify;
+pub mod visible;
 
 use std::collections::BTreeMap;
 use std::fmt;
