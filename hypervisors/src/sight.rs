@@ -46,7 +46,7 @@ pub struct FreeMemory {
 }
 
 /// Arguments: path. Four lines: kind, size, identity, head. Status 98: nothing there, 97: neither device nor directory.
-const LOOK: &str = "LC_ALL=C; export LC_ALL; test -e \"$1\" || exit 98; \
+const LOOK: &str = "LC_ALL=C; PATH=$PATH:/usr/sbin:/sbin; export LC_ALL PATH; test -e \"$1\" || exit 98; \
     if test -b \"$1\"; then echo block; blockdev --getsize64 \"$1\" || exit 1; \
     { blkid -p -s TYPE -o value -- \"$1\" && blkid -p -s UUID -o value -- \"$1\"; } 2>/dev/null | tr '\\n' ' '; echo; \
     dd if=\"$1\" bs=1048576 count=4 iflag=direct 2>/dev/null | sha256sum; \
@@ -84,7 +84,7 @@ fn read(text: &str) -> Option<Sight> {
 }
 
 /// Arguments: bridge. Status 98: no such interface, 97: no bridge of the kernel's.
-const FORWARDING: &str = "test -e \"/sys/class/net/$1\" || exit 98; test -d \"/sys/class/net/$1/bridge\" || exit 97; \
+const FORWARDING: &str = "PATH=$PATH:/usr/sbin:/sbin; export PATH; test -e \"/sys/class/net/$1\" || exit 98; test -d \"/sys/class/net/$1/bridge\" || exit 97; \
     cat \"/sys/class/net/$1/address\"; exec bridge fdb show br \"$1\"";
 
 /// Whether a bridge of a machine has heard a hardware address.

@@ -229,7 +229,7 @@ impl App {
             return Err(refused("clone", &guest, finding));
         }
         let (plan, page) = planned?;
-        let proposal = Proposal { plan, page, findings: findings.0 };
+        let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
         if let Some(finish) = self.approve(&proposal, options, emit)? {
             return Ok(finish);
         }
@@ -282,7 +282,7 @@ impl App {
 
     /// Shows the plan, if it is not approved by the command line.
     pub(super) fn offer(&self, proposal: &Proposal, options: &Options, emit: &Emitter) -> Result<Offer, Failure> {
-        let Proposal { plan, page, findings } = proposal;
+        let Proposal { plan, page, findings, .. } = proposal;
         for finding in findings.iter().filter(|finding| finding.verdict != Verdict::Passed) {
             emit.send(EventBody::Preflight {
                 id: finding.id.clone(),

@@ -167,7 +167,7 @@ impl Held<'_> {
                 .cause("a step that cannot be taken back was begun")
                 .help(format!("go on: upgradectl resume {}", self.spec.name))
         })?;
-        Ok(Proposal { plan, page, findings: Vec::new() })
+        Ok(Proposal { plan, page, findings: Vec::new(), manners: self.app.manners() })
     }
 
     /// What a person wants restored, asked per volume; nothing if nobody can be asked.

@@ -182,7 +182,9 @@ impl Held<'_> {
     async fn resume(&mut self, past: Past, options: &Options) -> Result<Finish, Failure> {
         if options.dry_run {
             let page = Page::new(format!("Resume {} of {}", past.plan.verb, self.run.id));
-            self.app.front.show(&Proposal { plan: past.plan, page, findings: Vec::new() }, false);
+            self.app
+                .front
+                .show(&Proposal { plan: past.plan, page, findings: Vec::new(), manners: self.app.manners() }, false);
             return Ok(Finish { planned: true, ..Finish::default() });
         }
         self.run_plan(past.id, &past.plan, options).await
@@ -195,7 +197,7 @@ impl Held<'_> {
         findings: Vec<Finding>,
         options: &Options,
     ) -> Result<Finish, Failure> {
-        let proposal = Proposal { plan, page, findings };
+        let proposal = Proposal { plan, page, findings, manners: self.app.manners() };
         if let Some(finish) = self.app.approve(&proposal, options, &self.emit)? {
             return Ok(finish);
         }

@@ -18,7 +18,10 @@ use super::app::App;
 use super::error::{Failure, exit};
 use super::record::RunFacts;
 use crate::inventory::{GuestSpec, HostSpec, HypervisorKind, SshSpec};
+use crate::steps::{Manner, Manners, Toolstack};
 
+/// Directory of the definitions of an xl host that names none.
+const XL: &str = "/etc/xen";
 /// Connection of a libvirt host that names none.
 const LIBVIRT: &str = "lxc:///system";
 
@@ -35,6 +38,22 @@ pub struct Sides {
 /// The controller's own machine.
 pub fn controller() -> Arc<dyn Host> {
     Arc::new(LocalHost::new("controller"))
+}
+
+/// The beginning of a command line that leads to a machine.
+fn typed(target: &SshTarget) -> Vec<String> {
+    let mut words = vec!["ssh".to_owned()];
+    if target.port != 22 {
+        words.extend(["-p".to_owned(), target.port.to_string()]);
+    }
+    words.push(match target.user.as_str() {
+        "root" => target.address.clone(),
+        user => format!("{user}@{}", target.address),
+    });
+    if target.sudo {
+        words.push("sudo".to_owned());
+    }
+    words
 }
 
 fn refuse(name: &str, why: impl Into<String>, help: &str) -> Failure {
@@ -56,6 +75,27 @@ impl App {
                 .cause("it is not in the inventory")
                 .help("put it into [hosts]")
         })
+    }
+
+    /// How commands are typed for the hosts of the inventory.
+    pub(super) fn manners(&self) -> Manners {
+        let manner = |(name, spec): (&String, &HostSpec)| {
+            let (toolstack, target) = match spec.hypervisor {
+                HypervisorKind::Libvirt => {
+                    let (uri, target) = connection(name, spec, &self.scratch).ok()?;
+                    (Toolstack::Libvirt { uri: uri.to_string() }, target)
+                }
+                HypervisorKind::Xl => {
+                    let definitions = spec.definitions.clone().unwrap_or_else(|| XL.into());
+                    let target = spec.ssh.as_ref().map(|ssh| target(name, ssh, &self.scratch));
+                    (Toolstack::Xl { definitions }, target)
+                }
+                HypervisorKind::Sim => (Toolstack::Sim, None),
+                _ => return None,
+            };
+            Some((name.clone(), Manner { toolstack, reached: target.map(|target| typed(&target)).unwrap_or_default() }))
+        };
+        Manners(self.inventory.hosts.iter().filter_map(manner).collect())
     }
 
     /// The platform of guests that a host runs, and whose volumes another holds.
@@ -211,7 +251,7 @@ fn platform(name: &str, spec: &HostSpec, state: &Path, scratch: &Path) -> Result
         }
         HypervisorKind::Xl => {
             let (host, storages) = machine(name, spec.ssh.as_ref().map(|ssh| target(name, ssh, scratch)));
-            let definitions = spec.definitions.clone().unwrap_or_else(|| "/etc/xen".into());
+            let definitions = spec.definitions.clone().unwrap_or_else(|| XL.into());
             Ok(Arc::new(Xl::new(definitions, host, net, storages)))
         }
         HypervisorKind::Sim => {

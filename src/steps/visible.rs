@@ -13,6 +13,9 @@ use super::{Done, Probe, Step, StepError, World};
 /// How often the other host is asked.
 const LOOK: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 500 });
 
+/// How long another volume may be seen, as one that was exported by the same name before goes.
+const SETTLES: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
+
 /// Waits until a host sees volumes that another holds, and sees that they are the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visible {
@@ -25,18 +28,18 @@ pub struct Visible {
 }
 
 impl Visible {
-    /// What is wrong, if anything is.
-    async fn wrong(&self, world: &World) -> Result<Option<String>, StepError> {
+    /// What is wrong, if anything is, and whether waiting may help.
+    async fn wrong(&self, world: &World) -> Result<Option<(String, bool)>, StepError> {
         let there = world.hypervisor(&self.on)?;
         let Some(holder) = there.holder() else { return Ok(None) };
         for volume in &self.volumes {
             let (Some(ours), theirs) = (holder.sight(&volume.path).await?, there.sight(&volume.path).await?) else {
-                return Ok(Some(format!("there is no {volume}")));
+                return Ok(Some((format!("there is no {volume}"), false)));
             };
             match theirs {
-                None => return Ok(Some(format!("{} does not see {volume}", self.on))),
+                None => return Ok(Some((format!("{} does not see {volume}", self.on), true))),
                 Some(theirs) if theirs != ours => {
-                    return Ok(Some(format!("what {} sees as {volume} is another volume", self.on)));
+                    return Ok(Some((format!("what {} sees as {volume} is another volume", self.on), false)));
                 }
                 Some(_) => {}
             }
@@ -58,9 +61,10 @@ impl Step for Visible {
         Ok(if self.wrong(world).await?.is_none() { Probe::Present } else { Probe::Absent })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let until = tokio::time::Instant::now() + Duration::from_secs(self.patience_s);
-        while let Some(why) = self.wrong(world).await? {
-            if tokio::time::Instant::now() >= until {
+        let begun = tokio::time::Instant::now();
+        while let Some((why, may_come)) = self.wrong(world).await? {
+            let patience = if may_come { Duration::from_secs(self.patience_s) } else { SETTLES };
+            if begun.elapsed() >= patience {
                 return Err(StepError::failed(
                     why,
                     "look at the hook that exports it (at = \"volumes\") and at copy of the disk in the inventory",
