@@ -298,19 +298,26 @@ fn hook_at(at: &Item<'_>, section: &Section<'_>) -> Option<HookTime> {
         .collect();
     let mut words: Vec<(&str, (HookPoint, Verb))> = all.iter().map(|(word, value)| (word.as_str(), *value)).collect();
     words.push(("volumes", (HookPoint::Volumes, Verb::Clone)));
+    words.push(("merge", (HookPoint::Merge, Verb::Commit)));
     let chosen = at.choice(&words);
     let run = hook_argv(section.need("run", "run = [\"program\", \"argument\"]"));
     let undo = hook_argv(section.get("undo"));
     let (point, verb) = chosen?;
-    if point == HookPoint::Volumes && undo.is_none() {
-        section.problem("at = \"volumes\" needs an undo", Some("undo = [\"program\", \"argument\"]"));
+    let word = match point {
+        HookPoint::Volumes => "volumes",
+        HookPoint::Merge => "merge",
+        HookPoint::Before | HookPoint::After => "",
+    };
+    if !word.is_empty() && undo.is_none() {
+        section.problem(format!("at = \"{word}\" needs an undo"), Some("undo = [\"program\", \"argument\"]"));
     }
     Some(HookTime::At { point, verb, run: run?, undo })
 }
 
 /// A command with placeholders; one that is nearly a placeholder is a slip.
 fn hook_argv(item: Option<Item<'_>>) -> Option<Vec<String>> {
-    const KNOWN: [&str; 5] = ["run", "clone", "original", "clone_address", "original_address"];
+    const KNOWN: [&str; 7] =
+        ["run", "clone", "original", "clone_address", "original_address", "runs_on", "clone_runs_on"];
     let item = item?;
     let argv = item.argv()?;
     for argument in &argv {

@@ -454,4 +454,6 @@ pub enum HookPoint {
     After,
     /// With the volumes that it makes: right after, and taken back right before they are removed or merged.
     Volumes,
+    /// Around a merge: right before it, while production is stopped, and taken back right before production starts.
+    Merge,
 }

@@ -205,11 +205,12 @@ pub async fn plan(
         ];
         let edit = DefinitionEdit { disks: found_disks(record), ..DefinitionEdit::default() };
         let definition = redefine(record, hypervisor, edit).await?;
+        let (let_go, take_up) = hooks.around_merge();
         let fold = Fold {
             definition,
             autostart: now.autostart,
-            before_merge: hooks.without_volumes(),
-            after_merge: discard.take().into_iter().collect(),
+            before_merge: hooks.without_volumes().into_iter().chain(let_go).collect(),
+            after_merge: discard.take().into_iter().chain(take_up).collect(),
             proofs,
             before: OnFailure::Undo,
         };

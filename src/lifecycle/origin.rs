@@ -115,6 +115,8 @@ pub fn abort(
         }
     }
     inside.extend(restore.iter().map(|saved| saved.step(record)));
+    let (let_go, take_up) = hooks.around_merge();
+    inside.extend(let_go);
     let mut steps = hooks.before(Verb::Abort);
     steps.extend(first);
     steps.extend(production::fold(
@@ -128,6 +130,7 @@ pub fn abort(
                 .find(|(disk, ..)| disk.root)
                 .and_then(|(_, root, _)| discard_aside(record, pasts, root, false))
                 .into_iter()
+                .chain(take_up)
                 .collect(),
             proofs: production::up_again(record, record.boot_s.unwrap_or(6.0)),
             before: OnFailure::Stop,

@@ -64,10 +64,9 @@ pub async fn check(
         copies(record, host, side, holder, findings).await?;
     }
     if facts.copying()? == Copies::Peers && record.disks.iter().any(|disk| disk.target_there.is_some()) {
-        findings.refuse(
+        findings.warn(
             "runs_on",
-            "commit renames these volumes under whatever exports them, and production would lose its disks",
-            "use strategy = \"origin\", or thick volumes",
+            "commit gives these volumes their old names: export them anew by those before production starts again",
         );
     }
     Ok(())
