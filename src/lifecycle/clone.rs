@@ -402,7 +402,7 @@ fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
     ));
     // The hosts stand there where they are not all the same.
     let placed = record.production_host() != record.host || record.clone_host() != record.host;
-    let on = |host: &str| placed.then(|| format!("on {host}, ")).unwrap_or_default();
+    let on = |host: &str| if placed { format!("on {host}, ") } else { String::new() };
     page.sides.push(vec![
         "original".into(),
         record.addressing.original.to_string(),
