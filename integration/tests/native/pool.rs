@@ -140,7 +140,7 @@ fn whole_way(pool: &Pool, copy: impl Fn(&str) -> String) -> Result<()> {
 
     trial.says("rollback tiny --yes", 0)?;
     before.still(lab, TINY.name)?;
-    ensure!(Pool::guests(second)? == [name.clone()]);
+    ensure!(Pool::guests(second)? == std::slice::from_ref(&name));
     ensure!(lab.ssh(&trial.clone_address(), ["ls", "/root"])? == "mine\nupgraded");
     trial.all(&["verify tiny", "promote tiny --yes", "abort tiny --yes"])?;
     before.still(lab, TINY.name)?;
