@@ -16,6 +16,8 @@ mod hooks;
 mod light;
 #[path = "sim/matrix.rs"]
 mod matrix;
+#[path = "sim/placement.rs"]
+mod placement;
 #[path = "sim/quarantine.rs"]
 mod quarantine;
 #[path = "sim/readers.rs"]

@@ -66,7 +66,7 @@ pub(super) fn discard_aside(record: &RunFacts, pasts: &[Past], root: &VolumeRef,
             })
         };
     let discard = match running {
-        true => queues::Discard::of_a_running(&record.host, root, &record.original),
+        true => queues::Discard::of_a_running(record.production_host(), root, &record.original),
         false => queues::Discard { host: record.host.clone(), volume: root.clone(), inside: None },
     };
     let step = PlanStep::new(Stage::Tidy, discard, 0.5).undo(Undo::Nothing).on_failure(OnFailure::Warn);

@@ -14,7 +14,7 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::{RunDisk, RunFacts};
 use super::state::State;
-use super::{in_place, origin};
+use super::{in_place, origin, placement};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo, outages};
 use crate::guest::fence::{Destination, Fence, Way};
@@ -108,15 +108,20 @@ pub fn record(
                 DiskRule::Swap => strategy != Strategy::InPlace,
                 DiskRule::Detach => false,
             };
+            let copied = source.as_ref().filter(|_| copy);
+            let there = facts.spec.paths.get(&disk.disk.name).and_then(|paths| paths.copy.as_ref());
             RunDisk {
+                source_there: source.as_ref().and_then(|source| facts.paths.get(&source.path).cloned()),
+                target_there: copied.and(there).map(|there| there.to_string_lossy().replace("{run}", &run).into()),
                 name: disk.disk.name.clone(),
                 root: disk.disk.root,
                 rule: disk.rule,
-                target: source.as_ref().filter(|_| copy).map(|source| target(source, &run, &disk.disk.name)),
+                target: copied.map(|source| target(source, &run, &disk.disk.name)),
                 source,
             }
         })
         .collect();
+    let elsewhere = |host: &String| (*host != facts.spec.host).then(|| host.clone());
     let tree = Tree::open(facts.root.path())?;
     let hostname = tree.read_text(Path::new("etc/hostname"))?.unwrap_or_default().trim().to_owned();
     let original = link(&facts.spec.name, addressing.original, run_dir.join("known_hosts.original"));
@@ -133,6 +138,12 @@ pub fn record(
         strategy,
         copying: facts.copying()?,
         host: facts.spec.host.clone(),
+        production_on: elsewhere(&facts.spec.runs_on),
+        clone_on: elsewhere(match (strategy, &facts.spec.clone.runs_on) {
+            // There is no clone but the guest itself.
+            (Strategy::InPlace, _) | (_, None) => &facts.spec.runs_on,
+            (_, Some(host)) => host,
+        }),
         definition: sha256(facts.definition.text.as_bytes()),
         disks,
         addressing: addressing.clone(),
@@ -198,13 +209,13 @@ pub async fn fence(facts: &Facts, addressing: &Addressing) -> Result<Option<Fenc
 
 /// Learns the address, where a DHCP server chooses it.
 pub fn learnt(record: &RunFacts) -> Option<PlanStep> {
-    let step = net::LearnAddress { host: record.host.clone(), link: record.clone.clone(), timeout_s: 120 };
+    let step = net::LearnAddress { host: record.clone_host().to_owned(), link: record.clone.clone(), timeout_s: 120 };
     record.clone.by.as_ref().map(|_| PlanStep::new(Stage::Settle, step, 3.0).undo(Undo::Nothing))
 }
 
 /// Sees that the fence stands, where there is one.
 pub fn fenced(record: &RunFacts) -> Option<PlanStep> {
-    let step = crate::steps::fence::ProveFenced { host: record.host.clone(), link: record.clone.clone() };
+    let step = crate::steps::fence::ProveFenced { host: record.clone_host().to_owned(), link: record.clone.clone() };
     record.fenced.then(|| PlanStep::new(Stage::Settle, step, 0.5).undo(Undo::Nothing))
 }
 
@@ -259,7 +270,7 @@ pub(super) fn duplicate(facts: &Facts, record: &RunFacts, role: Role) -> PlanSte
     let pause = facts.hypervisor.capabilities().can_pause;
     let pause_s: f64 = facts.cloned().filter_map(|(disk, _)| disk.facts.as_ref()).map(|seen| seen.pause_s).sum();
     let snapshot = storage::Snapshot {
-        host: record.host.clone(),
+        host: record.production_host().to_owned(),
         guest: facts.spec.name.clone(),
         pause,
         copies: copies(facts, record),
@@ -302,13 +313,14 @@ fn adapt(facts: &Facts, record: &RunFacts, wishes: &CloneWishes, root: &VolumeRe
 
 /// The baseline of the original, as it is before anything is upgraded.
 pub(super) fn baseline(facts: &Facts, record: &RunFacts) -> PlanStep {
-    let baseline = verify::TakeBaseline::new(&record.host, &record.original, &record.hostname, &facts.spec.checks);
+    let baseline =
+        verify::TakeBaseline::new(record.production_host(), &record.original, &record.hostname, &facts.spec.checks);
     PlanStep::new(Stage::Settle, baseline, 5.0).undo(Undo::Nothing)
 }
 
 /// The clone is defined, started and waited for.
 fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
-    let (host, run) = (record.host.clone(), &record.clone.name);
+    let (host, run) = (record.clone_host().to_owned(), &record.clone.name);
     let mut edit = DefinitionEdit {
         name: Some(run.clone()),
         uuid: Some(uuid(run)),
@@ -321,7 +333,7 @@ fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
     edit.disks.extend(record.sides().map(|(disk, _, clone)| (disk.name.clone(), DiskEdit::Source(clone.clone()))));
     let left = record.disks.iter().filter(|disk| !record.sides().any(|(other, ..)| other.name == disk.name));
     edit.disks.extend(left.map(|disk| (disk.name.clone(), DiskEdit::Remove)));
-    let definition = facts.hypervisor.derive(&facts.definition, &edit)?;
+    let definition = facts.clone_side.derive(&facts.definition, &edit)?;
     let boots = if facts.hypervisor.capabilities().shares_host_kernel { 8.0 } else { 80.0 };
     let define = domain::Define { host: host.clone(), definition, replaces: None, disks_before: BTreeMap::new() };
     let start = domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60, force: true };
@@ -353,6 +365,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         // After the clone's files were opened: by then its journal is replayed, which could bring old settings back.
         let copied = record.sides().filter(|(disk, ..)| disk.rule == DiskRule::Clone).map(|(.., clone)| clone);
         clone.extend(disarm(&record.host, copied).into_iter().map(|step| step.undo(Undo::WithClone)));
+        clone.extend(placement::visible(record, record.clone_host(), record.sides().map(|(.., clone)| clone)));
         clone.extend(come_up(facts, record)?);
         if record.strategy == Strategy::Origin {
             steps.extend(origin::move_production(facts, record)?);
@@ -383,27 +396,30 @@ fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
         "Clone {} by {} ({}, {}, {}).",
         facts.spec.name,
         super::strategy_word(record.strategy),
-        record.host,
+        record.production_host(),
         facts.hypervisor.platform(),
         facts.release,
     ));
+    // The hosts stand there where they are not all the same.
+    let placed = record.production_host() != record.host || record.clone_host() != record.host;
+    let on = |host: &str| if placed { format!("on {host}, ") } else { String::new() };
     page.sides.push(vec![
         "original".into(),
         record.addressing.original.to_string(),
         mac(0).unwrap_or_default(),
-        match record.strategy {
-            Strategy::Origin => "moves to the snapshot",
-            Strategy::InPlace => "is upgraded itself; the snapshot leads back",
-            _ => "keeps serving",
-        }
-        .into(),
+        on(record.production_host())
+            + match record.strategy {
+                Strategy::Origin => "moves to the snapshot",
+                Strategy::InPlace => "is upgraded itself; the snapshot leads back",
+                _ => "keeps serving",
+            },
     ]);
     if record.strategy != Strategy::InPlace {
         page.sides.push(vec![
             "clone".into(),
             record.addressing.shown(),
             new_mac.unwrap_or_default(),
-            format!("{}, {hostname}", mib(memory)),
+            format!("{}{}, {hostname}", on(record.clone_host()), mib(memory)),
         ]);
     }
     for disk in &record.disks {

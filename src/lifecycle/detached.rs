@@ -35,7 +35,7 @@ impl Saved {
     /// The step that restores it.
     pub(super) fn step(&self, record: &RunFacts) -> PlanStep {
         let restore = RestoreDetached {
-            host: record.host.clone(),
+            host: record.production_host().to_owned(),
             disk: self.disk.clone(),
             volume: self.pair.source.clone(),
             saved: self.pair.target.clone(),
@@ -167,7 +167,7 @@ impl Held<'_> {
                 .cause("a step that cannot be taken back was begun")
                 .help(format!("go on: upgradectl resume {}", self.spec.name))
         })?;
-        Ok(Proposal { plan, page, findings: Vec::new() })
+        Ok(Proposal { plan, page, findings: Vec::new(), manners: self.app.manners() })
     }
 
     /// What a person wants restored, asked per volume; nothing if nobody can be asked.

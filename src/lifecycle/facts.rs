@@ -1,7 +1,8 @@
 //! What is known about a guest before anything is planned: its platform's view, its own files, its neighbours.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hypervisors::storage::{Access, Copies, Opened, SizePolicy, SizedSnapshot, VolumeFacts};
@@ -53,6 +54,10 @@ pub struct Facts {
     pub spec: GuestSpec,
     /// Its platform.
     pub hypervisor: Arc<dyn Hypervisor>,
+    /// The platform its clone will be on.
+    pub clone_side: Arc<dyn Hypervisor>,
+    /// Paths by which its definition names volumes that have another one on the host that holds them, by that one.
+    pub paths: BTreeMap<PathBuf, PathBuf>,
     /// The platform's view.
     pub platform: GuestFacts,
     /// Its definition.
@@ -79,7 +84,7 @@ pub struct Facts {
     pub apt_user: Option<u32>,
     /// Network mounts of its fstab.
     pub network_mounts: Vec<String>,
-    /// All guests of the host.
+    /// All guests of the hosts concerned.
     pub neighbours: Vec<GuestFacts>,
 }
 
@@ -88,11 +93,15 @@ impl Facts {
     ///
     /// # Errors
     /// Unknown guest on the platform, files that cannot be read, a platform that does not answer.
-    pub async fn gather(spec: &GuestSpec, hypervisor: &Arc<dyn Hypervisor>) -> Result<Self, Failure> {
+    pub async fn gather(
+        spec: &GuestSpec,
+        hypervisor: &Arc<dyn Hypervisor>,
+        paths: BTreeMap<PathBuf, PathBuf>,
+    ) -> Result<Self, Failure> {
         let name = &spec.name;
         let Some(platform) = hypervisor.facts(name).await? else {
             return Err(Failure::new(exit::REFUSED, format!("find {name}"))
-                .cause(format!("{} has no guest of that name", spec.host))
+                .cause(format!("{} has no guest of that name", spec.runs_on))
                 .place(format!("guests.{name} in the inventory"))
                 .help(format!("the guests there: {}", list(hypervisor).await)));
         };
@@ -131,11 +140,29 @@ impl Facts {
             neighbours: hypervisor.list().await?,
             spec: spec.clone(),
             hypervisor: hypervisor.clone(),
+            clone_side: hypervisor.clone(),
+            paths,
             platform,
             definition,
             disks,
             root,
         })
+    }
+
+    /// Adds the guests of the host that will run the clone.
+    ///
+    /// # Errors
+    /// That platform does not answer.
+    pub async fn look_around(&mut self) -> Result<(), Failure> {
+        if Arc::ptr_eq(&self.hypervisor, &self.clone_side) {
+            return Ok(());
+        }
+        for guest in self.clone_side.list().await? {
+            if !self.neighbours.iter().any(|known| known.name == guest.name && known.uuid == guest.uuid) {
+                self.neighbours.push(guest);
+            }
+        }
+        Ok(())
     }
 
     fn root_volume<'a>(name: &str, disks: &'a [DiskFacts]) -> Result<&'a VolumeRef, Failure> {

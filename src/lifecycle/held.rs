@@ -34,7 +34,10 @@ pub(super) struct Held<'a> {
     pub(super) run: RunRecord,
     pub(super) record: RunFacts,
     pub(super) spec: GuestSpec,
+    /// Production's platform.
     pub(super) hypervisor: Arc<dyn Hypervisor>,
+    /// The clone's platform.
+    pub(super) clone: Arc<dyn Hypervisor>,
     pub(super) emit: Arc<Emitter>,
 }
 
@@ -179,7 +182,9 @@ impl Held<'_> {
     async fn resume(&mut self, past: Past, options: &Options) -> Result<Finish, Failure> {
         if options.dry_run {
             let page = Page::new(format!("Resume {} of {}", past.plan.verb, self.run.id));
-            self.app.front.show(&Proposal { plan: past.plan, page, findings: Vec::new() }, false);
+            self.app
+                .front
+                .show(&Proposal { plan: past.plan, page, findings: Vec::new(), manners: self.app.manners() }, false);
             return Ok(Finish { planned: true, ..Finish::default() });
         }
         self.run_plan(past.id, &past.plan, options).await
@@ -192,7 +197,7 @@ impl Held<'_> {
         findings: Vec<Finding>,
         options: &Options,
     ) -> Result<Finish, Failure> {
-        let proposal = Proposal { plan, page, findings };
+        let proposal = Proposal { plan, page, findings, manners: self.app.manners() };
         if let Some(finish) = self.app.approve(&proposal, options, &self.emit)? {
             return Ok(finish);
         }
@@ -231,10 +236,9 @@ impl Held<'_> {
 
     /// The world that this run's steps work on.
     pub(super) fn world(&self, options: &Options) -> Result<World, Failure> {
-        let hosts = self.app.inventory.hosts.iter().filter(|(name, _)| **name == self.record.host);
         let emit = self.emit.clone();
         Ok(World {
-            hypervisors: world::platforms(hosts, &self.app.state)?,
+            hypervisors: self.app.platforms(&self.record)?,
             controller: world::controller(),
             run_dir: self.record.run_dir.clone(),
             run: self.run.id.clone(),

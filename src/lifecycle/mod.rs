@@ -37,6 +37,7 @@ pub mod log;
 pub mod memory;
 pub mod origin;
 pub mod page;
+mod placement;
 pub mod preflight;
 pub mod production;
 pub mod promote;

@@ -105,7 +105,7 @@ pub async fn for_clone(
     if !addressing.dhcp.is_empty() {
         by_dhcp(facts, addressing, findings);
     }
-    memory(facts, findings).await;
+    memory(facts, findings).await?;
     checks(facts, findings);
     tools(facts, findings).await;
     findings.0.append(&mut told.0);
@@ -124,11 +124,6 @@ fn scope(facts: &Facts, strategy: Strategy, copying: Copies, findings: &mut Find
             format!("strategy {other:?} is not possible on this platform").to_lowercase(),
             "use strategy = \"snapshot\"",
         ),
-    }
-    if facts.spec.runs_on != facts.spec.host
-        || facts.spec.clone.runs_on.as_ref().is_some_and(|host| *host != facts.spec.host)
-    {
-        findings.refuse("runs_on", "the clone can only run on the original's host here", "take runs_on out");
     }
     if facts.spec.clone.snapshot.size.is_some() && copying != Copies::Dependents {
         findings.warn("snapshot", "clone.snapshot has no effect here: these copies share what is not written");
@@ -367,29 +362,30 @@ fn asked(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ARP" } else { "neighbour solicitation" }
 }
 
-async fn memory(facts: &Facts, findings: &mut Findings) {
+/// Memory on the host that will run the clone.
+async fn memory(facts: &Facts, findings: &mut Findings) -> Result<(), Failure> {
     let wanted = facts.spec.clone.memory_bytes.unwrap_or(facts.platform.memory_bytes);
-    let Ok(Some(bytes)) = facts.hypervisor.host().read_file(Path::new("/proc/meminfo"), 1 << 16).await else {
-        return;
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let free = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     let mib = |bytes: u64| bytes >> 20;
-    match free.map(|kib| kib << 10) {
-        Some(free) if free < wanted && facts.hypervisor.capabilities().shares_host_kernel => findings.warn(
+    let Some(free) = facts.clone_side.free_memory().await? else { return Ok(()) };
+    let host = facts.clone_side.host();
+    let left = format!("{} has {} MiB left", host.name(), mib(free.free_bytes));
+    if free.free_bytes >= wanted {
+        findings.pass("memory", format!("{} MiB for the clone", mib(wanted)));
+    } else if facts.clone_side.capabilities().shares_host_kernel {
+        findings.warn("memory", format!("{left}; the clone may use up to {} MiB", mib(wanted)));
+    } else if free.free_bytes.saturating_add(free.more_bytes) >= wanted {
+        findings.warn(
             "memory",
-            format!("the host has {} MiB left; the clone may use up to {} MiB", mib(free), mib(wanted)),
-        ),
-        Some(free) if free < wanted => findings.refuse(
+            format!("{left} for guests; for the clone's {} MiB it has to give up its own", mib(wanted)),
+        );
+    } else {
+        findings.refuse(
             "memory",
-            format!("the host has {} MiB left, the clone needs {} MiB", mib(free), mib(wanted)),
-            "give the clone less: clone.memory",
-        ),
-        _ => findings.pass("memory", format!("{} MiB for the clone", mib(wanted))),
+            format!("{left}, the clone needs {} MiB", mib(wanted)),
+            "give the clone less: clone.memory; or run it elsewhere: --runs-on",
+        );
     }
+    Ok(())
 }
 
 fn checks(facts: &Facts, findings: &mut Findings) {

@@ -157,7 +157,7 @@ impl Step for Disarm {
     fn taken_back(&self) -> String {
         format!("periodic fsck of {} as it was", self.volume)
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
         vec![set(&device(&self.volume), Periodic::NEVER).argv]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {

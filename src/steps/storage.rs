@@ -8,7 +8,8 @@ use hypervisors::{Change, DiskSource, Mark, Power, Role, VolumeKind, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, Probe, Step, StepError, World};
+use super::shown::lv;
+use super::{Act, Done, Manners, Probe, Step, StepError, World};
 
 /// One volume and the copy made of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,19 +112,31 @@ impl Step for Snapshot {
         let targets: Vec<VolumeRef> = self.copies.iter().map(|pair| pair.target.clone()).collect();
         format!("remove {}", listed(&targets))
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        self.copies
-            .iter()
-            .map(|pair| {
-                let (source, target) = (pair.source.to_string(), pair.target.to_string());
-                match pair.source.kind {
-                    hypervisors::VolumeKind::Btrfs => {
-                        ["btrfs", "subvolume", "snapshot", &source, &target].map(str::to_owned).to_vec()
-                    }
-                    _ => ["cp", "-a", "--reflink=auto", &source, &target].map(str::to_owned).to_vec(),
+    fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
+        let copy = |pair: &Pair| {
+            let (source, target) = (pair.source.to_string(), pair.target.to_string());
+            let argv = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+            match pair.source.kind {
+                VolumeKind::Btrfs => argv(&["btrfs", "subvolume", "snapshot", &source, &target]),
+                VolumeKind::Directory | VolumeKind::Sim => argv(&["cp", "-a", "--reflink=auto", &source, &target]),
+                VolumeKind::LvmThick => {
+                    let name = file_name(&pair.target);
+                    let (option, size) = match pair.size {
+                        Some(CowSize::Bytes(bytes)) => ("--size", format!("{bytes}b")),
+                        Some(CowSize::Covering) | None => ("--extents", "100%ORIGIN".to_owned()),
+                    };
+                    argv(&["lvcreate", "--snapshot", option, &size, "--name", &name, &lv(&pair.source)])
                 }
-            })
-            .collect()
+                VolumeKind::LvmThin => {
+                    let name = file_name(&pair.target);
+                    let head = ["lvcreate", "--snapshot", "--setactivationskip", "n", "--name", &name];
+                    argv(&[&head[..], &[&lv(&pair.source)]].concat())
+                }
+            }
+        };
+        let pause = |act| if self.pause { manners.act(&self.host, act, &self.guest) } else { Vec::new() };
+        let copies = self.copies.iter().map(copy);
+        pause(Act::Pause).into_iter().chain(copies).chain(pause(Act::Resume)).collect()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
@@ -177,7 +190,11 @@ pub(super) async fn remove<'a>(
 ) -> Result<Done, StepError> {
     let hypervisor = world.hypervisor(host)?;
     let mut change = Change::Unchanged;
-    let guests = hypervisor.list().await?;
+    let mut guests = Vec::new();
+    // A guest of another host may stand on it.
+    for platform in world.hypervisors.values() {
+        guests.extend(platform.list().await?);
+    }
     for volume in volumes {
         // Whatever the journal says: what a definition stands on is not removed.
         let owner = guests.iter().find(|guest| {
@@ -205,6 +222,14 @@ impl Step for RemoveVolumes {
     }
     fn undo_title(&self) -> String {
         "-".into()
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        let remove = |volume: &VolumeRef| match volume.kind {
+            VolumeKind::Btrfs => ["btrfs", "subvolume", "delete", &volume.to_string()].map(str::to_owned).to_vec(),
+            VolumeKind::Directory | VolumeKind::Sim => ["rm", "-r", &volume.to_string()].map(str::to_owned).to_vec(),
+            VolumeKind::LvmThick | VolumeKind::LvmThin => ["lvremove", &lv(volume)].map(str::to_owned).to_vec(),
+        };
+        self.volumes.iter().map(remove).collect()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
@@ -296,8 +321,13 @@ impl Step for RenameVolume {
     fn undo_title(&self) -> String {
         "its old name".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        vec![vec!["mv".into(), "-nT".into(), self.from.to_string(), self.to.to_string()]]
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
+        match self.from.kind {
+            VolumeKind::LvmThick | VolumeKind::LvmThin => {
+                vec![vec!["lvrename".into(), lv(&self.from), lv(&self.to)]]
+            }
+            _ => vec![vec!["mv".into(), "-nT".into(), self.from.to_string(), self.to.to_string()]],
+        }
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let storage = world.hypervisor(&self.host)?.storage(self.from.kind)?;

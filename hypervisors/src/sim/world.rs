@@ -263,6 +263,7 @@ mod mark_text {
 #[derive(Clone, Debug)]
 pub struct Sim {
     dir: Arc<Path>,
+    part: Arc<str>,
 }
 
 impl Sim {
@@ -274,7 +275,7 @@ impl Sim {
             return Err(Error::not_found(doing(), "there is no host.json in it")
                 .help("`upgradectl init --sim` makes a simulated world"));
         }
-        let sim = Self { dir: path.into() };
+        let sim = Self { dir: path.into(), part: "".into() };
         sim.config()?;
         Ok(sim)
     }
@@ -296,6 +297,26 @@ impl Sim {
     /// The directory it lies in.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Another host of the same world, by a name: it sees the same volumes and the same network, and has guests and files
+    /// (`hostfs@NAME/`) of its own. The host without a name is the first.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Self {
+        Self { dir: Arc::clone(&self.dir), part: name.into() }
+    }
+
+    /// The name of this host among those of its world; empty for the first.
+    pub(super) fn part_name(&self) -> &str {
+        &self.part
+    }
+
+    /// Where this host's own files lie.
+    pub(super) fn hostfs(&self) -> PathBuf {
+        match &*self.part {
+            "" => self.dir.join("hostfs"),
+            name => self.dir.join(format!("hostfs@{name}")),
+        }
     }
 
     /// The machine as `host.json` describes it now.
@@ -420,6 +441,27 @@ impl Locked {
             None => fs::remove_file(&path),
         }
         .map_err(|error| Error::io(format!("store the definition of {guest}"), error))
+    }
+    /// The host that a guest is defined on; empty: the first.
+    pub fn part_of(&self, guest: &str) -> Result<String> {
+        Ok(read_json(&self.file("parts", guest)?)?.unwrap_or_default())
+    }
+    /// Notes the host that a guest is defined on.
+    pub fn set_part(&self, guest: &str, part: &str) -> Result<()> {
+        let path = self.file("parts", guest)?;
+        match part {
+            "" => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(Error::io(format!("place {guest}"), error))
+                }
+                _ => Ok(()),
+            },
+            _ => {
+                let directory = self.sim.dir().join("parts");
+                fs::create_dir_all(directory).map_err(|error| Error::io(format!("place {guest}"), error))?;
+                write_json(&path, &part)
+            }
+        }
     }
     /// What is known of a guest's power; a guest never seen is off.
     pub fn runtime(&self, guest: &str) -> Result<Runtime> {
