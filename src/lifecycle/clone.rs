@@ -14,7 +14,7 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::{RunDisk, RunFacts};
 use super::state::State;
-use super::{in_place, origin};
+use super::{filesystems, in_place, origin};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo, outages};
 use crate::guest::fence::{Destination, Fence, Way};
@@ -164,7 +164,19 @@ pub async fn skeletons(facts: &Facts) -> Result<Vec<(PathBuf, Vec<SkeletonDirect
         let data = facts.hypervisor.storage(volume.kind)?.open(volume, Access::Glance).await?;
         skeletons.push((mount_point, guest::mounts::skeleton(&Tree::open(data.path())?)?));
     }
+    // Of a disk with partitions, only its root would be opened.
+    for one in filesystems::detached(&facts.placed).filter(|one| one.number.is_none() && mountable(&one.content)) {
+        let Some(disk) = facts.detached().find(|disk| disk.disk.name == one.disk) else { continue };
+        let Ok(volume) = &disk.volume else { continue };
+        let data = facts.hypervisor.storage(volume.kind)?.open(volume, Access::Glance).await?;
+        skeletons.push((one.point.clone(), guest::mounts::skeleton(&Tree::open(data.path())?)?));
+    }
     Ok(skeletons)
+}
+
+/// Whether data is a file system that is opened on a host.
+fn mountable(content: &str) -> bool {
+    matches!(content, "ext2" | "ext3" | "ext4" | "xfs")
 }
 
 /// What a fenced clone may reach: the controller, as the clone sees it, and what is allowed.
@@ -214,6 +226,7 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
         facts.detached().map(|disk| PathBuf::from(&disk.disk.name)).filter(|path| path.is_absolute()).collect();
     let declared = facts.spec.disks.iter().filter(|(_, rule)| **rule == DiskRule::Detach);
     detached.extend(declared.map(|(name, _)| PathBuf::from(name)).filter(|path| path.is_absolute()));
+    detached.extend(filesystems::detached(&facts.placed).map(|one| one.point.clone()));
     detached.sort();
     detached.dedup();
     CloneSpec {
@@ -420,6 +433,9 @@ fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
             (DiskRule::Detach, _) => "detached, out of the clone's fstab".into(),
         };
         page.disks.push(vec![disk.name.clone(), source, becomes]);
+        let seen = facts.disks.iter().find(|seen| seen.disk.name == disk.name);
+        let parts = seen.map(|seen| filesystems::shown(seen, &facts.placed)).unwrap_or_default();
+        page.disks.extend(parts.into_iter().map(|(name, what)| vec![format!("  {name}"), what, String::new()]));
     }
     let off: Vec<&str> = facts.quarantine.units.iter().map(|unit| unit.unit.trim_end_matches(".service")).collect();
     if record.strategy == Strategy::InPlace {

@@ -502,8 +502,10 @@ impl Held<'_> {
     /// Carry rules stay on one file system: a volume nested below one would be left behind without a word.
     async fn nothing_nested(&self, rules: &[carry::Carry]) -> Result<(), Failure> {
         let Some((original, _)) = self.record.root() else { return Ok(()) };
-        let Some(facts) = self.hypervisor.storage(original.kind)?.inspect(original).await? else { return Ok(()) };
-        for nested in &facts.nested {
+        let storage = self.hypervisor.storage(original.kind)?;
+        let Some(facts) = storage.inspect(original).await? else { return Ok(()) };
+        let opened = storage.open(original, Access::Glance).await?;
+        for nested in facts.nested.iter().chain(opened.nested()) {
             let own = rules.iter().any(|rule| nested == Path::new(&rule.path));
             if let Some(rule) = rules.iter().find(|rule| !own && nested.starts_with(&rule.path)) {
                 return Err(Failure::new(exit::REFUSED, format!("promote {}", self.spec.name))

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Addressing;
 use super::error::Failure;
 use super::facts::Facts;
+use super::filesystems;
 use crate::guest::{AddressChange, Tree};
 use crate::inventory::{CarryRule, DiskRule, HookTime, NetworkRule, Recipe, Strategy};
 use crate::steps::fence;
@@ -90,6 +91,7 @@ pub async fn for_clone(
     }
     power(facts, findings);
     disks(facts, copying, findings);
+    filesystems::check(facts, findings);
     sizes(facts, strategy, copying, findings);
     definition(facts, addressing, findings);
     // A free address takes its time to be silent; the guest is asked meanwhile.
