@@ -10,6 +10,8 @@ mod detached;
 mod dhcp;
 #[path = "sim/fence.rs"]
 mod fence;
+#[path = "sim/freeze.rs"]
+mod freeze;
 #[path = "sim/hooks.rs"]
 mod hooks;
 #[path = "sim/light.rs"]

@@ -39,6 +39,7 @@ pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<Pl
         pause: false,
         copies: clone::copies(facts, record),
         role: Role::Production,
+        freeze: None,
     };
     let define = domain::Define {
         host: host.clone(),
