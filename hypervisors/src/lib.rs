@@ -115,6 +115,25 @@ pub struct Nic {
     pub addresses: Vec<IpAddr>,
 }
 
+/// A kernel on the host that a guest is started with, with no boot loader of the guest's in between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKernel {
+    /// Path of the kernel on the host.
+    pub kernel: String,
+    /// Path of its initrd there.
+    #[serde(default)]
+    pub initrd: Option<String>,
+    /// Its command line.
+    #[serde(default)]
+    pub arguments: Option<String>,
+}
+
+/// Whether a kernel of the host's is a boot loader (pv-grub, pygrub's kin) that starts the guest's own.
+pub(crate) fn loads_another(kernel: &str) -> bool {
+    let name = kernel.rsplit('/').next().unwrap_or(kernel);
+    name.contains("grub") || name == "hvmloader"
+}
+
 /// What the platform knows about a guest, without looking inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {
@@ -138,6 +157,8 @@ pub struct GuestFacts {
     pub managed_save: bool,
     /// The run mark on the definition, if any.
     pub mark: Option<Mark>,
+    /// The kernel of the host that it is started with; `None`: it boots its own, or shares the host's.
+    pub kernel: Option<HostKernel>,
 }
 
 /// A stored guest definition, byte for byte as the platform gave it (libvirt: inactive, with secrets).
@@ -180,6 +201,9 @@ pub struct DefinitionEdit {
     pub memory_bytes: Option<u64>,
     /// New number of processors.
     pub vcpus: Option<u32>,
+    /// Another kernel of the host, for a guest that is started with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<HostKernel>,
 }
 
 /// A platform that runs guests. Every operation is safe to repeat; errors whose effect is uncertain (lost
@@ -194,6 +218,11 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     fn capabilities(&self) -> Capabilities;
     /// A word for people and for the inventory's `hypervisor` key (`libvirt`, `xl`, `sim`).
     fn platform(&self) -> &'static str;
+    /// Bytes of memory that are free for guests beside what the host's own system has, where a hypervisor beneath it keeps
+    /// them; `None`: guests live in the memory of the host's system.
+    async fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// Every defined guest (name order), with all facts.
     async fn list(&self) -> Result<Vec<GuestFacts>>;

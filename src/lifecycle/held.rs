@@ -451,6 +451,11 @@ impl Held<'_> {
         let name = &self.spec.name;
         let world = self.world(options)?;
         let (definition, replaces) = self.promoted_definition(options).await?;
+        let kernel = self.new_kernel().await?.map(|new| {
+            let parts = [Some(new.kernel), new.initrd, new.arguments].into_iter().flatten();
+            let all = hypervisors::host::printable(&parts.collect::<Vec<_>>().join(", "));
+            format!("production gets the clone's kernel of the host: {all}")
+        });
         let pasts = self.pasts()?;
         let rewrite = pasts
             .iter()
@@ -488,7 +493,7 @@ impl Held<'_> {
             definition,
             replaces,
             restore: restored.edits,
-            notes: restored.notes.into_iter().chain(lost.warnings).collect(),
+            notes: restored.notes.into_iter().chain(lost.warnings).chain(kernel).collect(),
             links,
             rewrite,
             disarmed,

@@ -14,7 +14,7 @@ use super::error::Failure;
 use super::facts::Facts;
 use super::filesystems;
 use crate::guest::{AddressChange, Tree};
-use crate::inventory::{CarryRule, DiskRule, HookTime, NetworkRule, Recipe, Strategy};
+use crate::inventory::{CarryRule, DiskRule, HookTime, KernelPlace, NetworkRule, Recipe, Strategy};
 use crate::steps::fence;
 
 /// How a check before the plan came out.
@@ -107,7 +107,10 @@ pub async fn for_clone(
     if !addressing.dhcp.is_empty() {
         by_dhcp(facts, addressing, findings);
     }
-    memory(facts, findings).await;
+    if strategy != Strategy::InPlace {
+        memory(facts, findings).await;
+    }
+    kernel(facts, findings).await;
     checks(facts, findings);
     tools(facts, findings).await;
     findings.0.append(&mut told.0);
@@ -369,28 +372,114 @@ fn asked(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ARP" } else { "neighbour solicitation" }
 }
 
+/// Memory of the host's system that could be had, by `/proc/meminfo`, in bytes.
+async fn available(host: &dyn Host) -> Option<u64> {
+    let bytes = host.read_file(Path::new("/proc/meminfo"), 1 << 16).await.ok()??;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1 << 10)
+}
+
 async fn memory(facts: &Facts, findings: &mut Findings) {
     let wanted = facts.spec.clone.memory_bytes.unwrap_or(facts.platform.memory_bytes);
-    let Ok(Some(bytes)) = facts.hypervisor.host().read_file(Path::new("/proc/meminfo"), 1 << 16).await else {
-        return;
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let free = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     let mib = |bytes: u64| bytes >> 20;
-    match free.map(|kib| kib << 10) {
-        Some(free) if free < wanted && facts.hypervisor.capabilities().shares_host_kernel => findings.warn(
+    let system = available(&*facts.hypervisor.host()).await;
+    let beneath = match facts.hypervisor.free_memory().await {
+        Ok(beneath) => beneath,
+        Err(error) => return findings.warn("memory", error.to_string()),
+    };
+    match (beneath, system) {
+        (Some(free), system) if free < wanted => {
+            let detail = format!("the hypervisor has {} MiB left, the clone needs {} MiB", mib(free), mib(wanted));
+            if free.saturating_add(system.unwrap_or(0)) < wanted {
+                findings.refuse("memory", detail, "give the clone less: clone.memory");
+            } else {
+                findings.warn(
+                    "memory",
+                    format!("{detail}: dom0 would have to give some of its own (autoballoon, xl mem-set 0), or clone.memory less"),
+                );
+            }
+        }
+        (None, Some(free)) if free < wanted && facts.hypervisor.capabilities().shares_host_kernel => findings.warn(
             "memory",
             format!("the host has {} MiB left; the clone may use up to {} MiB", mib(free), mib(wanted)),
         ),
-        Some(free) if free < wanted => findings.refuse(
+        (None, Some(free)) if free < wanted => findings.refuse(
             "memory",
             format!("the host has {} MiB left, the clone needs {} MiB", mib(free), mib(wanted)),
             "give the clone less: clone.memory",
         ),
         _ => findings.pass("memory", format!("{} MiB for the clone", mib(wanted))),
+    }
+}
+
+/// A kernel that lies on the host is not upgraded with the guest: whoever runs such a guest has to have said so.
+async fn kernel(facts: &Facts, findings: &mut Findings) {
+    let declared = facts.spec.kernel == Some(KernelPlace::Host);
+    let name = &facts.spec.name;
+    let Some(found) = &facts.platform.kernel else {
+        if declared {
+            findings.refuse(
+                "kernel",
+                format!("kernel = \"host\", but {name}'s definition names no kernel of the host: it boots its own"),
+                format!("take kernel out of guests.{name}"),
+            );
+        }
+        return;
+    };
+    let shown = hypervisors::host::printable(&found.kernel);
+    let own: Vec<String> = facts.addresses.iter().map(|own| own.ip.to_string()).collect();
+    let words =
+        found.arguments.iter().flat_map(|line| line.split(|c: char| !(c.is_ascii_hexdigit() || ".:".contains(c))));
+    let named =
+        |word: &str| own.iter().any(|ip| word.split("::").chain(word.split(':')).any(|part| part == ip) || word == ip);
+    if let Some(word) = words.into_iter().find(|word| named(word)) {
+        findings.refuse(
+            "kernel",
+            format!(
+                "the kernel's command line in {name}'s definition names its address ({word}): the clone would take it"
+            ),
+            "let the guest configure its network itself, and take it out of the command line",
+        );
+    }
+    if !declared {
+        let (detail, remedy) = (
+            format!(
+                "{name} is started with {shown}, a kernel of the host, which an upgrade of the guest does not replace"
+            ),
+            format!(
+                "if the guest shall run with it after the upgrade: kernel = \"host\" in guests.{name}; else let it boot its own \
+                 (pygrub, pvgrub) first"
+            ),
+        );
+        match facts.spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
+            Some(Recipe::Debian { .. }) => findings.refuse("kernel", detail, remedy),
+            _ => findings.warn("kernel", format!("{detail}; {remedy}")),
+        }
+        return;
+    }
+    let mut there = true;
+    for file in std::iter::once(&found.kernel).chain(&found.initrd) {
+        let command = Command::new(["test", "-f", file]);
+        if facts.hypervisor.host().run(&command).await.is_ok_and(|output| output.status == 1) {
+            there = false;
+            findings.refuse(
+                "kernel",
+                format!("{} is not there: the guest would not start again", hypervisors::host::printable(file)),
+                format!("put it back, or name another in the definition of {name}"),
+            );
+        }
+    }
+    if there {
+        findings.pass("kernel", format!("the host's, {shown}"));
+    }
+    let newer =
+        |check: &crate::verify::Check| matches!(check.kind, crate::verify::CheckKind::Kernel { newer: true, .. });
+    if facts.spec.checks.iter().any(newer) {
+        findings.warn(
+            "kernel",
+            "a check wants a newer kernel: it passes only if the clone's definition is given one before it is verified",
+        );
     }
 }
 

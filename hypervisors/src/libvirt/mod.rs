@@ -176,6 +176,7 @@ fn facts_of(connect: &Connect, domain: &Domain, doing: &str) -> Called<GuestFact
         nics: facts.nics,
         managed_save: optional(domain.has_managed_save(0))?,
         mark: facts.mark,
+        kernel: facts.kernel,
     })
 }
 
@@ -416,6 +417,14 @@ impl Hypervisor for Libvirt {
             }
         })
         .await
+    }
+
+    async fn free_memory(&self) -> Result<Option<u64>> {
+        // Of other drivers it is what the host's system has free, caches not counted.
+        if driver(&self.uri) != "xen" {
+            return Ok(None);
+        }
+        self.call("see how much memory is free".to_owned(), QUICK, |connect| Ok(Some(connect.free_memory()?))).await
     }
 
     async fn autostart(&self, guest: &str) -> Result<bool> {

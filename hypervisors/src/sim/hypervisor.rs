@@ -33,6 +33,7 @@ impl Locked {
             nics: parsed.nics(),
             managed_save: false,
             mark: parsed.mark(),
+            kernel: parsed.kernel.clone(),
         }))
     }
 

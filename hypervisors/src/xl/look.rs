@@ -207,6 +207,7 @@ impl Xl {
             nics: facts.nics,
             managed_save: self.places.image(&facts.name).is_some(),
             mark: facts.mark,
+            kernel: facts.kernel,
             name: facts.name,
         })
     }
@@ -259,5 +260,6 @@ pub(super) fn stranger(domain: &Domain, details: Option<&Details>) -> GuestFacts
             .collect(),
         managed_save: false,
         mark: None,
+        kernel: None,
     }
 }

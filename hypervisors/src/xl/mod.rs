@@ -361,6 +361,15 @@ impl Hypervisor for Xl {
         }
     }
 
+    async fn free_memory(&self) -> Result<Option<u64>> {
+        let command = crate::host::Command::new(["xl", "info"]);
+        let said = self.host.run(&command).await?.checked("see how much memory is free", &command)?.text();
+        match parse::free_memory(&said) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(Error::new(command.argv.join(" "), Cause::Malformed("it tells no free_memory".into()))),
+        }
+    }
+
     async fn autostart(&self, guest: &str) -> Result<bool> {
         let path = self.places.definition(guest)?;
         let Some(auto) = self.places.auto.clone() else { return Ok(false) };

@@ -295,3 +295,8 @@ impl Parser<'_> {
         }
     }
 }
+/// Bytes that `xl info` tells are free (it counts MiB).
+pub fn free_memory(said: &str) -> Option<u64> {
+    let line = said.lines().find_map(|line| line.strip_prefix("free_memory"))?;
+    line.trim_start().strip_prefix(':')?.trim().parse::<u64>().ok()?.checked_mul(1 << 20)
+}
