@@ -8,7 +8,7 @@ use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
 
 use super::back::{Past, discard_aside};
 use super::clone;
-use super::detached::{Saved, what_is_kept};
+use super::detached::{Saved, drained, what_is_kept};
 use super::error::Failure;
 use super::facts::Facts;
 use super::hooks::Hooks;
@@ -132,7 +132,7 @@ pub fn abort(
             before: OnFailure::Stop,
         },
     ));
-    steps.extend(last);
+    steps.extend(drained(last, record, restore));
     steps.extend(hooks.after(Verb::Abort));
     let outages = outages(&steps, name);
 
