@@ -3,8 +3,6 @@
 //! Tests run one at a time in one machine (`src/dom0/ring.rs`), in the order of their names: modules for xl are named
 //! `xl…` and come last, since another toolstack is another boot.
 
-#[path = "dom0/guests.rs"]
-mod guests;
 #[path = "dom0/lab.rs"]
 mod lab;
 #[path = "dom0/lvm.rs"]
