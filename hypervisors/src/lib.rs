@@ -120,6 +120,25 @@ pub struct Nic {
     pub addresses: Vec<IpAddr>,
 }
 
+/// A kernel on the host that a guest is started with, with no boot loader of the guest's in between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKernel {
+    /// Path of the kernel on the host.
+    pub kernel: String,
+    /// Path of its initrd there.
+    #[serde(default)]
+    pub initrd: Option<String>,
+    /// Its command line.
+    #[serde(default)]
+    pub arguments: Option<String>,
+}
+
+/// Whether a kernel of the host's is a boot loader (pv-grub, pygrub's kin) that starts the guest's own.
+pub(crate) fn loads_another(kernel: &str) -> bool {
+    let name = kernel.rsplit('/').next().unwrap_or(kernel);
+    name.contains("grub") || name == "hvmloader"
+}
+
 /// What the platform knows about a guest, without looking inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {
@@ -143,6 +162,8 @@ pub struct GuestFacts {
     pub managed_save: bool,
     /// The run mark on the definition, if any.
     pub mark: Option<Mark>,
+    /// The kernel of the host that it is started with; `None`: it boots its own, or shares the host's.
+    pub kernel: Option<HostKernel>,
 }
 
 /// A stored guest definition, byte for byte as the platform gave it (libvirt: inactive, with secrets).
@@ -185,6 +206,9 @@ pub struct DefinitionEdit {
     pub memory_bytes: Option<u64>,
     /// New number of processors.
     pub vcpus: Option<u32>,
+    /// Another kernel of the host, for a guest that is started with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<HostKernel>,
 }
 
 /// A platform that runs guests. Every operation is safe to repeat; errors whose effect is uncertain (lost

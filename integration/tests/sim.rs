@@ -10,8 +10,12 @@ mod detached;
 mod dhcp;
 #[path = "sim/fence.rs"]
 mod fence;
+#[path = "sim/freeze.rs"]
+mod freeze;
 #[path = "sim/hooks.rs"]
 mod hooks;
+#[path = "sim/kernel.rs"]
+mod kernel;
 #[path = "sim/light.rs"]
 mod light;
 #[path = "sim/matrix.rs"]

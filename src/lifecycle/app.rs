@@ -211,10 +211,11 @@ impl App {
         facts.hypervisor = sides.production.clone();
         facts.clone_side = sides.clone.clone();
         facts.look_around().await?;
-        let wishes = CloneWishes {
+        let mut wishes = CloneWishes {
             hostname: options.hostname.clone(),
             skeletons: clone::skeletons(&facts).await?,
             fence: clone::fence(&facts, &addressing).await?,
+            freeze: None,
         };
         let mut findings = Findings::default();
         // Before there is a run, what is known of the original's keys lies in the scratch directory.
@@ -223,6 +224,16 @@ impl App {
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&guest, &facts.host_keys))?;
         preflight::for_clone(&facts, &addressing, strategy, options.accept_loss, &link, &mut findings).await?;
         placement::check(&facts, &record, &self.hypervisor(&record.host)?, &mut findings).await?;
+        if findings.refusal().is_none() {
+            match clone::freeze(&facts, strategy, &link).await {
+                Some(Ok(freeze)) => {
+                    findings.pass("freeze", format!("frozen for the snapshot, at most {} s", freeze.seconds));
+                    wishes.freeze = Some(freeze);
+                }
+                Some(Err(why)) => findings.warn("freeze", format!("paused for the snapshot, not frozen: {why}")),
+                None => {}
+            }
+        }
         let planned = clone::plan(&facts, &record, &wishes);
         // A refusal explains more than a plan that cannot be made.
         if let (Err(_), Some(finding)) = (&planned, findings.refusal()) {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use hypervisors::storage::Access;
-use hypervisors::{ByMac, DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeKind, VolumeRef};
+use hypervisors::storage::{Access, Copies};
+use hypervisors::{ByMac, DefinitionEdit, DiskEdit, GuestLink, Mark, Power, Role, VolumeKind, VolumeRef};
 
 use super::address::Addressing;
 use super::error::Failure;
@@ -14,7 +14,7 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::{RunDisk, RunFacts};
 use super::state::State;
-use super::{in_place, origin, placement};
+use super::{filesystems, in_place, origin, placement};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo, outages};
 use crate::guest::fence::{Destination, Fence, Way};
@@ -22,6 +22,7 @@ use crate::guest::mounts::SkeletonDirectory;
 use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::values::{Allowed, AllowedTo};
 use crate::inventory::{DiskRule, NetworkRule, Strategy, Verb};
+use crate::steps::freeze::Freeze;
 use crate::steps::{block, domain, files, fsck, net, queues, sha256, storage, upgrade, verify};
 
 /// What the command line asks for beside the guest.
@@ -33,6 +34,8 @@ pub struct CloneWishes {
     pub skeletons: Vec<(PathBuf, Vec<SkeletonDirectory>)>,
     /// What the clone may reach ([`fence`]); everything if absent.
     pub fence: Option<Fence>,
+    /// How the original is frozen for the snapshot ([`freeze`]); it is paused if absent.
+    pub freeze: Option<Freeze>,
 }
 
 /// Where the copy of a disk goes: beside its source, named by run and disk.
@@ -175,7 +178,19 @@ pub async fn skeletons(facts: &Facts) -> Result<Vec<(PathBuf, Vec<SkeletonDirect
         let data = facts.hypervisor.storage(volume.kind)?.open(volume, Access::Glance).await?;
         skeletons.push((mount_point, guest::mounts::skeleton(&Tree::open(data.path())?)?));
     }
+    // Of a disk with partitions, only its root would be opened.
+    for one in filesystems::detached(&facts.placed).filter(|one| one.number.is_none() && mountable(&one.content)) {
+        let Some(disk) = facts.detached().find(|disk| disk.disk.name == one.disk) else { continue };
+        let Ok(volume) = &disk.volume else { continue };
+        let data = facts.hypervisor.storage(volume.kind)?.open(volume, Access::Glance).await?;
+        skeletons.push((one.point.clone(), guest::mounts::skeleton(&Tree::open(data.path())?)?));
+    }
     Ok(skeletons)
+}
+
+/// Whether data is a file system that is opened on a host.
+fn mountable(content: &str) -> bool {
+    matches!(content, "ext2" | "ext3" | "ext4" | "xfs")
 }
 
 /// What a fenced clone may reach: the controller, as the clone sees it, and what is allowed.
@@ -225,6 +240,7 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
         facts.detached().map(|disk| PathBuf::from(&disk.disk.name)).filter(|path| path.is_absolute()).collect();
     let declared = facts.spec.disks.iter().filter(|(_, rule)| **rule == DiskRule::Detach);
     detached.extend(declared.map(|(name, _)| PathBuf::from(name)).filter(|path| path.is_absolute()));
+    detached.extend(filesystems::detached(&facts.placed).map(|one| one.point.clone()));
     detached.sort();
     detached.dedup();
     CloneSpec {
@@ -264,8 +280,33 @@ pub(super) fn swaps(record: &RunFacts, role: Role) -> Vec<PlanStep> {
     record.swaps().map(fresh).map(|step| PlanStep::new(Stage::Duplicate, step, 1.0)).collect()
 }
 
+/// A frozen guest thaws by itself after so long, in seconds, and so much more for each volume.
+const THAWS_AFTER: (u32, u32) = (25, 5);
+
+/// How the original's file systems can be held still, where a snapshot is of blocks and it runs meanwhile: whether its own
+/// system can freeze them. `link`: the way into it now.
+///
+/// # Errors
+/// The reason if it cannot; `None`: it is of no use here.
+pub async fn freeze(facts: &Facts, strategy: Strategy, link: &GuestLink) -> Option<Result<Freeze, String>> {
+    if facts.copying().ok()? == Copies::Trees || strategy == Strategy::Origin || facts.platform.power != Power::On {
+        return None;
+    }
+    let volumes = u32::try_from(facts.cloned().count()).unwrap_or(u32::MAX);
+    let freeze = Freeze {
+        link: link.clone(),
+        seconds: THAWS_AFTER.1.saturating_mul(volumes).saturating_add(THAWS_AFTER.0),
+        skip: facts.detached().map(|disk| disk.disk.name.clone()).collect(),
+    };
+    let guest = match facts.hypervisor.guest(link) {
+        Ok(guest) => guest,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    Some(freeze.possible(&*guest).await.map(|_| freeze))
+}
+
 /// Copies at one instant, while production runs.
-pub(super) fn duplicate(facts: &Facts, record: &RunFacts, role: Role) -> PlanStep {
+pub(super) fn duplicate(facts: &Facts, record: &RunFacts, freeze: Option<&Freeze>, role: Role) -> PlanStep {
     // Copies of nested or plain volumes are of one instant only if nothing is written meanwhile.
     let pause = facts.hypervisor.capabilities().can_pause;
     let pause_s: f64 = facts.cloned().filter_map(|(disk, _)| disk.facts.as_ref()).map(|seen| seen.pause_s).sum();
@@ -275,6 +316,7 @@ pub(super) fn duplicate(facts: &Facts, record: &RunFacts, role: Role) -> PlanSte
         pause,
         copies: copies(facts, record),
         role,
+        freeze: freeze.map(|freeze| Freeze { link: record.original.clone(), ..freeze.clone() }),
     };
     PlanStep::new(Stage::Duplicate, snapshot, pause_s + 1.0)
 }
@@ -356,7 +398,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     let hooks = Hooks::new(facts, record);
     let mut steps = hooks.before(Verb::Clone);
     if record.strategy == Strategy::InPlace {
-        steps.extend(in_place::clone(facts, record));
+        steps.extend(in_place::clone(facts, record, wishes.freeze.as_ref()));
     } else {
         let (_, root) = record.root().ok_or_else(|| {
             Failure::new(super::error::exit::REFUSED, format!("clone {name}")).cause("its root disk is not cloned")
@@ -372,7 +414,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
             // To take production back would be a second outage: from here on the run stays where it stopped.
             clone = clone.into_iter().map(|step| step.on_failure(OnFailure::Stop)).collect();
         } else {
-            steps.push(duplicate(facts, record, Role::Clone));
+            steps.push(duplicate(facts, record, wishes.freeze.as_ref(), Role::Clone));
             steps.extend(swaps(record, Role::Clone));
             steps.extend(hooks.with_volumes());
         }
@@ -436,6 +478,9 @@ fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
             (DiskRule::Detach, _) => "detached, out of the clone's fstab".into(),
         };
         page.disks.push(vec![disk.name.clone(), source, becomes]);
+        let seen = facts.disks.iter().find(|seen| seen.disk.name == disk.name);
+        let parts = seen.map(|seen| filesystems::shown(seen, &facts.placed)).unwrap_or_default();
+        page.disks.extend(parts.into_iter().map(|(name, what)| vec![format!("  {name}"), what, String::new()]));
     }
     let off: Vec<&str> = facts.quarantine.units.iter().map(|unit| unit.unit.trim_end_matches(".service")).collect();
     if record.strategy == Strategy::InPlace {

@@ -264,6 +264,7 @@ impl App {
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&spec.name, &facts.host_keys))?;
         preflight::for_clone(&facts, &addressing, strategy, true, &link, findings).await?;
         let wishes = CloneWishes {
+            freeze: None,
             hostname: None,
             skeletons: clone::skeletons(&facts).await?,
             fence: clone::fence(&facts, &addressing).await?,

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hypervisors::storage::disk::Layout;
 use hypervisors::storage::{Access, Copies, Opened, SizePolicy, SizedSnapshot, VolumeFacts};
 use hypervisors::{Definition, Disk, GuestFacts, Hypervisor, MacAddr, VolumeRef};
 
 use super::error::{Failure, exit};
+use super::filesystems::{self, Placed};
 use crate::guest::quarantine::Quarantine;
 use crate::guest::queues::Queue;
 use crate::guest::{self, Interface, Tree};
@@ -28,6 +30,8 @@ pub struct DiskFacts {
     pub facts: Option<VolumeFacts>,
     /// How large its copy is made, for kinds of volume whose copies have a size ([`Facts::size_copies`]).
     pub sized: Option<SizedSnapshot>,
+    /// What lies on it, where it is a block volume, or why that cannot be told.
+    pub layout: Result<Option<Layout>, String>,
 }
 
 /// An address of the guest with where it is on the network.
@@ -84,6 +88,8 @@ pub struct Facts {
     pub apt_user: Option<u32>,
     /// Network mounts of its fstab.
     pub network_mounts: Vec<String>,
+    /// Its file systems by its fstab, where they are found on its disks.
+    pub placed: Vec<Placed>,
     /// All guests of the hosts concerned.
     pub neighbours: Vec<GuestFacts>,
 }
@@ -117,7 +123,13 @@ impl Facts {
                 Ok(volume) => hypervisor.storage(volume.kind)?.inspect(volume).await?,
                 Err(_) => None,
             };
-            disks.push(DiskFacts { disk: disk.clone(), rule, volume, facts, sized: None });
+            let layout = match (&volume, &facts) {
+                (Ok(volume), Some(_)) => {
+                    hypervisor.storage(volume.kind)?.layout(volume).await.map_err(|error| error.to_string())
+                }
+                _ => Ok(None),
+            };
+            disks.push(DiskFacts { disk: disk.clone(), rule, volume, facts, sized: None, layout });
         }
         let root = Self::root_volume(name, &disks)?;
         let root = hypervisor.storage(root.kind)?.open(root, Access::Glance).await?;
@@ -137,6 +149,7 @@ impl Facts {
                 .into_iter()
                 .map(|entry| entry.file.display().to_string())
                 .collect(),
+            placed: filesystems::placed(&guest::mounts::fstab(&tree)?, &disks),
             neighbours: hypervisor.list().await?,
             spec: spec.clone(),
             hypervisor: hypervisor.clone(),

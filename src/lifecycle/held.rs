@@ -455,6 +455,11 @@ impl Held<'_> {
         let name = &self.spec.name;
         let world = self.world(options)?;
         let (definition, replaces) = self.promoted_definition(options).await?;
+        let kernel = self.new_kernel().await?.map(|new| {
+            let parts = [Some(new.kernel), new.initrd, new.arguments].into_iter().flatten();
+            let all = hypervisors::host::printable(&parts.collect::<Vec<_>>().join(", "));
+            format!("production gets the clone's kernel of the host: {all}")
+        });
         let pasts = self.pasts()?;
         let rewrite = pasts
             .iter()
@@ -492,7 +497,7 @@ impl Held<'_> {
             definition,
             replaces,
             restore: restored.edits,
-            notes: restored.notes.into_iter().chain(lost.warnings).collect(),
+            notes: restored.notes.into_iter().chain(lost.warnings).chain(kernel).collect(),
             links,
             rewrite,
             disarmed,
@@ -506,8 +511,10 @@ impl Held<'_> {
     /// Carry rules stay on one file system: a volume nested below one would be left behind without a word.
     async fn nothing_nested(&self, rules: &[carry::Carry]) -> Result<(), Failure> {
         let Some((original, _)) = self.record.root() else { return Ok(()) };
-        let Some(facts) = self.hypervisor.storage(original.kind)?.inspect(original).await? else { return Ok(()) };
-        for nested in &facts.nested {
+        let storage = self.hypervisor.storage(original.kind)?;
+        let Some(facts) = storage.inspect(original).await? else { return Ok(()) };
+        let opened = storage.open(original, Access::Glance).await?;
+        for nested in facts.nested.iter().chain(opened.nested()) {
             let own = rules.iter().any(|rule| nested == Path::new(&rule.path));
             if let Some(rule) = rules.iter().find(|rule| !own && nested.starts_with(&rule.path)) {
                 return Err(Failure::new(exit::REFUSED, format!("promote {}", self.spec.name))

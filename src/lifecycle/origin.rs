@@ -8,7 +8,7 @@ use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
 
 use super::back::{Past, discard_aside};
 use super::clone;
-use super::detached::{Saved, what_is_kept};
+use super::detached::{Saved, drained, what_is_kept};
 use super::error::Failure;
 use super::facts::Facts;
 use super::hooks::Hooks;
@@ -40,6 +40,7 @@ pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<Pl
         pause: false,
         copies: clone::copies(facts, record),
         role: Role::Production,
+        freeze: None,
     };
     let define = domain::Define {
         host: host.to_owned(),
@@ -136,7 +137,7 @@ pub fn abort(
             before: OnFailure::Stop,
         },
     ));
-    steps.extend(last);
+    steps.extend(drained(last, record, restore));
     steps.extend(hooks.after(Verb::Abort));
     let outages = outages(&steps, name);
 

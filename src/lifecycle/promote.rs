@@ -222,6 +222,7 @@ pub fn plan(
             pause: false,
             copies: now.saves.clone(),
             role: Role::Detached,
+            freeze: None,
         };
         steps.push(PlanStep::new(Stage::FinalCarry, snapshot, 0.2).undo_late());
     }

@@ -11,6 +11,7 @@ pub mod detached;
 pub mod domain;
 pub mod fence;
 pub mod files;
+pub mod freeze;
 pub mod fsck;
 pub mod hook;
 pub mod net;

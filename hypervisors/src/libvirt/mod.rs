@@ -176,6 +176,7 @@ fn facts_of(connect: &Connect, domain: &Domain, doing: &str) -> Called<GuestFact
         nics: facts.nics,
         managed_save: optional(domain.has_managed_save(0))?,
         mark: facts.mark,
+        kernel: facts.kernel,
     })
 }
 

@@ -41,6 +41,7 @@ impl Locked {
             nics: parsed.nics(),
             managed_save: false,
             mark: parsed.mark(),
+            kernel: parsed.kernel.clone(),
         }))
     }
 

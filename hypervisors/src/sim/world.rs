@@ -71,6 +71,10 @@ pub struct HostConfig {
     pub upgrade_fails: Option<UpgradeFailure>,
     /// Bytes that one package's upgrade writes.
     pub package_bytes: u64,
+    /// Guests can freeze their file systems.
+    pub fsfreeze: bool,
+    /// A frozen guest thaws by itself after so many milliseconds, whatever it was asked for.
+    pub freeze_ms: Option<u64>,
 }
 
 /// A package that cannot be configured until the operator mends the guest.
@@ -109,6 +113,8 @@ impl Default for HostConfig {
             conffiles: vec!["/etc/postfix/main.cf".into()],
             upgrade_fails: None,
             package_bytes: 2 << 20,
+            fsfreeze: true,
+            freeze_ms: None,
         }
     }
 }
@@ -135,6 +141,18 @@ pub(super) struct Runtime {
     pub units: BTreeSet<String>,
     /// Services that failed to start, with suffix.
     pub failed: BTreeSet<String>,
+    /// Its file systems are frozen, or were until their timer fired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
+}
+
+/// Frozen file systems.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Frozen {
+    /// Who asked for it.
+    pub name: String,
+    /// When the guest's own timer fires, in milliseconds since the epoch.
+    pub until_ms: u64,
 }
 
 impl Default for Runtime {
@@ -151,6 +169,7 @@ impl Default for Runtime {
             rules: Vec::new(),
             units: BTreeSet::new(),
             failed: BTreeSet::new(),
+            frozen: None,
         }
     }
 }

@@ -214,6 +214,7 @@ impl Xl {
             nics: facts.nics,
             managed_save: self.image(&facts.name).await?.is_some(),
             mark: facts.mark,
+            kernel: facts.kernel,
             name: facts.name,
         })
     }
@@ -266,5 +267,6 @@ pub(super) fn stranger(domain: &Domain, details: Option<&Details>) -> GuestFacts
             .collect(),
         managed_save: false,
         mark: None,
+        kernel: None,
     }
 }

@@ -461,16 +461,10 @@ impl Hypervisor for Xl {
     async fn free_memory(&self) -> Result<Option<FreeMemory>> {
         let doing = format!("ask {} for free memory", self.host.name());
         let (command, output) = self.xl(&doing, QUICK, &["info"]).await?;
-        let free_bytes = free_memory(&output.checked(doing, &command)?.text());
+        let free_bytes = parse::free_memory(&output.checked(doing, &command)?.text());
         let more_bytes = sight::available(&*self.host).await?.unwrap_or(0);
         Ok(free_bytes.map(|free_bytes| FreeMemory { free_bytes, more_bytes }))
     }
-}
-
-/// `free_memory : MIB` of `xl info` (xl(1)), in bytes.
-fn free_memory(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("free_memory")?.trim_start().strip_prefix(':'))?;
-    line.trim().parse::<u64>().ok().map(|mib| mib << 20)
 }
 
 /// Whether a definition keeps a domain that has shut down (`on_poweroff`, xl.cfg(5); the default destroys it).
