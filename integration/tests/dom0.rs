@@ -11,5 +11,3 @@ mod lvm;
 mod story;
 #[path = "dom0/xl.rs"]
 mod xl;
-#[path = "dom0/xl_backend.rs"]
-mod xl_backend;

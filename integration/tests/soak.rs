@@ -1,6 +1,9 @@
 //! `make soak`: what takes longer than a ring may, on the emulated Xen host: a release upgrade from Debian's own mirror, and
 //! the strategies with guests that boot.
 
+#[path = "dom0/xl_backend.rs"]
+mod xl_backend;
+
 use anyhow::{Result, ensure};
 use integration::dom0::guest::MERCURE;
 use integration::dom0::tale::{CLONE, Tale, Thickness};
