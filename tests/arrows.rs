@@ -52,11 +52,13 @@ fn sees_of_hypervisors(module: &str, file: &str, name: &str) -> bool {
 /// What each module of `hypervisors` may see of its siblings; the types of the crate's root are open to all.
 fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
     match module {
-        "lib" => &["error", "host", "net", "storage", "libvirt", "xl", "sim"],
+        "lib" => &["error", "host", "net", "sight", "storage", "libvirt", "xl", "sim"],
         "host" => &["error"],
-        "net" | "storage" => &["error", "host"],
-        "libvirt" | "sim" => &["error", "host", "net", "storage"],
-        "xl" => &["error", "host", "net", "occasion", "storage"],
+        "net" | "sight" | "storage" => &["error", "host"],
+        "libvirt" | "sim" => &["error", "host", "net", "sight", "storage"],
+        "xl" => &["error", "host", "net", "occasion", "sight", "storage"],
+        // Made of two platforms, whatever they are.
+        "placed" => &["error", "host", "net", "sight", "storage"],
         _ => &[],
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use integration::cli::Upgradectl;
 use integration::command::run;
-use integration::lab::guest::TINY;
+use integration::lab::guest::{self, TINY};
 use integration::lab::{Lab, Standing};
 
 use super::picture::{Picture, definition, subvolumes};
@@ -194,4 +194,45 @@ fn a_clone_on_a_host_reached_by_ssh_that_knows_the_volumes_by_other_paths() -> R
 
     pool.declare(&galaad, &format!("disks = {{ \"/\" = {{ copy = \"{}/{{run}}-root\" }} }}", there.display()))?;
     whole_way(&pool, |name| format!("'{}/{name}-root'", there.display()))
+}
+
+#[test]
+fn production_on_the_second_daemon_and_its_clone_beside_the_volumes() -> Result<()> {
+    let pool = Pool::with(|second| Ok((format!("hypervisor = \"libvirt\", uri = \"{}\"", second.uri()), None)))?;
+    let (trial, lab, second) = (&pool.trial, &pool.trial.lab, &*pool.second);
+    // The guest moves to the other host.
+    let file = lab.path("tiny.xml");
+    fs::write(&file, definition(lab, TINY.name)?)?;
+    lab.virsh(["destroy", TINY.name])?;
+    lab.virsh(["undefine", TINY.name])?;
+    second.virsh(["define", file.to_str().context("the lab's path is not text")?])?;
+    guest::start(second, TINY.name)?;
+    guest::wait_for_ssh(lab, &trial.address(), Duration::from_secs(60))?;
+    guest::wait_settled(lab, &trial.address(), Duration::from_secs(60))?;
+    let before = Picture::of(second, TINY.name, &trial.root())?;
+    let volumes = subvolumes(lab)?;
+
+    // Where nobody says that it runs there, it is not found.
+    trial.says("clone tiny", 7)?;
+    let galaad = format!("galaad = {{ hypervisor = \"libvirt\", uri = \"{}\" }}", second.uri());
+    pool.declare(&galaad, "runs_on = \"galaad\"")?;
+    trial.says("clone tiny --runs-on here", 0)?;
+    let name = trial.name()?;
+    ensure!(Pool::guests(lab)? == std::slice::from_ref(&name) && Pool::guests(second)? == [TINY.name]);
+    trial.all(&["upgrade tiny", "verify tiny", "promote tiny --yes"])?;
+    ensure!(Pool::guests(lab)?.is_empty() && Pool::guests(second)? == [TINY.name]);
+    ensure!(definition(second, TINY.name)?.contains(&format!("{name}-root")));
+    ensure!(lab.ssh(&trial.address(), ["ls", "/root"])? == "upgraded");
+    trial.says("rollback tiny --yes", 0)?;
+    before.still(second, TINY.name)?;
+    trial.all(&["verify tiny", "promote tiny --yes", "abort tiny --yes"])?;
+    before.still(second, TINY.name)?;
+    ensure!(Pool::guests(lab)?.is_empty() && subvolumes(lab)? == volumes, "{:?}", subvolumes(lab)?);
+
+    // Both on the other host: only the volumes are here.
+    trial.all(&["clone tiny --runs-on galaad", "upgrade tiny", "verify tiny", "promote tiny --yes"])?;
+    trial.says("commit tiny --yes", 0)?;
+    ensure!(Pool::guests(lab)?.is_empty() && Pool::guests(second)? == [TINY.name]);
+    ensure!(lab.ssh(&trial.address(), ["ls", "/root"])? == "upgraded");
+    Ok(())
 }
