@@ -144,7 +144,9 @@ host = \"trolls\"
     /// As [`Dom0::output`].
     pub fn autostart(&self) -> Result<String> {
         match self.toolstack {
-            Toolstack::Libvirt => self.dom0.virsh(["list", "--all", "--autostart", "--name"]).map(|names| words(&names)),
+            Toolstack::Libvirt => {
+                self.dom0.virsh(["list", "--all", "--autostart", "--name"]).map(|names| words(&names))
+            }
             Toolstack::Xl => self.dom0.output(["ls", "/etc/xen/auto"]).map(|names| words(&names)),
         }
     }

@@ -17,8 +17,10 @@ fn from_clone_to_commit_with_small_packages() -> Result<()> {
     let dom0 = ring::standing(Toolstack::Libvirt)?;
     let tale = Tale::begin(&dom0, Toolstack::Xl, Thickness::Thick, SIZE)?;
     tale.inventory("upgrade = { recipe = \"debian\", to = \"trixie\" }\nclone = { ip = [\".16\"] }")?;
-    dom0.sh("cd /etc/xen; rm -rf .git; git init --quiet; git config user.name root; git config user.email root@trolls.lab
-        git add mercure.cfg; git commit --quiet --message start; sync")?;
+    dom0.sh(
+        "cd /etc/xen; rm -rf .git; git init --quiet; git config user.name root; git config user.email root@trolls.lab
+        git add mercure.cfg; git commit --quiet --message start; sync",
+    )?;
     dom0.power_cut()?;
     dom0.boot(Toolstack::Xl)?;
     ensure!(dom0.run(["systemctl", "is-active", "libvirtd"])?.code != 0, "both toolstacks run");
@@ -29,7 +31,8 @@ fn from_clone_to_commit_with_small_packages() -> Result<()> {
     tale.writes(&original, "production")?;
     tale.writes(CLONE, "clone")?;
     tale.verb("upgrade", &[])?;
-    let release = dom0.in_guest(CLONE, ["sh", "-c", ". /etc/os-release; echo $VERSION_CODENAME; cat /etc/lab-tool.conf"])?;
+    let release =
+        dom0.in_guest(CLONE, ["sh", "-c", ". /etc/os-release; echo $VERSION_CODENAME; cat /etc/lab-tool.conf"])?;
     ensure!(release.stdout == "trixie\nlevel = 12 # ours\n", "{release}");
     let conffiles = dom0.upgradectl(["conffiles", "mercure"])?.expect(0)?;
     ensure!(conffiles.stdout.contains("/etc/lab-tool.conf"), "{conffiles}");
