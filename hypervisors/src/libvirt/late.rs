@@ -6,7 +6,7 @@
 //! (Rust's default on Linux) it takes no library that nothing refers to. A function of libvirt that is used and
 //! missing here still works: the library is then linked as ever, and the test `the_library_is_loaded_late` fails.
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -93,5 +93,6 @@ late! {
     virNetworkFree(network: virNetworkPtr) -> c_int;
     virNetworkGetBridgeName(network: virNetworkPtr) -> *mut c_char;
     virNetworkLookupByName(conn: virConnectPtr, name: *const c_char) -> virNetworkPtr;
+    virNodeGetFreeMemory(conn: virConnectPtr) -> c_ulonglong;
     virSetErrorFunc(data: *mut c_void, handler: virErrorFunc);
 }
