@@ -297,7 +297,8 @@ async fn fresh_swap_has_the_old_label_and_uuid() {
 async fn detached_data_goes_back_to_what_it_was() {
     let Some(group) = Group::new("detached") else { return };
     group.lvcreate(&["-L", "64m", "-n", "mail"]);
-    group.lvcreate(&["-L", "200m", "-T", &format!("{}/pool", group.name), "-V", "64m", "-n", "lists"]);
+    let pool = format!("{}/pool", group.name);
+    run("lvcreate", &["-q", "-y", "-L", "200m", "-T", &pool, "-V", "64m", "-n", "lists"]).unwrap();
     let (thick, thin) = drivers();
     for (storage, kind, name) in [(&thick, VolumeKind::LvmThick, "mail"), (&thin, VolumeKind::LvmThin, "lists")] {
         group.mkfs(name);

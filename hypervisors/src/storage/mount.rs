@@ -281,7 +281,10 @@ fn part(doing: &str, file: &File, (area, system): &(Area, FileSystem), access: A
         return Err(dirty(doing));
     }
     let window = Some((area.start, area.bytes));
-    let through = readonly::Loop::over(file, window, access == Access::Write).map_err(io_error)?;
+    let through = readonly::Loop::over(file, window, access == Access::Write).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io_error(error).help("a partition is opened through a loop device: modprobe loop"),
+        _ => io_error(error),
+    })?;
     let mount = attach(through.path(), *system, access).map_err(|trouble| worded(doing, trouble))?;
     Ok(parts::Part { mount, through })
 }
