@@ -11,6 +11,12 @@ mod lab;
 mod lvm;
 #[path = "dom0/story.rs"]
 mod story;
+#[path = "dom0/strategies.rs"]
+mod strategies;
+#[path = "walk/mod.rs"]
+mod walk;
+#[path = "dom0/world.rs"]
+mod world;
 #[path = "dom0/xl.rs"]
 mod xl;
 #[path = "dom0/xl_backend.rs"]

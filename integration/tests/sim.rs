@@ -26,6 +26,8 @@ mod refusals;
 mod strategies;
 #[path = "sim/trouble.rs"]
 mod trouble;
+#[path = "walk/mod.rs"]
+mod walk;
 #[path = "sim/watch.rs"]
 mod watch;
 #[path = "sim/ways.rs"]
