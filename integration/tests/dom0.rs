@@ -13,6 +13,8 @@ mod lvm;
 mod story;
 #[path = "dom0/strategies.rs"]
 mod strategies;
+#[path = "dom0/trouble.rs"]
+mod trouble;
 #[path = "walk/mod.rs"]
 mod walk;
 #[path = "dom0/world.rs"]

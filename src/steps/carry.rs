@@ -10,7 +10,7 @@ use hypervisors::{Change, GuestLink, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, Probe, Step, StepError, World, files};
+use super::{Done, Probe, Step, StepError, World, files, left};
 use crate::guest::Tree;
 
 /// Mirrors a subtree with rsync: one file system, numeric ids, hard links, ACLs, extended attributes; what the
@@ -34,6 +34,9 @@ pub struct Carry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub through: Option<GuestLink>,
 }
+
+/// What helps where the directory is not in the original.
+const FROM_HELP: &str = "mend the carry rule in the inventory";
 
 impl Carry {
     fn argv(&self, from: &str, to: &str, more: &[&str]) -> Vec<String> {
@@ -81,9 +84,17 @@ impl Carry {
                 }
                 self.argv(&format!("{destination}:/{}", self.path), &here(&to), &more)
             }
+            None if from == Access::Read => {
+                let source = left::open(world, &self.host, &self.from).await?;
+                let copied = match self.directory(&source.tree, "original", FROM_HELP) {
+                    Ok(from) => self.copy(world, self.argv(&here(&from), &here(&to), more), &to).await,
+                    Err(error) => Err(error),
+                };
+                return source.closing(world, &self.host, copied).await;
+            }
             None => {
                 let source = files::open_for(world, &self.host, &self.from, from).await?;
-                let from = self.directory(&source, "original", "mend the carry rule in the inventory")?;
+                let from = self.directory(&source, "original", FROM_HELP)?;
                 return self.copy(world, self.argv(&here(&from), &here(&to), more), &to).await;
             }
         };
@@ -131,7 +142,10 @@ impl Step for Carry {
             .and_then(|count| count.replace([',', '.'], "").trim().parse::<u64>().ok());
         Ok(Done::new(Change::Changed).with(json!({ "files": files })))
     }
-    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        if self.last {
+            left::forget(world, &self.host, &self.from).await?;
+        }
         Ok(Change::Unchanged.into())
     }
 }

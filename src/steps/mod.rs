@@ -13,6 +13,7 @@ pub mod fence;
 pub mod files;
 pub mod fsck;
 pub mod hook;
+mod left;
 pub mod net;
 pub mod queues;
 pub mod services;
