@@ -3,8 +3,8 @@
 //! Tests run one at a time in one machine (`src/dom0/ring.rs`), in the order of their names: modules for xl are named
 //! `xl…` and come last, since another toolstack is another boot.
 
-#[path = "dom0/guests.rs"]
-mod guests;
+#[path = "dom0/killed.rs"]
+mod killed;
 #[path = "dom0/lab.rs"]
 mod lab;
 #[path = "dom0/lvm.rs"]
@@ -15,8 +15,6 @@ mod story;
 mod strategies;
 #[path = "dom0/trouble.rs"]
 mod trouble;
-#[path = "walk/mod.rs"]
-mod walk;
 #[path = "dom0/world.rs"]
 mod world;
 #[path = "dom0/xl.rs"]

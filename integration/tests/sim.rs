@@ -26,8 +26,6 @@ mod refusals;
 mod strategies;
 #[path = "sim/trouble.rs"]
 mod trouble;
-#[path = "walk/mod.rs"]
-mod walk;
 #[path = "sim/watch.rs"]
 mod watch;
 #[path = "sim/ways.rs"]

@@ -18,6 +18,11 @@ pub(super) struct Left {
 }
 
 impl Left {
+    /// The volume that the files are in, if it was `original` that was opened.
+    pub fn volume<'a>(&'a self, original: &'a VolumeRef) -> &'a VolumeRef {
+        self.thrown_away.as_ref().unwrap_or(original)
+    }
+
     /// Ends the reading, whatever came of it.
     ///
     /// # Errors

@@ -106,13 +106,15 @@ on_crash = "destroy"
 }
 
 impl Dom0 {
-    /// Copies the image of a guest into a volume and makes it this guest: name, address, identities of its own.
+    /// Copies the image of a guest into a volume, which it fills, and makes it this guest: name, address, identities of
+    /// its own.
     ///
     /// # Errors
     /// The volume is smaller than [`LEAST`], or does not exist.
     pub fn place(&self, guest: &Guest, volume: &str) -> Result<()> {
         let device = self.vg().device(volume);
         self.output(["dd", "if=/dev/vdc", &format!("of={device}"), "bs=4M", "oflag=direct", "status=none"])?;
+        self.output(["resize2fs", &device])?;
         let (name, address) = (guest.name, guest.address());
         self.vg()
             .mounted(

@@ -10,7 +10,7 @@
 //!
 //! Parts: [`image`] (built once, cached outside the lab), [`machine`] with its [`monitor`], [`session`] (commands and
 //! files in trolls, the product among them), [`vg`], [`guest`],
-//! [`ring`] (one machine for all tests).
+//! [`tale`] (what tests tell of a guest that boots), [`ring`] (one machine for all tests).
 //!
 //! Invariants: a lab owns one directory and one process, and nothing else of the machine; what runs in trolls is reached
 //! by ssh as root. A boot is for libvirt *or* for xl with xendomains ([`Toolstack`]): their services exclude each other.
@@ -21,6 +21,7 @@ pub mod machine;
 pub mod monitor;
 pub mod ring;
 pub mod session;
+pub mod tale;
 pub mod vg;
 
 use std::fs;

@@ -1,49 +1,23 @@
-//! The strategies' table on real volumes, by the simulated platform ([`super::world`]): every way of each strategy, thick and
-//! thin. A guest walks all of them, one after the other.
+//! The most telling ways of the strategies on real volumes, by the simulated platform ([`crate::world`]): a promotion taken
+//! back on thick ones, the merge with which `origin` gives up, the renames with which thin ones are committed. All ways of
+//! all strategies: `make soak`.
 
 use anyhow::Result;
+use integration::walk::Walk;
 
-use super::walk::Walk;
-use super::world::World;
+use crate::world::World;
 
-fn walk(strategy: &'static str, thick: bool, ways: impl Fn(&Walk<'_>) -> Result<()>) -> Result<()> {
-    let world = World::by(strategy, thick)?;
-    ways(&Walk::new(&world, strategy, thick))
-}
-
-/// Every way there is and back.
-fn all(walk: &Walk<'_>) -> Result<()> {
-    walk.abort_before_promotion()?;
-    walk.rollback_and_abort()?;
-    walk.commit()
+#[test]
+fn a_thick_snapshot_is_promoted_and_taken_back() -> Result<()> {
+    Walk::new(&World::by("snapshot", true)?, "snapshot", true).rollback_and_abort()
 }
 
 #[test]
-fn snapshot_thick() -> Result<()> {
-    walk("snapshot", true, all)
+fn a_thick_origin_is_given_up_by_a_merge() -> Result<()> {
+    Walk::new(&World::by("origin", true)?, "origin", true).abort_before_promotion()
 }
 
 #[test]
-fn snapshot_thin() -> Result<()> {
-    walk("snapshot", false, all)
-}
-
-#[test]
-fn origin_thick() -> Result<()> {
-    walk("origin", true, all)
-}
-
-#[test]
-fn origin_thin() -> Result<()> {
-    walk("origin", false, all)
-}
-
-#[test]
-fn in_place_thick() -> Result<()> {
-    walk("in-place", true, |walk| walk.in_place())
-}
-
-#[test]
-fn in_place_thin() -> Result<()> {
-    walk("in-place", false, |walk| walk.in_place())
+fn a_thin_snapshot_is_committed_by_renaming() -> Result<()> {
+    Walk::new(&World::by("snapshot", false)?, "snapshot", false).commit()
 }

@@ -1,5 +1,5 @@
 //! The simulated platform on real volumes of trolls: the seeded guest `mercure` on logical volumes, thick or thin. It does not
-//! boot; that its volumes are used is real, and all that LVM does. What is the same for both platforms is in `crate::walk`.
+//! boot; that its volumes are used is real, and all that LVM does. What is the same for both platforms is in [`integration::walk`].
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,9 +10,8 @@ use hypervisors::storage::Copies;
 use integration::cli::Said;
 use integration::command::run;
 use integration::dom0::{Dom0, Toolstack, ring};
+use integration::walk::Stage;
 use serde_json::Value;
-
-use crate::walk::Stage;
 
 /// Where the world lies in trolls.
 pub const DIR: &str = "/var/lib/sim";

@@ -1,4 +1,4 @@
-//! The strategies on volumes like LVM's, thick and thin: every cell of the lifecycle page's table ([`crate::walk`]).
+//! The strategies on volumes like LVM's, thick and thin: every cell of the lifecycle page's table ([`integration::walk`]).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use hypervisors::storage::Copies;
 use integration::cli::Said;
+use integration::walk::{Stage, Walk};
 use serde_json::Value;
 
 use crate::bench::{Bench, Ending as _};
-use crate::walk::{Stage, Walk};
 
 const BOTH: [Copies; 2] = [Copies::Dependents, Copies::Peers];
 

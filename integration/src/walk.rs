@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cli::Said;
 use anyhow::{Context as _, Result, ensure};
-use integration::cli::Said;
 
 /// Where a guest `mercure` is walked: volumes `mercure`, `mercure-mail` (detached) and `mercure-swap`.
 pub trait Stage {
@@ -45,6 +45,7 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// By a strategy, on volumes of a kind.
     pub fn new(stage: &'a dyn Stage, strategy: &'static str, thick: bool) -> Self {
         Self { stage, way: Way { strategy, thick } }
     }
