@@ -235,3 +235,20 @@ impl Step for Carry {
         Ok(Change::Unchanged.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_no_path_leads_to_is_attached() {
+        let rsync = || vec!["rsync".to_owned(), "--".to_owned()];
+        let plain = Place { path: "/proc/1/fd/3".into(), mount: Vec::new() };
+        assert_eq!(attached(&[&plain], rsync()), rsync());
+        let mount = ["/dev/vg1/o", "/run/from", "ext4", "ro,noload", "/home", "12"].map(str::to_owned).to_vec();
+        let detached = Place { path: "/run/from/home".into(), mount: mount.clone() };
+        let command = attached(&[&detached, &plain], rsync());
+        assert!(command.starts_with(&["unshare".to_owned(), "--mount".to_owned()]));
+        assert!(command.ends_with(&[mount, vec!["--".to_owned()], rsync()].concat()), "{command:?}");
+    }
+}
