@@ -103,7 +103,7 @@ impl Carry {
                     return self.between(world, &self.from, &from, (&to, &directory), more).await;
                 }
             };
-        self.copy(world, attached(&places, argv), &directory).await
+        self.copy(world, &places, argv, &directory).await
     }
 
     async fn between(
@@ -116,12 +116,19 @@ impl Carry {
     ) -> Result<String, StepError> {
         let from = Place::of(world, "from", volume, from)?;
         let argv = self.argv(&from.path, &to.path, more);
-        self.copy(world, attached(&[&from, to], argv), directory).await
+        self.copy(world, &[&from, to], argv, directory).await
     }
 
-    async fn copy(&self, world: &World, argv: Vec<String>, to: &OwnedFd) -> Result<String, StepError> {
-        let command = Command::new(argv).timeout(Duration::from_secs(24 * 3600));
-        let output = world.controller.run(&command).await?;
+    async fn copy(
+        &self,
+        world: &World,
+        places: &[&Place],
+        argv: Vec<String>,
+        to: &OwnedFd,
+    ) -> Result<String, StepError> {
+        let command = Command::new(argv.clone());
+        let patience = Duration::from_secs(24 * 3600);
+        let output = world.controller.run(&Command::new(attached(places, argv)).timeout(patience)).await?;
         // 24: files vanished while they were copied; natural while the original runs.
         if output.status == 24 && !self.last {
             return Ok(output.text());
