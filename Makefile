@@ -1,7 +1,7 @@
 # Every target installs what it needs first (integration/prerequisites).
 #   make demo        the whole story on a lab of this machine: a mail server goes from Debian 12 to 13
 #   make test        all tests; RING=unit|sim|native|dom0 for one ring; dom0: on an emulated Xen host
-#   make soak        what takes longer than a ring may: full release upgrades and every strategy with guests that boot
+#   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy
 #   make lint        format, clippy, licences and advisories
 #   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some
 #   make lab-dom0    an emulated Xen host with LVM, libvirt and xl; says how to get in

@@ -12,3 +12,4 @@ pub mod mail;
 pub mod process;
 pub mod root;
 pub mod ssh;
+pub mod walk;

@@ -3,11 +3,19 @@
 //! Tests run one at a time in one machine (`src/dom0/ring.rs`), in the order of their names: modules for xl are named
 //! `xl…` and come last, since another toolstack is another boot.
 
+#[path = "dom0/killed.rs"]
+mod killed;
 #[path = "dom0/lab.rs"]
 mod lab;
 #[path = "dom0/lvm.rs"]
 mod lvm;
 #[path = "dom0/story.rs"]
 mod story;
+#[path = "dom0/strategies.rs"]
+mod strategies;
+#[path = "dom0/trouble.rs"]
+mod trouble;
+#[path = "dom0/world.rs"]
+mod world;
 #[path = "dom0/xl.rs"]
 mod xl;

@@ -1,5 +1,15 @@
 //! `make soak`: what takes longer than a ring may, on the emulated Xen host: a release upgrade from Debian's own mirror, and
-//! the strategies with guests that boot.
+//! the strategies with guests that boot; and every way of every strategy, with what can go wrong, on volumes under guests
+//! that do not.
+
+#[path = "dom0/killed.rs"]
+mod killed;
+#[path = "soak/strategies.rs"]
+mod strategies;
+#[path = "soak/trouble.rs"]
+mod trouble;
+#[path = "dom0/world.rs"]
+mod world;
 
 #[path = "dom0/xl_backend.rs"]
 mod xl_backend;

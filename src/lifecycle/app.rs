@@ -258,6 +258,8 @@ impl App {
         let lease = journal.open_run(&run, &guest, &plan.during, &serde_json::to_value(&record)?, &holder)?;
         journal.put_blob(facts.definition.text.as_bytes())?;
         emit.set_run(&run);
+        // The look at the original ends here: by strategy `origin` its volume is about to be written to.
+        drop(facts);
         let run = journal.run(&run)?.ok_or_else(|| JournalError::Missing(run))?;
         // The paths on other hosts have the run's name by now.
         let Sides { production: hypervisor, clone } = self.sides(&record)?;

@@ -4,13 +4,12 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use hypervisors::storage::Access;
 use hypervisors::{Change, VolumeRef};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, Probe, Step, StepError, World, files};
+use super::{Done, Probe, Step, StepError, World, files, left};
 use crate::guest::{self, mounts, system};
 
 /// Puts back links into detached data where a package put nothing or an empty directory in their place; what has
@@ -83,13 +82,16 @@ impl Step for Restamp {
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let original = system::stamps(&files::open_for(world, &self.host, &self.from, Access::Read).await?)?;
+        let original = left::open(world, &self.host, &self.from).await?;
+        let stamps = system::stamps(&original.tree).map_err(StepError::from);
+        let original = original.closing(world, &self.host, stamps).await?;
         let tree = files::open(world, &self.host, &self.to).await?;
         let changed = system::restamp(&tree, &original, Timestamp::now().as_second())?;
         let change = if changed > 0 { Change::Changed } else { Change::Unchanged };
         Ok(Done::new(change).with(json!({ "timers": changed })))
     }
-    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        left::forget(world, &self.host, &self.from).await?;
         Ok(Change::Unchanged.into())
     }
 }

@@ -2,12 +2,11 @@
 
 use async_trait::async_trait;
 use hypervisors::host::{Command, Output};
-use hypervisors::storage::Access;
 use hypervisors::{Change, GuestLink, Power, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, Probe, Step, StepError, World, files};
+use super::{Done, Probe, Step, StepError, World, files, left};
 use crate::guest::queues::{self, Aside};
 use crate::guest::{GuestError, Tree};
 
@@ -97,9 +96,10 @@ impl Step for Mirror {
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let from = files::open_for(world, &self.host, &self.from, Access::Read).await?;
         let to = files::open(world, &self.host, &self.to).await?;
-        let messages = mirror_all(&from, &to)?;
+        let from = left::open(world, &self.host, &self.from).await?;
+        let mirrored = mirror_all(&from.tree, &to).map_err(StepError::from);
+        let messages = from.closing(world, &self.host, mirrored).await?;
         Ok(Done::new(Change::Changed).with(json!({ "messages": messages })))
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {

@@ -26,6 +26,7 @@ impl Locked {
         let Some(root) = parsed.root() else {
             return Err(Error::refused(doing, "its definition names no root disk"));
         };
+        self.plug(&doing, &parsed)?;
         self.midpoint(&doing)?;
         let root = self.tree(&root.volume);
         let mut runtime = self.runtime(guest)?;
@@ -56,11 +57,12 @@ impl Locked {
         self.set_runtime(guest, &runtime)
     }
 
-    /// Ends a guest: its addresses are silent, its jobs are settled or lost.
-    pub fn halt(&mut self, guest: &str) -> Result<()> {
+    /// Ends a guest: its addresses are silent, its jobs are settled or lost. `clean`: it has shut down.
+    pub fn halt(&mut self, guest: &str, clean: bool) -> Result<()> {
         let runtime = self.runtime(guest)?;
         if let Ok(parsed) = runtime.parsed() {
             self.settle_jobs(guest, &parsed, &runtime, true)?;
+            self.unplug(&parsed, clean)?;
         }
         let off = Runtime { autostart: runtime.autostart, boots: runtime.boots, ..Runtime::default() };
         self.set_runtime(guest, &off)
@@ -68,6 +70,10 @@ impl Locked {
 
     /// A volume that can be read: there, whole, not overflown.
     pub fn usable(&self, doing: &str, volume: &str) -> Result<VolumeMeta> {
+        if let Some(group) = self.sim.group()? {
+            self.readable(doing, &group, volume)?;
+            return Ok(self.volume(volume)?.unwrap_or_default());
+        }
         let meta = self.volume(volume)?.filter(|_| self.tree(volume).is_dir());
         let Some(meta) = meta else {
             return Err(Error::not_found(doing, format!("volume {volume} does not exist")));

@@ -76,14 +76,16 @@ impl Parsed {
     pub fn mark(&self) -> Option<Mark> {
         self.mark.as_deref().and_then(|text| text.parse().ok())
     }
-    /// Disks as facts, with absolute paths.
-    pub fn disks(&self, volumes: &Path) -> Vec<Disk> {
-        let disk = |entry: &DiskEntry| Disk {
-            name: entry.name.clone(),
-            source: DiskSource::Directory(volumes.join(&entry.volume)),
-            root: self.root().is_some_and(|root| root.name == entry.name),
-            readonly: entry.readonly,
-            shareable: entry.shareable,
+    /// Disks as facts; `source`: where a volume's bytes are.
+    pub fn disks(&self, source: impl Fn(&str) -> Result<DiskSource>) -> Result<Vec<Disk>> {
+        let disk = |entry: &DiskEntry| {
+            Ok(Disk {
+                name: entry.name.clone(),
+                source: source(&entry.volume)?,
+                root: self.root().is_some_and(|root| root.name == entry.name),
+                readonly: entry.readonly,
+                shareable: entry.shareable,
+            })
         };
         self.disks.iter().map(disk).collect()
     }

@@ -12,6 +12,7 @@ use super::host::SimHost;
 use super::net::SimNet;
 use super::storage::SimStorage;
 use super::world::{HostConfig, Locked, Sim};
+use crate::storage;
 use crate::{
     Bridged, Capabilities, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, GuestFacts, GuestLink, Host,
     Hypervisor, MacAddr, Net, Power, Result, Sight, Storage, VolumeKind, VolumeRef,
@@ -26,7 +27,7 @@ impl Locked {
         self.definition(guest)
     }
 
-    fn facts(&self, guest: &str, volumes: &Path) -> Result<Option<GuestFacts>> {
+    fn facts(&self, guest: &str) -> Result<Option<GuestFacts>> {
         let Some(text) = self.defined_here(guest)? else { return Ok(None) };
         let parsed = definition::parse(&text)?;
         let runtime = self.runtime(guest)?;
@@ -37,7 +38,7 @@ impl Locked {
             autostart: runtime.autostart,
             memory_bytes: parsed.memory_bytes,
             vcpus: parsed.vcpus,
-            disks: parsed.disks(volumes),
+            disks: parsed.disks(|volume| self.sim.source(volume))?,
             nics: parsed.nics(),
             managed_save: false,
             mark: parsed.mark(),
@@ -101,12 +102,12 @@ impl Locked {
         }
     }
 
-    fn stop(&mut self, guest: &str) -> Result<Change> {
+    fn stop(&mut self, guest: &str, clean: bool) -> Result<Change> {
         if self.seen(guest)?.power == Power::Off {
             return Ok(Change::Unchanged);
         }
         self.midpoint(&format!("stop {guest}"))?;
-        self.halt(guest)?;
+        self.halt(guest, clean)?;
         Ok(Change::Changed)
     }
 
@@ -131,7 +132,7 @@ impl Sim {
         self.effect("reboot_host", "host", |world| {
             for (guest, _) in world.running()? {
                 if world.part_of(&guest)? == self.part_name() {
-                    world.halt(&guest)?;
+                    world.halt(&guest, false)?;
                 }
             }
             world.deactivate_skipped()?;
@@ -151,7 +152,7 @@ impl Sim {
 #[async_trait]
 impl Hypervisor for Sim {
     fn host(&self) -> Arc<dyn Host> {
-        Arc::new(SimHost::new(self))
+        self.real_host().unwrap_or_else(|| Arc::new(SimHost::new(self)))
     }
     fn net(&self) -> Arc<dyn Net> {
         Arc::new(SimNet(self.clone()))
@@ -167,14 +168,14 @@ impl Hypervisor for Sim {
         self.observe("list", "guests", |world| {
             let mut all = Vec::new();
             for guest in world.defined()? {
-                all.extend(world.facts(&guest, &self.volumes())?);
+                all.extend(world.facts(&guest)?);
             }
             Ok(all)
         })
         .await
     }
     async fn facts(&self, guest: &str) -> Result<Option<GuestFacts>> {
-        self.observe("facts", guest, |world| world.facts(guest, &self.volumes())).await
+        self.observe("facts", guest, |world| world.facts(guest)).await
     }
     async fn definition(&self, guest: &str) -> Result<Option<Definition>> {
         self.observe("definition", guest, |world| {
@@ -183,7 +184,7 @@ impl Hypervisor for Sim {
         .await
     }
     fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition> {
-        let text = definition::derive(&original.text, edit, &self.volumes())?;
+        let text = definition::derive(&original.text, edit, &self.named_in()?)?;
         Ok(Definition { name: definition::parse(&text)?.name, text })
     }
     async fn define(&self, definition: &Definition) -> Result<Change> {
@@ -223,12 +224,12 @@ impl Hypervisor for Sim {
                 let why = format!("it did not shut down within {} s", patience.as_secs());
                 return Err(Error::unknown(format!("shut down {guest}"), why));
             }
-            world.stop(guest)
+            world.stop(guest, true)
         })
         .await
     }
     async fn destroy(&self, guest: &str) -> Result<Change> {
-        self.effect("destroy", guest, |world| world.stop(guest)).await
+        self.effect("destroy", guest, |world| world.stop(guest, false)).await
     }
     async fn pause(&self, guest: &str) -> Result<Change> {
         if !self.capabilities().can_pause {
@@ -257,6 +258,9 @@ impl Hypervisor for Sim {
     }
 
     async fn volume(&self, disk: &Disk) -> Result<VolumeRef> {
+        if let Some(host) = self.real_host() {
+            return storage::behind(&*host, disk).await;
+        }
         let doing = format!("find the volume of {}", disk.name);
         let DiskSource::Directory(path) = &disk.source else {
             return Err(Error::new(
@@ -275,6 +279,9 @@ impl Hypervisor for Sim {
         .await
     }
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {
+        if let Some(drivers) = self.real_storage() {
+            return storage::driver(&drivers, kind, &*self.host());
+        }
         match kind {
             VolumeKind::Sim => Ok(Arc::new(SimStorage(self.clone()))),
             other => Err(Error::new(

@@ -19,6 +19,8 @@
 //! latency and the faults, and writes the trace; every file is replaced by rename, so a killed controller leaves
 //! either the old or the new one. There is no fsync: the world survives `kill -9`, not a power cut. Nothing of
 //! the world is cached in memory, so that two controllers see the same one. Nothing starts a process.
+//!
+//! A world can be held to real disks: then its volumes are logical volumes ([`lvm`]).
 
 mod addresses;
 mod boot;
@@ -30,6 +32,7 @@ mod guest;
 mod host;
 mod hypervisor;
 mod jobs;
+mod lvm;
 mod merge;
 mod net;
 mod rules;

@@ -34,6 +34,10 @@ pub struct HostConfig {
     pub memory_bytes: u64,
     /// How copies of its volumes stand to their sources: `trees`, `peers` (as thin LVs) or `dependents` (as thick ones).
     pub copies: Copies,
+    /// The volume group of this machine in which its volumes are logical volumes, of the kind that `copies` says; they are
+    /// made, and filled, by who makes the world. `None`: they are directories of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_group: Option<String>,
     /// Bytes that can still be written to volumes, all together; what grows later is subtracted. With `dependents`: bytes
     /// free in the volume group; areas of snapshots and fresh volumes are subtracted.
     pub pool_free_bytes: u64,
@@ -95,6 +99,7 @@ impl Default for HostConfig {
             name: "here".into(),
             memory_bytes: 8 << 30,
             copies: Copies::Trees,
+            volume_group: None,
             pool_free_bytes: 20 << 30,
             merge_ms: 0,
             bridge: "br5".into(),
@@ -517,9 +522,15 @@ impl Locked {
         self.names("volumes")
     }
     pub fn volume(&self, name: &str) -> Result<Option<VolumeMeta>> {
+        if self.sim.group()?.is_some() {
+            return self.described(name);
+        }
         read_json(&self.file("volumes", name)?)
     }
     pub fn set_volume(&self, name: &str, meta: &VolumeMeta) -> Result<()> {
+        if self.sim.group()?.is_some() {
+            return self.describe(name, meta);
+        }
         write_json(&self.file("volumes", name)?, meta)
     }
     pub fn forget_volume(&self, name: &str) -> Result<()> {

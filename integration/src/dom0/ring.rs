@@ -7,11 +7,12 @@
 //! (The other way, one test function with all cases in it, would name, time, choose and retry nothing; nextest's setup
 //! scripts have no counterpart for the end.)
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Dom0, Toolstack, image};
 
-/// The ring's lab: by hand, `lab dom0` is number 0.
+/// The ring's lab: by hand, `lab dom0` is number 0. `$UPGRADECTL_LAB_NUMBER` names another, which is used as it
+/// stands: of whatever images it is, with whatever toolstack.
 const NUMBER: u8 = 1;
 
 /// Puts trolls into the state in which a test finds it: guests gone, every volume removed, nothing of the product.
@@ -26,11 +27,11 @@ if systemctl --quiet is-active libvirtd; then
 fi
 for guest in $(xl list | awk 'NR > 1 && $2 != 0 && $5 !~ /d/ { print $2 }'); do xl destroy "$guest"; done
 rm -rf /etc/libvirt/libxl/*.xml /etc/libvirt/libxl/autostart/* /etc/xen/auto/* /etc/xen/*.cfg
-rm -rf /etc/upgradectl /var/lib/upgradectl /root/*.xml
-for at in $(findmnt --noheadings --list --output SOURCE,TARGET | awk '$1 ~ "^/dev/mapper/vg1-" { print $2 }'); do
+for at in $(findmnt --noheadings --list --output SOURCE,TARGET | awk '$1 ~ "^/dev/(mapper/vg1-|loop)" { print $2 }'); do
     umount "$at"
 done
-rm -rf /mnt/*
+losetup --detach-all
+rm -rf /mnt/* /etc/upgradectl /var/lib/upgradectl /var/lib/sim /root/*.xml
 # A guest's disk backend lets go of a volume a moment after the guest is gone; a merge may be under way.
 tries=0
 until lvremove --quiet --yes --force --force vg1 2> /tmp/lvremove; do
@@ -46,7 +47,13 @@ done
 /// # Errors
 /// No machine comes up.
 pub fn standing(toolstack: Toolstack) -> Result<Dom0> {
-    let dom0 = Dom0::numbered(NUMBER)?;
+    let by_hand = std::env::var("UPGRADECTL_LAB_NUMBER").ok();
+    let number = by_hand.as_deref().map_or(Ok(NUMBER), str::parse).context("UPGRADECTL_LAB_NUMBER")?;
+    let dom0 = Dom0::numbered(number)?;
+    if by_hand.is_some() && dom0.is_up() {
+        dom0.output(["timeout", "300", "sh", "-euc", TIDY])?;
+        return Ok(dom0);
+    }
     match reuse(&dom0, toolstack) {
         Ok(true) => {}
         Ok(false) => dom0.up(toolstack)?,

@@ -1,216 +1,121 @@
-//! The strategies on volumes like LVM's, thick and thin: every cell of the lifecycle page's table, with data written on both
-//! sides before each verb and compared afterwards.
+//! The strategies on volumes like LVM's, thick and thin: every cell of the lifecycle page's table ([`integration::walk`]).
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
+use anyhow::Result;
 use hypervisors::storage::Copies;
 use integration::cli::Said;
+use integration::walk::{Stage, Walk};
 use serde_json::Value;
 
-use crate::bench::{Bench, Ending as _, Picture};
+use crate::bench::{Bench, Ending as _};
 
 const BOTH: [Copies; 2] = [Copies::Dependents, Copies::Peers];
 
 /// The volume a guest's root stands on, by its definition.
-fn root_of(bench: &Bench, guest: &str) -> String {
-    let text = fs::read_to_string(bench.path(&format!("world/definitions/{guest}.json"))).unwrap();
-    let definition: Value = serde_json::from_str(&text).unwrap();
+fn root_of(bench: &Bench, guest: &str) -> Result<String> {
+    let definition: Value = serde_json::from_str(&bench.definition(guest)?)?;
     let disks = definition["disks"].as_array().unwrap();
-    disks.iter().find(|disk| disk["name"] == "/").unwrap()["volume"].as_str().unwrap().to_owned()
+    Ok(disks.iter().find(|disk| disk["name"] == "/").unwrap()["volume"].as_str().unwrap().to_owned())
 }
 
-/// The guest writes a file of this name.
-fn writes(bench: &Bench, guest: &str, name: &str) {
-    fs::write(bench.volume(&root_of(bench, guest), &format!("root-{name}")), name).unwrap();
+fn file(bench: &Bench, guest: &str, name: &str) -> Result<PathBuf> {
+    Ok(bench.volume(&root_of(bench, guest)?, name))
 }
 
-/// Names that a guest can read.
-fn reads(bench: &Bench, guest: &str) -> Vec<String> {
-    let root = bench.volume(&root_of(bench, guest), "");
-    let names = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter_map(|name| Some(name.strip_prefix("root-")?.to_owned())).collect();
-    names.sort();
-    names
+impl Stage for Bench {
+    fn ctl(&self, args: &[&str]) -> Result<Said> {
+        Ok(self.ctl_run(args))
+    }
+    fn write(&self, guest: &str, name: &str) -> Result<()> {
+        for file_name in [name, "last"] {
+            fs::write(file(self, guest, &format!("root-{file_name}"))?, name)?;
+        }
+        Ok(())
+    }
+    fn read(&self, guest: &str) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(file(self, guest, "")?)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().unwrap().to_str().unwrap().strip_prefix("root-") else { continue };
+            let text = fs::read_to_string(&path)?;
+            found.push(match name {
+                "last" => format!("last={text}"),
+                _ if text == name => text,
+                _ => format!("!{name}"),
+            });
+        }
+        found.sort();
+        Ok(found)
+    }
+    fn volumes(&self) -> Result<Vec<String>> {
+        let mut volumes = Vec::new();
+        for entry in fs::read_dir(self.path("world/volumes"))? {
+            let name = entry?.file_name().into_string().unwrap();
+            let Some(volume) = name.strip_suffix(".json") else { continue };
+            let meta: Value = serde_json::from_slice(&fs::read(self.path("world/volumes").join(&name))?)?;
+            let mark = meta["mark"].as_str().map(|mark| format!(" {mark}")).unwrap_or_default();
+            volumes.push(format!("{volume}{mark}"));
+        }
+        volumes.sort();
+        Ok(volumes)
+    }
+    fn definition(&self, guest: &str) -> Result<String> {
+        Ok(fs::read_to_string(self.path(&format!("world/definitions/{guest}.json")))?)
+    }
+    fn around(&self) -> Result<BTreeMap<String, String>> {
+        let mut around = self.picture().0;
+        around.retain(|name, _| !name.contains("/root-") && !name.contains("/var/lib/upgradectl"));
+        // In place there is no clone.
+        if let Some(clone) = self.run().and_then(|run| root_of(self, run["run"].as_str()?).ok()) {
+            let clone = format!("volumes/{clone}/");
+            around.retain(|name, _| !name.starts_with(&clone));
+        }
+        let release = fs::read_to_string(file(self, "mercure", "etc/os-release")?)?;
+        around.insert("release".into(), release);
+        Ok(around)
+    }
 }
 
-fn volumes(bench: &Bench) -> Vec<String> {
-    let names = fs::read_dir(bench.path("world/volumes")).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut names: Vec<String> =
-        names.map(|name| name.into_string().unwrap()).filter(|n| !n.ends_with(".json")).collect();
-    names.sort();
-    names
-}
-
-/// The world without what guests wrote: definitions, power, marks, identity.
-fn frame(picture: &Picture) -> Picture {
-    let mut picture = picture.clone();
-    picture.0.retain(|name, _| !name.contains("/root-"));
-    picture
-}
-
-/// The same, the clone's own files left out: they were rewritten and written back.
-fn around(bench: &Bench, run: &str) -> Picture {
-    let mut picture = frame(&bench.picture());
-    let clone = format!("volumes/{}/", root_of(bench, run));
-    picture.0.retain(|name, _| !name.starts_with(&clone) && !name.contains("/var/lib/upgradectl"));
-    picture
-}
-
-fn has(bench: &Bench, file: &str) -> bool {
-    bench.volume(&root_of(bench, "mercure"), file).exists()
-}
-
-/// `clone`, which asks where it stops production.
-fn cloned(bench: &Bench) -> Said {
-    let said = bench.verb_with("clone", &["--yes"]);
-    assert_eq!((said.code, said.state().as_deref()), (0, Some("cloned")), "{said}");
-    said
-}
-
-const OWN: [&str; 3] = ["mercure", "mercure-mail", "mercure-swap"];
-
-#[test]
-fn abort_before_promotion_keeps_what_production_wrote() {
+/// Walks on volumes of both kinds, by these strategies.
+fn on_both(strategies: &[&'static str], walk: impl Fn(&Walk<'_>) -> Result<()>) -> Result<()> {
     for copies in BOTH {
-        for strategy in ["snapshot", "origin"] {
-            let about = format!("{copies:?} {strategy}");
+        for strategy in strategies {
             let bench = Bench::with_copies(copies, strategy);
-            let before = frame(&bench.picture());
-            writes(&bench, "mercure", "a");
-            let said = cloned(&bench);
-            let down = said.ending()["outage_s"].as_f64().unwrap();
-            assert_eq!(down > 0.0, strategy == "origin", "{about}: {said}");
-            let run = bench.run_id();
-            writes(&bench, "mercure", "production");
-            writes(&bench, &run, "clone");
-            bench.good("upgrade", "upgraded");
-            assert_eq!(reads(&bench, "mercure"), ["a", "production"], "{about}");
-            let said = bench.verb("abort");
-            assert_eq!(said.code, 0, "{about}: {said}");
-            assert_eq!(said.ending()["outage_s"].as_f64().unwrap() > 0.0, strategy == "origin", "{about}: {said}");
-            assert_eq!(reads(&bench, "mercure"), ["a", "production"], "{about}");
-            assert_eq!(volumes(&bench), OWN, "{about}");
-            before.assert_same(&frame(&bench.picture()), &about);
-            bench.no_conflicts(&about);
+            walk(&Walk::new(&bench, strategy, copies == Copies::Dependents))?;
+            bench.no_conflicts(&format!("{copies:?} {strategy}"));
         }
     }
+    Ok(())
 }
 
 #[test]
-fn promote_and_commit() {
-    for copies in BOTH {
-        for strategy in ["snapshot", "origin"] {
-            let about = format!("{copies:?} {strategy}");
-            let bench = Bench::with_copies(copies, strategy);
-            let definition = fs::read_to_string(bench.path("world/definitions/mercure.json")).unwrap();
-            cloned(&bench);
-            let run = bench.run_id();
-            writes(&bench, "mercure", "production");
-            writes(&bench, &run, "clone");
-            bench.good("upgrade", "upgraded");
-            bench.good("verify", "verified");
-            bench.good("promote", "promoted");
-            assert_eq!(reads(&bench, "mercure"), ["clone"], "{about}");
-            writes(&bench, "mercure", "promoted");
-            let said = bench.good("commit", "committed");
-            let fold = copies == Copies::Dependents && strategy == "snapshot";
-            assert_eq!(said.ending()["outage_s"].as_f64().unwrap() > 0.0, fold, "{about}: {said}");
-            assert_eq!(reads(&bench, "mercure"), ["clone", "promoted"], "{about}");
-            assert_eq!(volumes(&bench), OWN, "{about}");
-            let now = fs::read_to_string(bench.path("world/definitions/mercure.json")).unwrap();
-            assert_eq!(now, definition, "{about}: the definition as clone found it");
-            assert!(has(&bench, "etc/debian_version"), "{about}");
-            assert_eq!(bench.state(), "none");
-            bench.no_conflicts(&about);
-            // A new run may begin.
-            cloned(&bench);
-        }
-    }
+fn abort_before_promotion_keeps_what_production_wrote() -> Result<()> {
+    on_both(&["snapshot", "origin"], |walk| walk.abort_before_promotion())
 }
 
 #[test]
-fn rollback_and_abort_after_promotion() {
-    for copies in BOTH {
-        for strategy in ["snapshot", "origin"] {
-            let about = format!("{copies:?} {strategy}");
-            let bench = Bench::with_copies(copies, strategy);
-            let before = frame(&bench.picture());
-            cloned(&bench);
-            let run = bench.run_id();
-            writes(&bench, "mercure", "production");
-            writes(&bench, &run, "clone");
-            bench.good("upgrade", "upgraded");
-            bench.good("verify", "verified");
-            let verified = around(&bench, &run);
-            bench.keep("verified");
-            bench.good("promote", "promoted");
-            writes(&bench, "mercure", "promoted");
-            bench.keep("promoted");
-
-            bench.good("rollback", "upgraded");
-            assert_eq!(reads(&bench, "mercure"), ["production"], "{about}");
-            assert_eq!(reads(&bench, &run), ["clone", "promoted"], "{about}");
-            verified.assert_same(&around(&bench, &run), &format!("{about}, rolled back"));
-            let said = bench.verb("abort");
-            assert_eq!(said.code, 0, "{about}: {said}");
-            assert_eq!(reads(&bench, "mercure"), ["production"], "{about}, rolled back and aborted");
-            before.assert_same(&frame(&bench.picture()), &format!("{about}, rolled back and aborted"));
-
-            bench.back_to("promoted");
-            let said = bench.verb("abort");
-            assert_eq!(said.code, 0, "{about}: {said}");
-            assert_eq!(reads(&bench, "mercure"), ["production"], "{about}, aborted");
-            assert_eq!(volumes(&bench), OWN, "{about}");
-            before.assert_same(&frame(&bench.picture()), &format!("{about}, aborted"));
-            bench.no_conflicts(&about);
-        }
-    }
+fn promote_and_commit() -> Result<()> {
+    on_both(&["snapshot", "origin"], |walk| {
+        walk.commit()?;
+        // A new run may begin.
+        walk.good("clone", "cloned").map(drop)
+    })
 }
 
 #[test]
-fn in_place_leads_forward_and_back() {
-    for copies in BOTH {
-        let about = format!("{copies:?} in-place");
-        let bench = Bench::with_copies(copies, "in-place");
-        let before = frame(&bench.picture());
-        let said = bench.verb("clone");
-        assert_eq!(said.code, 7, "{about}: {said}");
-        assert!(said.ending()["error"].to_string().contains("--accept-loss"), "{about}: {said}");
-        let said = bench.verb_with("clone", &["--accept-loss"]);
-        assert_eq!((said.code, said.state().as_deref()), (0, Some("cloned")), "{about}: {said}");
-        writes(&bench, "mercure", "early");
-        bench.keep("cloned");
-        // Nothing was changed yet: nothing is merged, and nothing production wrote is lost.
-        let said = bench.verb("abort");
-        assert_eq!((said.code, said.ending()["outage_s"].as_f64()), (0, Some(0.0)), "{about}: {said}");
-        assert_eq!(reads(&bench, "mercure"), ["early"], "{about}");
-        before.assert_same(&frame(&bench.picture()), &format!("{about}, not begun"));
+fn rollback_and_abort_after_promotion() -> Result<()> {
+    on_both(&["snapshot", "origin"], |walk| {
+        walk.rollback_and_abort()?;
+        walk.abort_after_rollback()
+    })
+}
 
-        bench.back_to("cloned");
-        let said = bench.verb_with("upgrade", &["--yes"]);
-        assert_eq!((said.code, said.state().as_deref()), (0, Some("upgraded")), "{about}: {said}");
-        assert!(said.ending()["outage_s"].as_f64().unwrap() > 0.0, "{about}: {said}");
-        bench.good("verify", "verified");
-        for verb in ["promote", "rollback"] {
-            assert_eq!(bench.verb(verb).code, 9, "{about}: {verb}");
-        }
-        bench.keep("verified");
-        let said = bench.good("commit", "committed");
-        assert_eq!(said.ending()["outage_s"].as_f64(), Some(0.0), "{about}: {said}");
-        assert_eq!(
-            (volumes(&bench), reads(&bench, "mercure")),
-            (OWN.map(str::to_owned).to_vec(), vec!["early".to_owned()])
-        );
-
-        bench.back_to("verified");
-        writes(&bench, "mercure", "late");
-        let said = bench.verb("abort");
-        assert_eq!(said.code, 0, "{about}: {said}");
-        assert_eq!(reads(&bench, "mercure"), Vec::<String>::new(), "{about}: as clone found it");
-        assert_eq!(volumes(&bench), OWN, "{about}");
-        before.assert_same(&frame(&bench.picture()), &about);
-        bench.no_conflicts(&about);
-    }
+#[test]
+fn in_place_leads_forward_and_back() -> Result<()> {
+    on_both(&["in-place"], |walk| walk.in_place())
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Inside<'_> {
             "mask" | "unmask" | "enable" | "disable" => self.link(verb, &units, args.contains(&"--now")),
             "reboot" => return self.reboot(),
             "poweroff" | "halt" => {
-                self.world.halt(&self.guest)?;
+                self.world.halt(&self.guest, true)?;
                 self.runtime = self.world.runtime(&self.guest)?;
                 out("")
             }
@@ -65,7 +65,7 @@ impl Inside<'_> {
             Some(stored) if !self.config.capabilities.reboots_from_memory => stored,
             _ => live,
         };
-        self.world.halt(&self.guest)?;
+        self.world.halt(&self.guest, true)?;
         if let Err(error) = self.world.boot(&self.guest, &text) {
             // It went down and does not come up: the caller learns that by looking, as in a real world.
             self.world.conflicts.push(error.to_string());

@@ -1,0 +1,23 @@
+//! The most telling ways of the strategies on real volumes, by the simulated platform ([`crate::world`]): a promotion taken
+//! back on thick ones, the merge with which `origin` gives up, the renames with which thin ones are committed. All ways of
+//! all strategies: `make soak`.
+
+use anyhow::Result;
+use integration::walk::Walk;
+
+use crate::world::World;
+
+#[test]
+fn a_thick_snapshot_is_promoted_and_taken_back() -> Result<()> {
+    Walk::new(&World::by("snapshot", true)?, "snapshot", true).rollback_and_abort()
+}
+
+#[test]
+fn a_thick_origin_is_given_up_by_a_merge() -> Result<()> {
+    Walk::new(&World::by("origin", true)?, "origin", true).abort_before_promotion()
+}
+
+#[test]
+fn a_thin_snapshot_is_committed_by_renaming() -> Result<()> {
+    Walk::new(&World::by("snapshot", false)?, "snapshot", false).commit()
+}

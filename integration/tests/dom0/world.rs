@@ -1,0 +1,246 @@
+//! The simulated platform on real volumes of trolls: the seeded guest `mercure` on logical volumes, thick or thin. It does not
+//! boot; that its volumes are used is real, and all that LVM does. What is the same for both platforms is in [`integration::walk`].
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use hypervisors::sim;
+use hypervisors::storage::Copies;
+use integration::cli::Said;
+use integration::command::run;
+use integration::dom0::{Dom0, Toolstack, ring};
+use integration::walk::Stage;
+use serde_json::Value;
+
+/// Where the world lies in trolls.
+pub const DIR: &str = "/var/lib/sim";
+
+/// Bytes of each file that a guest writes: many chunks of a snapshot.
+const FILE_BYTES: u32 = 300_000;
+
+const INVENTORY: &str = r#"version = 1
+[hosts]
+trolls = { hypervisor = "sim", state = "/var/lib/sim" }
+[guests.mercure]
+host = "trolls"
+disks = { "/srv/mail" = "detach", xvda2 = "swap" }
+upgrade = { recipe = "debian", to = "trixie" }
+checks = [{ kind = "imap" }, { kind = "http" }, { kind = "smtp", rcpt = "probe@mercure" }]
+"#;
+
+/// Fills the volumes with what was seeded, and lets the guest have them as hypervisors/src/sim/lvm.rs describes. $1: `thick`
+/// or `thin`.
+const FILL: &str = r#"
+modprobe loop
+mkdir -p /var/lib/sim
+tar -xpf /share/world.tar -C /var/lib/sim
+cd /var/lib/sim/volumes
+rm -f *.json
+[ "$1" = thick ] || lvcreate -q -y --type thin-pool -L 1g -n pool vg1
+make() {
+    if [ "$2" = thick ]; then
+        lvcreate -q -y -W y -L "$3" -n "$1" vg1
+    else
+        lvcreate -q -y -V "$3" --thinpool pool -n "$1" vg1
+    fi
+}
+plug() {
+    ln -s "$(losetup --find --show --direct-io=on "/dev/vg1/$1")" "$1.device"
+}
+make mercure "$1" 448m
+make mercure-mail "$1" 32m
+make mercure-swap "$1" 16m
+rmdir mercure-swap
+mkswap -q -L swap /dev/vg1/mercure-swap
+plug mercure-swap
+for volume in mercure mercure-mail; do
+    mkfs.ext4 -q "/dev/vg1/$volume"
+    mv "$volume" seeded
+    mkdir "$volume"
+    plug "$volume"
+    mount "$volume.device" "$volume"
+    cp -a seeded/. "$volume"
+    rm -r seeded
+done
+sync
+"#;
+
+/// What [`World::around`] looks at. $1: root of production.
+const LOOK: &str = r#"
+cd /var/lib/sim
+echo "volumes $(lvs --noheadings --separator ' ' -o lv_name,lv_tags,origin vg1 | sort | grep -v -e '--' | tr '\n' ';')"
+echo "loops $(losetup --noheadings --list | wc -l)"
+echo "mounts $(findmnt --noheadings --list --output TARGET | grep -c -e ^/var/lib/sim -e ^/proc/.*/fd)"
+for file in definitions/*; do echo "$file $(sha256sum < "$file")"; done
+cd "$1"
+echo "release $(tr '\n' ' ' < etc/os-release)"
+find . -xdev ! -name 'root-*' ! -path './var/lib/upgradectl*' ! -path ./.jobs.json ! -path . ! -path ./lost+found \
+    -printf 'file%p %M %U:%G %l\n'
+find . -xdev -type f ! -name 'root-*' ! -path './var/lib/upgradectl*' ! -path ./.jobs.json -printf '%p %T@\n' | sed 's/^/time/'
+find . -xdev -type f ! -name 'root-*' ! -path './var/lib/upgradectl*' ! -path ./.jobs.json -print0 | xargs -0 sha256sum |
+    sed 's/\([^ ]*\)  \(.*\)/sum\2 \1/'
+"#;
+
+/// A world on trolls.
+pub struct World {
+    pub dom0: Dom0,
+}
+
+impl World {
+    /// The seeded world on volumes of this kind; `clone`: more of the guest's clone table.
+    ///
+    /// # Errors
+    /// trolls does not stand, or the world cannot be made.
+    pub fn new(thick: bool, clone: &str, more: &str) -> Result<Self> {
+        let dom0 = ring::standing(Toolstack::Libvirt)?;
+        let copies = if thick { Copies::Dependents } else { Copies::Peers };
+        let dir = tempfile::tempdir()?;
+        let world = sim::seed_with(&dir.path().join("world"), copies)?;
+        world.configure(|config| config.volume_group = Some("vg1".into()))?;
+        run("tar").arg("-C").arg(world.dir()).args(["-cpf"]).arg(dom0.share("world.tar")).arg(".").output()?;
+        dom0.output(["sh", "-euc", FILL, "sh", if thick { "thick" } else { "thin" }])?;
+        let inventory = format!("{INVENTORY}clone = {{ ip = [\".16\"]{clone} }}\n{more}");
+        dom0.upload("/etc/upgradectl/inventory.toml", inventory)?;
+        dom0.install_product()?;
+        Ok(Self { dom0 })
+    }
+
+    /// The same with a strategy.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn by(strategy: &str, thick: bool) -> Result<Self> {
+        Self::new(thick, &format!(", strategy = \"{strategy}\""), "")
+    }
+
+    fn json(&self, path: &str) -> Result<Value> {
+        serde_json::from_str(&self.dom0.output(["cat", &format!("{DIR}/{path}")])?).with_context(|| path.to_owned())
+    }
+
+    /// Where a running guest's root is mounted: by the definition that it runs by, whatever its volume is called now.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn root_of(&self, guest: &str) -> Result<String> {
+        let power = self.json(&format!("power/{guest}.json"))?;
+        let live: Value = serde_json::from_str(power["live"].as_str().context("a running guest")?)?;
+        let root = live["disks"].as_array().and_then(|disks| disks.iter().find(|disk| disk["name"] == "/"));
+        let volume = root.and_then(|root| root["volume"].as_str()).context("a root disk")?;
+        Ok(format!("{DIR}/volumes/{volume}"))
+    }
+
+    /// Ends a guest as the sim's `destroy` does, behind the product's back: its disks go while it writes.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&self, guest: &str) -> Result<()> {
+        let root = self.root_of(guest)?;
+        let power = self.json(&format!("power/{guest}.json"))?;
+        let live: Value = serde_json::from_str(power["live"].as_str().context("a running guest")?)?;
+        let disks = live["disks"].as_array().into_iter().flatten().filter_map(|disk| disk["volume"].as_str());
+        let disks: Vec<&str> = disks.collect();
+        // -f: the journal is written, and nothing more.
+        self.dom0.sh(&format!(
+            "cd {DIR}/volumes
+             xfs_io -x -c 'shutdown -f' {root}
+             for volume in {}; do
+                 [ ! -d $volume ] || umount $volume
+                 losetup --detach $(readlink $volume.device)
+                 rm $volume.device
+             done",
+            disks.join(" ")
+        ))?;
+        let off = serde_json::json!({ "autostart": power["autostart"], "boots": power["boots"], "power": "off" });
+        self.dom0.upload(&format!("{DIR}/power/{guest}.json"), off.to_string())
+    }
+
+    /// Whether a volume's file system has a journal to be replayed.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn needs_recovery(&self, volume: &str) -> Result<bool> {
+        Ok(self.dom0.output(["dumpe2fs", "-h", &format!("/dev/vg1/{volume}")])?.contains("needs_recovery"))
+    }
+
+    /// Runs a script in the directory of a running guest's root.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn inside(&self, guest: &str, script: &str) -> Result<String> {
+        let root = self.root_of(guest)?;
+        self.dom0.sh(&format!("cd {root}; {script}"))
+    }
+}
+
+impl Stage for World {
+    fn ctl(&self, args: &[&str]) -> Result<Said> {
+        let begun = Instant::now();
+        let said = self.dom0.upgradectl(args.iter().copied())?;
+        eprintln!("{:6.1} s  {}", begun.elapsed().as_secs_f64(), said.line);
+        Ok(said)
+    }
+    fn write(&self, guest: &str, name: &str) -> Result<()> {
+        self.inside(
+            guest,
+            &format!("yes {name} 2> /dev/null | head -c {FILE_BYTES} | tee root-{name} > root-last; sync -f ."),
+        )
+        .map(drop)
+    }
+    fn read(&self, guest: &str) -> Result<Vec<String>> {
+        let found = self.inside(
+            guest,
+            &format!(
+                "for file in root-*; do
+                     [ -e $file ] || continue
+                     name=${{file#root-}} word=$(head -n 1 $file)
+                     [ $name != last ] || echo last=$word
+                     if [ $name = last ] || [ $name = $word ]; then
+                         if yes $word 2> /dev/null | head -c {FILE_BYTES} | cmp -s - $file; then
+                             [ $name = last ] || echo $name
+                             continue
+                         fi
+                     fi
+                     echo !$name
+                 done"
+            ),
+        )?;
+        let mut found: Vec<String> = found.lines().map(str::to_owned).collect();
+        found.sort();
+        Ok(found)
+    }
+    fn volumes(&self) -> Result<Vec<String>> {
+        let listed = self.dom0.output([
+            "lvs",
+            "--all",
+            "--noheadings",
+            "--separator",
+            " ",
+            "--options",
+            "lv_name,lv_tags",
+            "--select",
+            "lv_name!=pool && lv_role!=private",
+            "vg1",
+        ])?;
+        let mut volumes: Vec<String> = listed.lines().map(|line| line.trim().to_owned()).collect();
+        volumes.sort();
+        Ok(volumes)
+    }
+    fn definition(&self, guest: &str) -> Result<String> {
+        self.dom0.output(["cat", &format!("{DIR}/definitions/{guest}.json")])
+    }
+    fn around(&self) -> Result<BTreeMap<String, String>> {
+        let text = self.dom0.output(["sh", "-euc", LOOK, "sh", &self.root_of("mercure")?])?;
+        let mut around: BTreeMap<String, String> = text
+            .lines()
+            .map(|line| line.split_once(' ').unwrap_or((line, "")))
+            .map(|(name, what)| (name.into(), what.into()))
+            .collect();
+        let power = self.json("power/mercure.json")?;
+        for key in ["power", "autostart", "nics", "units"] {
+            around.insert(key.into(), power[key].to_string());
+        }
+        ensure!(around.len() > 100, "{text}");
+        Ok(around)
+    }
+}
