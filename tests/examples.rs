@@ -228,7 +228,7 @@ fn their_hooks_can_stand_in_an_inventory() {
     fs::write(&file, format!("{head}{}", fs::read_to_string(example("hooks.toml")).unwrap())).unwrap();
     let inventory = upgradectl::inventory::load(&file).unwrap();
     let hooks = serde_json::to_string(&inventory.guests["mercure"].hooks).unwrap();
-    assert_eq!(inventory.guests["mercure"].hooks.len(), 3);
+    assert_eq!(inventory.guests["mercure"].hooks.len(), 4);
     for script in SCRIPTS.iter().filter(|name| **name != "downtime-icinga2") {
         assert!(hooks.contains(&format!("/usr/local/sbin/{script}")), "{script} is in no hook");
     }

@@ -8,6 +8,7 @@
 //! * [`net`]: who owns an address, announcing one, connecting to one.
 //! * [`storage`]: volumes and their snapshots.
 //! * [`libvirt`], [`xl`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
+//! * [`Placed`]: a platform made of two, one that holds the volumes and one that runs the guests; [`sight`]: what each sees.
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
 
 pub mod error;
@@ -15,6 +16,8 @@ pub mod host;
 pub mod libvirt;
 pub mod net;
 pub mod occasion;
+mod placed;
+pub mod sight;
 pub mod sim;
 pub mod storage;
 pub mod xl;
@@ -22,7 +25,7 @@ pub mod xl;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +35,8 @@ use serde::{Deserialize, Serialize};
 pub use error::{Cause, Error, Result};
 pub use host::{ByMac, GuestLink, Host};
 pub use net::{MacAddr, Net};
+pub use placed::Placed;
+pub use sight::{Bridged, FreeMemory, Sight};
 pub use storage::{Mark, Role, Storage, VolumeKind, VolumeRef};
 
 /// What an idempotent operation did. `Unchanged` is a success: the world already was as asked.
@@ -115,6 +120,25 @@ pub struct Nic {
     pub addresses: Vec<IpAddr>,
 }
 
+/// A kernel on the host that a guest is started with, with no boot loader of the guest's in between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKernel {
+    /// Path of the kernel on the host.
+    pub kernel: String,
+    /// Path of its initrd there.
+    #[serde(default)]
+    pub initrd: Option<String>,
+    /// Its command line.
+    #[serde(default)]
+    pub arguments: Option<String>,
+}
+
+/// Whether a kernel of the host's is a boot loader (pv-grub, pygrub's kin) that starts the guest's own.
+pub(crate) fn loads_another(kernel: &str) -> bool {
+    let name = kernel.rsplit('/').next().unwrap_or(kernel);
+    name.contains("grub") || name == "hvmloader"
+}
+
 /// What the platform knows about a guest, without looking inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {
@@ -138,6 +162,8 @@ pub struct GuestFacts {
     pub managed_save: bool,
     /// The run mark on the definition, if any.
     pub mark: Option<Mark>,
+    /// The kernel of the host that it is started with; `None`: it boots its own, or shares the host's.
+    pub kernel: Option<HostKernel>,
 }
 
 /// A stored guest definition, byte for byte as the platform gave it (libvirt: inactive, with secrets).
@@ -180,6 +206,9 @@ pub struct DefinitionEdit {
     pub memory_bytes: Option<u64>,
     /// New number of processors.
     pub vcpus: Option<u32>,
+    /// Another kernel of the host, for a guest that is started with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<HostKernel>,
 }
 
 /// A platform that runs guests. Every operation is safe to repeat; errors whose effect is uncertain (lost
@@ -232,4 +261,22 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>>;
     /// The inside of a running guest, as a machine commands can be run on.
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>>;
+
+    /// The platform that holds the volumes, if that is another than the one that runs the guests.
+    fn holder(&self) -> Option<Arc<dyn Hypervisor>> {
+        None
+    }
+    /// What this host sees behind the path of a volume; `None` if there is nothing.
+    async fn sight(&self, path: &Path) -> Result<Option<Sight>> {
+        sight::look(&*self.host(), path).await
+    }
+    /// Whether a bridge of this host has heard a hardware address that was just in use on a link.
+    async fn bridged(&self, bridge: &str, mac: MacAddr) -> Result<Bridged> {
+        sight::bridged(&*self.host(), bridge, mac).await
+    }
+    /// Memory that guests of this host could be given; `None` if it cannot be told.
+    async fn free_memory(&self) -> Result<Option<FreeMemory>> {
+        let available = sight::available(&*self.host()).await?;
+        Ok(available.map(|free_bytes| FreeMemory { free_bytes, more_bytes: 0 }))
+    }
 }

@@ -291,3 +291,93 @@ async fn fresh_swap_has_the_old_label_and_uuid() {
         run("lvremove", &["-q", "-y", &format!("{}/swap", group.name)]).unwrap();
     }
 }
+
+/// What promotion and a way back do with detached data: a covering snapshot of it as it was, and a merge of that.
+#[tokio::test]
+async fn detached_data_goes_back_to_what_it_was() {
+    let Some(group) = Group::new("detached") else { return };
+    group.lvcreate(&["-L", "64m", "-n", "mail"]);
+    group.lvcreate(&["-L", "200m", "-T", &format!("{}/pool", group.name), "-V", "64m", "-n", "lists"]);
+    let (thick, thin) = drivers();
+    for (storage, kind, name) in [(&thick, VolumeKind::LvmThick, "mail"), (&thin, VolumeKind::LvmThin, "lists")] {
+        group.mkfs(name);
+        let (data, saved) = (group.volume(kind, name), group.volume(kind, &format!("{RUN}-{name}.saved")));
+        write(storage, &data, "mbox", b"old").await;
+        let uuid = block(storage, &data).await.id;
+        let size = storage.size_snapshot(&data, Some(SizePolicy::Covering)).await.unwrap().map(|sized| sized.size);
+        let copy = CopyRequest { source: &data, target: &saved, size };
+        storage.snapshot_set(&[copy], &mark(Role::Detached)).await.unwrap();
+        write(storage, &data, "mbox", b"written since").await;
+        write(storage, &data, "new", &[7; 1 << 20]).await;
+
+        assert_eq!(storage.probe(&saved, &mark(Role::Detached)).await.unwrap(), Snapshot::Present);
+        storage.merge(&[(&saved, &data)], RUN).await.unwrap();
+        // At once, drained or not; and again changes nothing.
+        assert_eq!(read(storage, &data, "mbox").await, b"old", "{kind:?}");
+        storage.merge(&[(&saved, &data)], RUN).await.unwrap();
+        for _ in 0..600 {
+            if block(storage, &data).await.merge.is_none() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert_eq!(storage.probe(&saved, &mark(Role::Detached)).await.unwrap(), Snapshot::Absent);
+        let opened = storage.open(&data, Access::Read).await.unwrap();
+        assert!(!opened.path().join("new").exists() && fs::read(opened.path().join("mbox")).unwrap() == b"old");
+        drop(opened);
+        let after = block(storage, &data).await;
+        eprintln!("{kind:?}: {uuid} became {}", after.id);
+        assert!(after.snapshots.is_empty() && after.merge.is_none());
+        assert_eq!(storage.inspect(&data).await.unwrap().unwrap().mark, None, "the data bears no mark of the run");
+        // The removal at the end of the way back finds nothing left.
+        assert_eq!(storage.remove(&saved, RUN).await.unwrap(), Change::Unchanged);
+    }
+}
+
+/// A guest's whole disk: a partition table within a volume, opened at its root through loop devices, and nothing is left.
+#[tokio::test]
+async fn a_disk_with_partitions_is_copied_as_one_and_opened_by_partition() {
+    let Some(group) = Group::new("disk") else { return };
+    group.lvcreate(&["-L", "96m", "-n", "mercure"]);
+    let device = group.path("mercure");
+    // An MBR: /boot of 16 MiB from 1 MiB on, the root of 64 MiB from 17 MiB on.
+    let mut sector = [0; 512];
+    for (at, start, sectors) in [(446, 2048_u32, 32_768_u32), (462, 34_816, 131_072)] {
+        sector[at + 4] = 0x83;
+        sector[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+        sector[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    }
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    fs::File::options().write(true).open(&device).unwrap().write_all(&sector).unwrap();
+    let disk = device.to_str().unwrap();
+    for (offset, blocks) in [("1048576", "16384"), ("17825792", "65536")] {
+        let offset = format!("offset={offset}");
+        run("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "1024", "-E", &offset, disk, blocks]).unwrap();
+    }
+    let point = tempfile::tempdir().unwrap();
+    let options = ["-o", "loop,offset=17825792,sizelimit=67108864", disk, point.path().to_str().unwrap()];
+    run("mount", &options).unwrap();
+    fs::create_dir_all(point.path().join("etc")).unwrap();
+    fs::create_dir_all(point.path().join("boot")).unwrap();
+    fs::write(point.path().join("etc/fstab"), "/dev/xvda2 / ext4\n/dev/xvda1 /boot ext4\n").unwrap();
+    run("umount", &[point.path().to_str().unwrap()]).unwrap();
+
+    let (thick, _) = drivers();
+    let (origin, copy) = (group.volume(VolumeKind::LvmThick, "mercure"), group.volume(VolumeKind::LvmThick, "copy"));
+    let layout = thick.layout(&origin).await.unwrap().unwrap();
+    assert_eq!((layout.table.as_deref(), layout.areas.len()), (Some("dos"), 2), "{layout:?}");
+    thick.snapshot(&origin, &copy, &mark(Role::Clone)).await.unwrap();
+    assert_eq!(thick.layout(&copy).await.unwrap().unwrap().areas, layout.areas, "of the origin's size");
+    let opened = thick.open(&copy, Access::Write).await.unwrap();
+    assert_eq!(opened.nested(), [PathBuf::from("boot")]);
+    fs::write(opened.path().join("etc/hostname"), "clone\n").unwrap();
+    fs::write(opened.path().join("boot/vmlinuz"), "new").unwrap();
+    drop(opened);
+    let (old, new) = (thick.open(&origin, Access::Read).await.unwrap(), thick.open(&copy, Access::Read).await.unwrap());
+    assert!(!old.path().join("etc/hostname").exists() && !old.path().join("boot/vmlinuz").exists());
+    assert_eq!(fs::read_to_string(new.path().join("boot/vmlinuz")).unwrap(), "new");
+    drop((old, new));
+    assert!(!run("losetup", &["-a"]).unwrap().contains(&group.name), "no loop device is left");
+    assert_eq!(block(&thick, &copy).await.open, Some(false));
+    assert_eq!(thick.remove(&copy, RUN).await.unwrap(), Change::Removed);
+}

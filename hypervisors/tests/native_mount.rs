@@ -174,12 +174,12 @@ async fn what_is_not_one_plain_file_system_is_refused() {
     let cases: [(&[&str], &str); 4] = [
         (&["mkfs.btrfs", "-q", "-f"], "btrfs"),
         (&["mkswap", "-q"], "swap"),
-        (&["true", "partition table"], "partition table"),
+        (&["true", "partition"], "none can be opened (1 nothing known)"),
         (&["true"], "nothing"),
     ];
     for (make, word) in cases {
         let Some(disk) = Disk::new(make) else { continue };
-        if word == "partition table" {
+        if make.len() == 2 && make[0] == "true" {
             // One partition of type 83, from sector 2048 on; the signature.
             let device = fs::File::options().write(true).open(&disk.device).unwrap();
             device.write_all_at(&[0, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 8, 0], 446).unwrap();

@@ -18,6 +18,7 @@ pub struct Upgradectl {
     inventory: PathBuf,
     state: PathBuf,
     environment: Vec<(String, String)>,
+    under: Vec<String>,
 }
 
 /// What a command did.
@@ -44,7 +45,13 @@ impl Upgradectl {
         let binary = std::env::var_os("UPGRADECTL_BIN").context("UPGRADECTL_BIN is not set; run this by make")?;
         let binary = PathBuf::from(binary);
         ensure!(binary.is_file(), "UPGRADECTL_BIN: there is no {}", binary.display());
-        Ok(Upgradectl { binary, inventory: inventory.into(), state: state.into(), environment: Vec::new() })
+        Ok(Upgradectl {
+            binary,
+            inventory: inventory.into(),
+            state: state.into(),
+            environment: Vec::new(),
+            under: Vec::new(),
+        })
     }
 
     /// The product in a lab: its inventory and a state directory in it.
@@ -62,6 +69,13 @@ impl Upgradectl {
         self
     }
 
+    /// Runs it by another program, which gets the product and its arguments as its last ones.
+    #[must_use]
+    pub fn under<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Upgradectl {
+        self.under = words.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Its state directory.
     pub fn state(&self) -> &Path {
         &self.state
@@ -69,7 +83,14 @@ impl Upgradectl {
 
     /// The command, for callers that want to start, kill or feed it themselves.
     pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.under.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
         command
             .args(args)
             .env("UPGRADECTL_INVENTORY", &self.inventory)

@@ -19,5 +19,3 @@ mod trouble;
 mod world;
 #[path = "dom0/xl.rs"]
 mod xl;
-#[path = "dom0/xl_backend.rs"]
-mod xl_backend;

@@ -20,6 +20,8 @@ mod lifecycle;
 mod mail;
 #[path = "native/picture.rs"]
 mod picture;
+#[path = "native/pool.rs"]
+mod pool;
 #[path = "native/refusals.rs"]
 mod refusals;
 #[path = "native/shapes.rs"]

@@ -10,12 +10,18 @@ mod detached;
 mod dhcp;
 #[path = "sim/fence.rs"]
 mod fence;
+#[path = "sim/freeze.rs"]
+mod freeze;
 #[path = "sim/hooks.rs"]
 mod hooks;
+#[path = "sim/kernel.rs"]
+mod kernel;
 #[path = "sim/light.rs"]
 mod light;
 #[path = "sim/matrix.rs"]
 mod matrix;
+#[path = "sim/placement.rs"]
+mod placement;
 #[path = "sim/quarantine.rs"]
 mod quarantine;
 #[path = "sim/readers.rs"]

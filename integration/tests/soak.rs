@@ -11,6 +11,9 @@ mod trouble;
 #[path = "dom0/world.rs"]
 mod world;
 
+#[path = "dom0/xl_backend.rs"]
+mod xl_backend;
+
 use anyhow::{Result, ensure};
 use integration::dom0::guest::MERCURE;
 use integration::dom0::tale::{CLONE, Tale, Thickness};

@@ -66,6 +66,13 @@ pub fn found(tree: &Tree) -> Result<Vec<Queue>, GuestError> {
     Ok(queues)
 }
 
+/// Services that keep a queue beneath a mount point (absolute), of those of which a unit is `held`.
+pub fn kept_in(point: &Path, held: impl Fn(&String) -> bool) -> Result<Vec<String>, GuestError> {
+    let beneath = |spool: &String| Path::new("/").join(spool).starts_with(point);
+    let rules = tables()?.queue.iter().filter(|rule| rule.spools.iter().any(beneath) && rule.units.iter().any(&held));
+    Ok(rules.map(|rule| rule.service.clone()).collect())
+}
+
 /// The spool directories of a rule, a `*` at the end of the last component spelt out, and postfix's own setting.
 fn spools(tree: &Tree, rule: &QueueRule) -> Result<Vec<PathBuf>, GuestError> {
     let mut spools = Vec::new();

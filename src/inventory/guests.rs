@@ -35,12 +35,14 @@ pub(super) fn guest(name: &str, section: Section<'_>, known: &Known<'_>, partial
     };
     let host = known.host(host);
     let runs_on = known.host(section.get("runs_on"));
+    let (disks, paths) = section.section("disks").map(|section| disks(&section)).unwrap_or_default();
     let spec = GuestSpec {
         name: name.to_owned(),
         runs_on: runs_on.or_else(|| host.clone()).unwrap_or_default(),
         host: host.clone().unwrap_or_default(),
         ssh: section.section("ssh").map(|section| ssh(section, false)).unwrap_or_default(),
-        disks: section.section("disks").map(|section| disks(&section)).unwrap_or_default(),
+        disks,
+        paths,
         quarantine: section.section("quarantine").map(quarantine).unwrap_or_default(),
         upgrade: section.get("upgrade").and_then(|item| upgrade(item.section()?)),
         promote: section.section("promote").map(promote).unwrap_or_default(),
@@ -70,9 +72,24 @@ pub(super) fn check_name(problems: &Problems<'_>, place: &Place, name: &str) {
     }
 }
 
-fn disks(section: &Section<'_>) -> BTreeMap<String, DiskRule> {
+/// A word, or a table with the word and the paths.
+fn disks(section: &Section<'_>) -> (BTreeMap<String, DiskRule>, BTreeMap<String, DiskPaths>) {
     let words = [("clone", DiskRule::Clone), ("swap", DiskRule::Swap), ("detach", DiskRule::Detach)];
-    section.entries().into_iter().filter_map(|(name, item)| Some((name, item.choice(&words)?))).collect()
+    let (mut rules, mut all) = (BTreeMap::new(), BTreeMap::new());
+    for (name, item) in section.entries() {
+        if !item.is_table() {
+            rules.extend(item.choice(&words).map(|rule| (name, rule)));
+            continue;
+        }
+        let Some(table) = item.section() else { continue };
+        rules.extend(table.choice("rule", &words).map(|rule| (name.clone(), rule)));
+        let paths = DiskPaths { volume: table.path("volume"), copy: table.path("copy") };
+        table.finish("a disk");
+        if paths != DiskPaths::default() {
+            all.insert(name, paths);
+        }
+    }
+    (rules, all)
 }
 
 fn quarantine(section: Section<'_>) -> Quarantine {
@@ -281,19 +298,26 @@ fn hook_at(at: &Item<'_>, section: &Section<'_>) -> Option<HookTime> {
         .collect();
     let mut words: Vec<(&str, (HookPoint, Verb))> = all.iter().map(|(word, value)| (word.as_str(), *value)).collect();
     words.push(("volumes", (HookPoint::Volumes, Verb::Clone)));
+    words.push(("merge", (HookPoint::Merge, Verb::Commit)));
     let chosen = at.choice(&words);
     let run = hook_argv(section.need("run", "run = [\"program\", \"argument\"]"));
     let undo = hook_argv(section.get("undo"));
     let (point, verb) = chosen?;
-    if point == HookPoint::Volumes && undo.is_none() {
-        section.problem("at = \"volumes\" needs an undo", Some("undo = [\"program\", \"argument\"]"));
+    let word = match point {
+        HookPoint::Volumes => "volumes",
+        HookPoint::Merge => "merge",
+        HookPoint::Before | HookPoint::After => "",
+    };
+    if !word.is_empty() && undo.is_none() {
+        section.problem(format!("at = \"{word}\" needs an undo"), Some("undo = [\"program\", \"argument\"]"));
     }
     Some(HookTime::At { point, verb, run: run?, undo })
 }
 
 /// A command with placeholders; one that is nearly a placeholder is a slip.
 fn hook_argv(item: Option<Item<'_>>) -> Option<Vec<String>> {
-    const KNOWN: [&str; 5] = ["run", "clone", "original", "clone_address", "original_address"];
+    const KNOWN: [&str; 7] =
+        ["run", "clone", "original", "clone_address", "original_address", "runs_on", "clone_runs_on"];
     let item = item?;
     let argv = item.argv()?;
     for argument in &argv {

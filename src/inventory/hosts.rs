@@ -1,5 +1,7 @@
 //! Reading `[hosts]` and logins.
 
+use std::collections::BTreeMap;
+
 use super::model::{Credentials, HostSpec, HypervisorKind, SshSpec};
 use super::read::{Item, Section};
 
@@ -24,6 +26,8 @@ pub(super) fn host(item: &Item<'_>) -> Option<HostSpec> {
         definitions: None,
         jails: None,
         state: None,
+        part: None,
+        links: section.section("links").map(|section| links(&section)).unwrap_or_default(),
         url: None,
         ca: None,
         thumbprint: None,
@@ -33,7 +37,10 @@ pub(super) fn host(item: &Item<'_>) -> Option<HostSpec> {
         HypervisorKind::Libvirt => spec.uri = section.string("uri"),
         HypervisorKind::Xl => spec.definitions = section.path("definitions"),
         HypervisorKind::Jail => spec.jails = section.path("jails"),
-        HypervisorKind::Sim => spec.state = section.path("state"),
+        HypervisorKind::Sim => {
+            spec.state = section.path("state");
+            spec.part = section.parse("part", user_name);
+        }
         HypervisorKind::Vsphere => {
             spec.url = section.need("url", "url = \"https://vcenter.example\"").and_then(|item| item.parse(https_url));
             spec.ca = section.path("ca");
@@ -44,6 +51,17 @@ pub(super) fn host(item: &Item<'_>) -> Option<HostSpec> {
     }
     section.finish(&format!("a host with hypervisor = \"{}\"", words.iter().find(|w| w.1 == hypervisor)?.0));
     Some(spec)
+}
+
+/// Names of interfaces, by names of interfaces.
+fn links(section: &Section<'_>) -> BTreeMap<String, String> {
+    let entries = section.entries().into_iter();
+    entries.filter_map(|(name, item)| Some((name, item.parse(interface_name)?))).collect()
+}
+
+fn interface_name(text: &str) -> Result<String, String> {
+    let sound = text.len() <= 15 && !text.starts_with(['.', '-']) && !text.contains(['/', ' ', ':']);
+    if sound { Ok(text.to_owned()) } else { Err(format!("{text:?} is not the name of an interface")) }
 }
 
 /// Reads a login. A host's or a source's must say where; a guest's address is discovered.

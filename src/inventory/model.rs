@@ -53,6 +53,12 @@ pub struct HostSpec {
     pub jails: Option<PathBuf>,
     /// Directory of the simulated world (sim); beside the journal if absent.
     pub state: Option<PathBuf>,
+    /// Which host of the simulated world it is (sim); the first if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
+    /// Interfaces of the controller that are on the links of this host's bridges, by bridge; the bridge's name if absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub links: BTreeMap<String, String>,
     /// Address of the API (vsphere).
     pub url: Option<String>,
     /// Certificate authority of the API.
@@ -109,6 +115,9 @@ pub struct GuestSpec {
     pub ssh: SshSpec,
     /// What happens to disks, by their name in the definition; undeclared: [`DiskRule::Clone`].
     pub disks: BTreeMap<String, DiskRule>,
+    /// Disks whose volumes the definition names by another path than [`GuestSpec::host`] does.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub paths: BTreeMap<String, DiskPaths>,
     /// What is switched off in the clone.
     pub quarantine: Quarantine,
     /// How it is upgraded.
@@ -144,6 +153,15 @@ pub enum DiskRule {
     Swap,
     /// Stays with the original; taken out of the clone and of its fstab.
     Detach,
+}
+
+/// The two names of a disk that is reached over a network: on the host that holds its volume, and where it is run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskPaths {
+    /// The volume on [`GuestSpec::host`], where the definition names another path (`/dev/etherd/e1.13`).
+    pub volume: Option<PathBuf>,
+    /// The path by which the hosts that run guests see the volume that `clone` makes; `{run}` is replaced.
+    pub copy: Option<PathBuf>,
 }
 
 /// What is switched off in the clone.
@@ -436,4 +454,6 @@ pub enum HookPoint {
     After,
     /// With the volumes that it makes: right after, and taken back right before they are removed or merged.
     Volumes,
+    /// Around a merge: right before it, while production is stopped, and taken back right before production starts.
+    Merge,
 }

@@ -294,6 +294,10 @@ impl<'a> Item<'a> {
         self.problem(format!("is {}, not {wanted}", with_article(self.value.type_str())), None);
     }
 
+    pub fn is_table(&self) -> bool {
+        self.value.is_table()
+    }
+
     pub fn section(&self) -> Option<Section<'a>> {
         let Some(table) = self.value.as_table() else {
             self.wrong_type("a table");

@@ -85,7 +85,7 @@ fn the_starter_loads_as_it_is_and_with_every_comment_taken_off() {
         .filter(|line| line.starts_with('[') || line.contains(" = "))
         .filter(|line| !line.starts_with("upgrade = ") || line.contains("debian"))
         .filter(|line| {
-            !["definitions", "jails", "url", "ca", "credentials", "state", "deadline", "Further"]
+            !["definitions", "jails", "url", "ca", "credentials", "state", "part", "deadline", "Further"]
                 .iter()
                 .any(|key| line.starts_with(key))
         })
@@ -109,6 +109,40 @@ fn further_files_are_read_in_name_order() {
     .1
     .unwrap();
     assert_eq!(inventory.guests["b"].runs_on, "there");
+}
+
+#[test]
+fn a_disk_may_have_other_paths_where_it_is_run() {
+    let inventory = at(&[(
+        "inventory.toml",
+        r#"
+version = 1
+[hosts]
+trolls = { hypervisor = "xl" }
+perceval = { hypervisor = "libvirt", uri = "xen+ssh://perceval/system", links = { xenbr0 = "eth1" } }
+[guests.mercure]
+host = "trolls"
+runs_on = "perceval"
+disks.xvda1 = { volume = "/dev/vg1/mercure", copy = "/dev/etherd/e3.6" }
+disks.xvda2 = { rule = "swap", copy = "/dev/{run}" }
+disks.xvdb1 = "detach"
+"#,
+    )])
+    .1
+    .unwrap();
+    let mercure = &inventory.guests["mercure"];
+    assert_eq!(inventory.hosts["perceval"].links["xenbr0"], "eth1");
+    assert_eq!(mercure.paths["xvda1"].volume.as_deref(), Some(Path::new("/dev/vg1/mercure")));
+    assert_eq!(mercure.paths["xvda2"].copy.as_deref(), Some(Path::new("/dev/{run}")));
+    let rules: Vec<_> = mercure.disks.iter().map(|(name, rule)| (name.as_str(), *rule)).collect();
+    assert_eq!(rules, [("xvda2", DiskRule::Swap), ("xvdb1", DiskRule::Detach)]);
+    let said = errors_of(
+        "version = 1\n[hosts]\na = { hypervisor = \"xl\", links = { x = \"a/b\" } }\n[guests.g]\nhost = \"a\"\n\
+         disks.x = { volumes = \"/a\", copy = \"a\" }\n",
+    );
+    for part in ["not the name of an interface", "volumes", "absolute path"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }
 
 #[test]

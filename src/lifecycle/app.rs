@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use hypervisors::Hypervisor;
 use rand::Rng;
 
+use super::address;
 use super::clone::{self, CloneWishes};
 use super::error::{Failure, exit};
 use super::facts::Facts;
 use super::held::Held;
 pub use super::invocation::{Finish, Front, Options};
 use super::page::Proposal;
+use super::placement;
 use super::preflight::{self, Finding, Findings, Verdict};
 use super::record::RunFacts;
 use super::state::{State, Verb};
-use super::{address, world};
+use super::world::Sides;
 use crate::engine::{Emitter, EventBody, Sink, lease};
 use crate::inventory::values::AddressWish;
 use crate::inventory::{GuestSpec, Inventory, Strategy};
@@ -111,14 +112,10 @@ impl App {
         })
     }
 
-    pub(super) fn hypervisor(&self, host: &str) -> Result<Arc<dyn Hypervisor>, Failure> {
-        let hosts = self.inventory.hosts.iter().filter(|(name, _)| *name == host);
-        let mut all = world::platforms(hosts, &self.state)?;
-        all.remove(host).ok_or_else(|| {
-            Failure::new(exit::USAGE, format!("use host {host}"))
-                .cause("it is not in the inventory")
-                .help("put it into [hosts]")
-        })
+    /// Everything a plan for a guest without a run rests on.
+    pub(super) async fn gather(&self, spec: &GuestSpec) -> Result<Facts, Failure> {
+        let (hypervisor, paths) = self.production(spec).await?;
+        Facts::gather(spec, &hypervisor, paths).await
     }
 
     /// Carries a verb out, from the command line to its exit code. The last event is `verb_finished`.
@@ -173,8 +170,8 @@ impl App {
         let run = journal.run(&run.id)?.ok_or_else(|| JournalError::Missing(run.id.clone()))?;
         let record: RunFacts = serde_json::from_value(run.facts.clone())?;
         let spec = self.spec(&run.guest)?.clone();
-        let hypervisor = self.hypervisor(&record.host)?;
-        Ok(Held { app: self, journal, lease, record, spec, hypervisor, emit: emit.clone(), run })
+        let Sides { production: hypervisor, clone } = self.sides(&record)?;
+        Ok(Held { app: self, journal, lease, record, spec, hypervisor, clone, emit: emit.clone(), run })
     }
 
     async fn clone_guest(&self, word: &str, options: &Options, emit: &Arc<Emitter>) -> Result<Finish, Failure> {
@@ -200,8 +197,7 @@ impl App {
             spec.clone.runs_on = Some(host.clone());
         }
         let spec = &spec;
-        let hypervisor = self.hypervisor(&spec.host)?;
-        let mut facts = Facts::gather(spec, &hypervisor).await?;
+        let mut facts = self.gather(spec).await?;
         let declared: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         let wishes = if options.ip.is_empty() { declared } else { options.ip.clone() };
         let strategy = options.strategy.or(spec.clone.strategy).unwrap_or(Strategy::Snapshot);
@@ -211,10 +207,15 @@ impl App {
         };
         facts.size_copies(strategy).await?;
         let record = clone::record(&facts, &addressing, strategy, &self.state, &self.scratch)?;
-        let wishes = CloneWishes {
+        let sides = self.sides(&record)?;
+        facts.hypervisor = sides.production.clone();
+        facts.clone_side = sides.clone.clone();
+        facts.look_around().await?;
+        let mut wishes = CloneWishes {
             hostname: options.hostname.clone(),
             skeletons: clone::skeletons(&facts).await?,
             fence: clone::fence(&facts, &addressing).await?,
+            freeze: None,
         };
         let mut findings = Findings::default();
         // Before there is a run, what is known of the original's keys lies in the scratch directory.
@@ -222,13 +223,24 @@ impl App {
         link.known_hosts = self.scratch.join(format!("known_hosts.{guest}"));
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&guest, &facts.host_keys))?;
         preflight::for_clone(&facts, &addressing, strategy, options.accept_loss, &link, &mut findings).await?;
+        placement::check(&facts, &record, &self.hypervisor(&record.host)?, &mut findings).await?;
+        if findings.refusal().is_none() {
+            match clone::freeze(&facts, strategy, &link).await {
+                Some(Ok(freeze)) => {
+                    findings.pass("freeze", format!("frozen for the snapshot, at most {} s", freeze.seconds));
+                    wishes.freeze = Some(freeze);
+                }
+                Some(Err(why)) => findings.warn("freeze", format!("paused for the snapshot, not frozen: {why}")),
+                None => {}
+            }
+        }
         let planned = clone::plan(&facts, &record, &wishes);
         // A refusal explains more than a plan that cannot be made.
         if let (Err(_), Some(finding)) = (&planned, findings.refusal()) {
             return Err(refused("clone", &guest, finding));
         }
         let (plan, page) = planned?;
-        let proposal = Proposal { plan, page, findings: findings.0 };
+        let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
         if let Some(finish) = self.approve(&proposal, options, emit)? {
             return Ok(finish);
         }
@@ -249,8 +261,19 @@ impl App {
         // The look at the original ends here: by strategy `origin` its volume is about to be written to.
         drop(facts);
         let run = journal.run(&run)?.ok_or_else(|| JournalError::Missing(run))?;
-        let mut held =
-            Held { app: self, journal, lease, run, record, spec: spec.clone(), hypervisor, emit: emit.clone() };
+        // The paths on other hosts have the run's name by now.
+        let Sides { production: hypervisor, clone } = self.sides(&record)?;
+        let mut held = Held {
+            app: self,
+            journal,
+            lease,
+            run,
+            record: record.clone(),
+            spec: spec.clone(),
+            hypervisor,
+            clone,
+            emit: emit.clone(),
+        };
         let result = held.execute_new(&plan, options).await;
         let _ = held.journal.release(&held.lease);
         result
@@ -272,7 +295,7 @@ impl App {
 
     /// Shows the plan, if it is not approved by the command line.
     pub(super) fn offer(&self, proposal: &Proposal, options: &Options, emit: &Emitter) -> Result<Offer, Failure> {
-        let Proposal { plan, page, findings } = proposal;
+        let Proposal { plan, page, findings, .. } = proposal;
         for finding in findings.iter().filter(|finding| finding.verdict != Verdict::Passed) {
             emit.send(EventBody::Preflight {
                 id: finding.id.clone(),

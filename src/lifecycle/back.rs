@@ -2,7 +2,7 @@
 
 use hypervisors::VolumeRef;
 
-use super::detached::{Saved, what_is_kept};
+use super::detached::{Saved, drained, what_is_kept};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::RunFacts;
@@ -51,6 +51,7 @@ fn with_restores(mut undos: Vec<PlanStep>, record: &RunFacts, restore: &[Saved])
         let proofs = undos[..start].iter().rev().take_while(|step| matches!(step.op, Op::Do(_))).count();
         let at = start - proofs;
         undos.splice(at..at, restore.iter().map(|saved| saved.step(record)));
+        undos = drained(undos, record, restore);
     }
     undos
 }
@@ -66,7 +67,7 @@ pub(super) fn discard_aside(record: &RunFacts, pasts: &[Past], root: &VolumeRef,
             })
         };
     let discard = match running {
-        true => queues::Discard::of_a_running(&record.host, root, &record.original),
+        true => queues::Discard::of_a_running(record.production_host(), root, &record.original),
         false => queues::Discard { host: record.host.clone(), volume: root.clone(), inside: None },
     };
     let step = PlanStep::new(Stage::Tidy, discard, 0.5).undo(Undo::Nothing).on_failure(OnFailure::Warn);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use hypervisors::storage::Access;
-use hypervisors::{ByMac, DefinitionEdit, DiskEdit, GuestLink, Mark, Role, VolumeKind, VolumeRef};
+use hypervisors::storage::{Access, Copies};
+use hypervisors::{ByMac, DefinitionEdit, DiskEdit, GuestLink, Mark, Power, Role, VolumeKind, VolumeRef};
 
 use super::address::Addressing;
 use super::error::Failure;
@@ -14,7 +14,7 @@ use super::hooks::Hooks;
 use super::page::{Page, Row};
 use super::record::{RunDisk, RunFacts};
 use super::state::State;
-use super::{in_place, origin};
+use super::{filesystems, in_place, origin, placement};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{OnFailure, Outage, Plan, PlanStep, Stage, Undo, outages};
 use crate::guest::fence::{Destination, Fence, Way};
@@ -22,6 +22,7 @@ use crate::guest::mounts::SkeletonDirectory;
 use crate::guest::{self, CloneSpec, Tree};
 use crate::inventory::values::{Allowed, AllowedTo};
 use crate::inventory::{DiskRule, NetworkRule, Strategy, Verb};
+use crate::steps::freeze::Freeze;
 use crate::steps::{block, domain, files, fsck, net, queues, sha256, storage, upgrade, verify};
 
 /// What the command line asks for beside the guest.
@@ -33,6 +34,8 @@ pub struct CloneWishes {
     pub skeletons: Vec<(PathBuf, Vec<SkeletonDirectory>)>,
     /// What the clone may reach ([`fence`]); everything if absent.
     pub fence: Option<Fence>,
+    /// How the original is frozen for the snapshot ([`freeze`]); it is paused if absent.
+    pub freeze: Option<Freeze>,
 }
 
 /// Where the copy of a disk goes: beside its source, named by run and disk.
@@ -108,15 +111,20 @@ pub fn record(
                 DiskRule::Swap => strategy != Strategy::InPlace,
                 DiskRule::Detach => false,
             };
+            let copied = source.as_ref().filter(|_| copy);
+            let there = facts.spec.paths.get(&disk.disk.name).and_then(|paths| paths.copy.as_ref());
             RunDisk {
+                source_there: source.as_ref().and_then(|source| facts.paths.get(&source.path).cloned()),
+                target_there: copied.and(there).map(|there| there.to_string_lossy().replace("{run}", &run).into()),
                 name: disk.disk.name.clone(),
                 root: disk.disk.root,
                 rule: disk.rule,
-                target: source.as_ref().filter(|_| copy).map(|source| target(source, &run, &disk.disk.name)),
+                target: copied.map(|source| target(source, &run, &disk.disk.name)),
                 source,
             }
         })
         .collect();
+    let elsewhere = |host: &String| (*host != facts.spec.host).then(|| host.clone());
     let tree = Tree::open(facts.root.path())?;
     let hostname = tree.read_text(Path::new("etc/hostname"))?.unwrap_or_default().trim().to_owned();
     let original = link(&facts.spec.name, addressing.original, run_dir.join("known_hosts.original"));
@@ -133,6 +141,12 @@ pub fn record(
         strategy,
         copying: facts.copying()?,
         host: facts.spec.host.clone(),
+        production_on: elsewhere(&facts.spec.runs_on),
+        clone_on: elsewhere(match (strategy, &facts.spec.clone.runs_on) {
+            // There is no clone but the guest itself.
+            (Strategy::InPlace, _) | (_, None) => &facts.spec.runs_on,
+            (_, Some(host)) => host,
+        }),
         definition: sha256(facts.definition.text.as_bytes()),
         disks,
         addressing: addressing.clone(),
@@ -164,7 +178,19 @@ pub async fn skeletons(facts: &Facts) -> Result<Vec<(PathBuf, Vec<SkeletonDirect
         let data = facts.hypervisor.storage(volume.kind)?.open(volume, Access::Glance).await?;
         skeletons.push((mount_point, guest::mounts::skeleton(&Tree::open(data.path())?)?));
     }
+    // Of a disk with partitions, only its root would be opened.
+    for one in filesystems::detached(&facts.placed).filter(|one| one.number.is_none() && mountable(&one.content)) {
+        let Some(disk) = facts.detached().find(|disk| disk.disk.name == one.disk) else { continue };
+        let Ok(volume) = &disk.volume else { continue };
+        let data = facts.hypervisor.storage(volume.kind)?.open(volume, Access::Glance).await?;
+        skeletons.push((one.point.clone(), guest::mounts::skeleton(&Tree::open(data.path())?)?));
+    }
     Ok(skeletons)
+}
+
+/// Whether data is a file system that is opened on a host.
+fn mountable(content: &str) -> bool {
+    matches!(content, "ext2" | "ext3" | "ext4" | "xfs")
 }
 
 /// What a fenced clone may reach: the controller, as the clone sees it, and what is allowed.
@@ -198,13 +224,13 @@ pub async fn fence(facts: &Facts, addressing: &Addressing) -> Result<Option<Fenc
 
 /// Learns the address, where a DHCP server chooses it.
 pub fn learnt(record: &RunFacts) -> Option<PlanStep> {
-    let step = net::LearnAddress { host: record.host.clone(), link: record.clone.clone(), timeout_s: 120 };
+    let step = net::LearnAddress { host: record.clone_host().to_owned(), link: record.clone.clone(), timeout_s: 120 };
     record.clone.by.as_ref().map(|_| PlanStep::new(Stage::Settle, step, 3.0).undo(Undo::Nothing))
 }
 
 /// Sees that the fence stands, where there is one.
 pub fn fenced(record: &RunFacts) -> Option<PlanStep> {
-    let step = crate::steps::fence::ProveFenced { host: record.host.clone(), link: record.clone.clone() };
+    let step = crate::steps::fence::ProveFenced { host: record.clone_host().to_owned(), link: record.clone.clone() };
     record.fenced.then(|| PlanStep::new(Stage::Settle, step, 0.5).undo(Undo::Nothing))
 }
 
@@ -214,6 +240,7 @@ fn clone_spec(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> CloneSp
         facts.detached().map(|disk| PathBuf::from(&disk.disk.name)).filter(|path| path.is_absolute()).collect();
     let declared = facts.spec.disks.iter().filter(|(_, rule)| **rule == DiskRule::Detach);
     detached.extend(declared.map(|(name, _)| PathBuf::from(name)).filter(|path| path.is_absolute()));
+    detached.extend(filesystems::detached(&facts.placed).map(|one| one.point.clone()));
     detached.sort();
     detached.dedup();
     CloneSpec {
@@ -253,17 +280,43 @@ pub(super) fn swaps(record: &RunFacts, role: Role) -> Vec<PlanStep> {
     record.swaps().map(fresh).map(|step| PlanStep::new(Stage::Duplicate, step, 1.0)).collect()
 }
 
+/// A frozen guest thaws by itself after so long, in seconds, and so much more for each volume.
+const THAWS_AFTER: (u32, u32) = (25, 5);
+
+/// How the original's file systems can be held still, where a snapshot is of blocks and it runs meanwhile: whether its own
+/// system can freeze them. `link`: the way into it now.
+///
+/// # Errors
+/// The reason if it cannot; `None`: it is of no use here.
+pub async fn freeze(facts: &Facts, strategy: Strategy, link: &GuestLink) -> Option<Result<Freeze, String>> {
+    if facts.copying().ok()? == Copies::Trees || strategy == Strategy::Origin || facts.platform.power != Power::On {
+        return None;
+    }
+    let volumes = u32::try_from(facts.cloned().count()).unwrap_or(u32::MAX);
+    let freeze = Freeze {
+        link: link.clone(),
+        seconds: THAWS_AFTER.1.saturating_mul(volumes).saturating_add(THAWS_AFTER.0),
+        skip: facts.detached().map(|disk| disk.disk.name.clone()).collect(),
+    };
+    let guest = match facts.hypervisor.guest(link) {
+        Ok(guest) => guest,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    Some(freeze.possible(&*guest).await.map(|_| freeze))
+}
+
 /// Copies at one instant, while production runs.
-pub(super) fn duplicate(facts: &Facts, record: &RunFacts, role: Role) -> PlanStep {
+pub(super) fn duplicate(facts: &Facts, record: &RunFacts, freeze: Option<&Freeze>, role: Role) -> PlanStep {
     // Copies of nested or plain volumes are of one instant only if nothing is written meanwhile.
     let pause = facts.hypervisor.capabilities().can_pause;
     let pause_s: f64 = facts.cloned().filter_map(|(disk, _)| disk.facts.as_ref()).map(|seen| seen.pause_s).sum();
     let snapshot = storage::Snapshot {
-        host: record.host.clone(),
+        host: record.production_host().to_owned(),
         guest: facts.spec.name.clone(),
         pause,
         copies: copies(facts, record),
         role,
+        freeze: freeze.map(|freeze| Freeze { link: record.original.clone(), ..freeze.clone() }),
     };
     PlanStep::new(Stage::Duplicate, snapshot, pause_s + 1.0)
 }
@@ -302,13 +355,14 @@ fn adapt(facts: &Facts, record: &RunFacts, wishes: &CloneWishes, root: &VolumeRe
 
 /// The baseline of the original, as it is before anything is upgraded.
 pub(super) fn baseline(facts: &Facts, record: &RunFacts) -> PlanStep {
-    let baseline = verify::TakeBaseline::new(&record.host, &record.original, &record.hostname, &facts.spec.checks);
+    let baseline =
+        verify::TakeBaseline::new(record.production_host(), &record.original, &record.hostname, &facts.spec.checks);
     PlanStep::new(Stage::Settle, baseline, 5.0).undo(Undo::Nothing)
 }
 
 /// The clone is defined, started and waited for.
 fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
-    let (host, run) = (record.host.clone(), &record.clone.name);
+    let (host, run) = (record.clone_host().to_owned(), &record.clone.name);
     let mut edit = DefinitionEdit {
         name: Some(run.clone()),
         uuid: Some(uuid(run)),
@@ -321,7 +375,7 @@ fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
     edit.disks.extend(record.sides().map(|(disk, _, clone)| (disk.name.clone(), DiskEdit::Source(clone.clone()))));
     let left = record.disks.iter().filter(|disk| !record.sides().any(|(other, ..)| other.name == disk.name));
     edit.disks.extend(left.map(|disk| (disk.name.clone(), DiskEdit::Remove)));
-    let definition = facts.hypervisor.derive(&facts.definition, &edit)?;
+    let definition = facts.clone_side.derive(&facts.definition, &edit)?;
     let boots = if facts.hypervisor.capabilities().shares_host_kernel { 8.0 } else { 80.0 };
     let define = domain::Define { host: host.clone(), definition, replaces: None, disks_before: BTreeMap::new() };
     let start = domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60, force: true };
@@ -344,7 +398,7 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
     let hooks = Hooks::new(facts, record);
     let mut steps = hooks.before(Verb::Clone);
     if record.strategy == Strategy::InPlace {
-        steps.extend(in_place::clone(facts, record));
+        steps.extend(in_place::clone(facts, record, wishes.freeze.as_ref()));
     } else {
         let (_, root) = record.root().ok_or_else(|| {
             Failure::new(super::error::exit::REFUSED, format!("clone {name}")).cause("its root disk is not cloned")
@@ -353,13 +407,14 @@ pub fn plan(facts: &Facts, record: &RunFacts, wishes: &CloneWishes) -> Result<(P
         // After the clone's files were opened: by then its journal is replayed, which could bring old settings back.
         let copied = record.sides().filter(|(disk, ..)| disk.rule == DiskRule::Clone).map(|(.., clone)| clone);
         clone.extend(disarm(&record.host, copied).into_iter().map(|step| step.undo(Undo::WithClone)));
+        clone.extend(placement::visible(record, record.clone_host(), record.sides().map(|(.., clone)| clone)));
         clone.extend(come_up(facts, record)?);
         if record.strategy == Strategy::Origin {
             steps.extend(origin::move_production(facts, record)?);
             // To take production back would be a second outage: from here on the run stays where it stopped.
             clone = clone.into_iter().map(|step| step.on_failure(OnFailure::Stop)).collect();
         } else {
-            steps.push(duplicate(facts, record, Role::Clone));
+            steps.push(duplicate(facts, record, wishes.freeze.as_ref(), Role::Clone));
             steps.extend(swaps(record, Role::Clone));
             steps.extend(hooks.with_volumes());
         }
@@ -383,27 +438,30 @@ fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
         "Clone {} by {} ({}, {}, {}).",
         facts.spec.name,
         super::strategy_word(record.strategy),
-        record.host,
+        record.production_host(),
         facts.hypervisor.platform(),
         facts.release,
     ));
+    // The hosts stand there where they are not all the same.
+    let placed = record.production_host() != record.host || record.clone_host() != record.host;
+    let on = |host: &str| if placed { format!("on {host}, ") } else { String::new() };
     page.sides.push(vec![
         "original".into(),
         record.addressing.original.to_string(),
         mac(0).unwrap_or_default(),
-        match record.strategy {
-            Strategy::Origin => "moves to the snapshot",
-            Strategy::InPlace => "is upgraded itself; the snapshot leads back",
-            _ => "keeps serving",
-        }
-        .into(),
+        on(record.production_host())
+            + match record.strategy {
+                Strategy::Origin => "moves to the snapshot",
+                Strategy::InPlace => "is upgraded itself; the snapshot leads back",
+                _ => "keeps serving",
+            },
     ]);
     if record.strategy != Strategy::InPlace {
         page.sides.push(vec![
             "clone".into(),
             record.addressing.shown(),
             new_mac.unwrap_or_default(),
-            format!("{}, {hostname}", mib(memory)),
+            format!("{}{}, {hostname}", on(record.clone_host()), mib(memory)),
         ]);
     }
     for disk in &record.disks {
@@ -420,6 +478,9 @@ fn page(facts: &Facts, record: &RunFacts, outages: &[Outage]) -> Page {
             (DiskRule::Detach, _) => "detached, out of the clone's fstab".into(),
         };
         page.disks.push(vec![disk.name.clone(), source, becomes]);
+        let seen = facts.disks.iter().find(|seen| seen.disk.name == disk.name);
+        let parts = seen.map(|seen| filesystems::shown(seen, &facts.placed)).unwrap_or_default();
+        page.disks.extend(parts.into_iter().map(|(name, what)| vec![format!("  {name}"), what, String::new()]));
     }
     let off: Vec<&str> = facts.quarantine.units.iter().map(|unit| unit.unit.trim_end_matches(".service")).collect();
     if record.strategy == Strategy::InPlace {

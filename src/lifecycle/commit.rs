@@ -28,7 +28,7 @@ async fn restart(
     hypervisor: &dyn Hypervisor,
     number: usize,
 ) -> Result<Vec<PlanStep>, Failure> {
-    let (host, name) = (&record.host, &spec.name);
+    let (host, name) = (record.production_host(), &spec.name);
     let current = hypervisor.definition(name).await?.ok_or_else(|| {
         Failure::new(exit::REFUSED, format!("commit {name}")).cause("it is not defined").help("commit without --rename")
     })?;
@@ -38,23 +38,23 @@ async fn restart(
     }
     let definition = hypervisor.derive(&current, &edit)?;
     let autostart = hypervisor.autostart(name).await?;
-    let starts = |on| domain::Autostart { host: host.clone(), guest: name.clone(), on };
+    let starts = |on| domain::Autostart { host: host.to_owned(), guest: name.clone(), on };
     let mut steps = vec![PlanStep::new(Stage::Quiesce, starts(false), 0.1)];
     let stop =
-        domain::Stop { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false, link: None };
+        domain::Stop { host: host.to_owned(), guest: name.clone(), patience_s: PATIENCE_S, force: false, link: None };
     steps.push(PlanStep::new(Stage::Quiesce, stop, 4.0).outage_begins());
     for (_, source, target) in record.copies() {
-        let rename = storage::RenameVolume { host: host.clone(), from: target.clone(), to: source.clone() };
+        let rename = storage::RenameVolume { host: record.host.clone(), from: target.clone(), to: source.clone() };
         steps.push(PlanStep::new(Stage::Fold, rename, 0.2));
     }
     let define = domain::Define {
-        host: host.clone(),
+        host: host.to_owned(),
         definition,
         replaces: Some(sha256(current.text.as_bytes())),
         disks_before: BTreeMap::new(),
     };
     steps.push(PlanStep::new(Stage::Fold, define, 0.3));
-    let start = domain::Start { host: host.clone(), guest: name.clone(), patience_s: PATIENCE_S, force: false };
+    let start = domain::Start { host: host.to_owned(), guest: name.clone(), patience_s: PATIENCE_S, force: false };
     steps.push(PlanStep::new(Stage::Start, start, 1.0));
     let boots = record.boot_s.unwrap_or(if hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 });
     let checks = super::verify::checks(spec, record, Side::Promoted, number);
@@ -162,7 +162,12 @@ pub async fn plan(
     };
     let define = |(definition, replaces): (Definition, String)| {
         let disks_before = BTreeMap::new();
-        let define = domain::Define { host: host.clone(), definition, replaces: Some(replaces), disks_before };
+        let define = domain::Define {
+            host: record.production_host().to_owned(),
+            definition,
+            replaces: Some(replaces),
+            disks_before,
+        };
         forward(PlanStep::new(Stage::Tidy, define, 0.3))
     };
     // What is given up: by `in-place` the snapshot, which nobody ever ran on.
@@ -181,7 +186,7 @@ pub async fn plan(
         let volume = record.copies().find(|(disk, ..)| disk.root && back).map_or(root, |(_, original, _)| original);
         let aside = match fold {
             true => Discard { host: host.clone(), volume: volume.clone(), inside: None },
-            false => Discard::of_a_running(&host, volume, &record.original),
+            false => Discard::of_a_running(record.production_host(), volume, &record.original),
         };
         let step = PlanStep::new(Stage::Tidy, aside, 1.0).undo(Undo::None);
         discard = Some(step.on_failure(OnFailure::Warn));
@@ -192,7 +197,7 @@ pub async fn plan(
         let checks = super::verify::checks(spec, record, Side::Promoted, now.number);
         let places = record.addressing.original_places.clone();
         let proofs = vec![
-            production::look(Stage::Start, net::Announce { host: host.clone(), places }, 0.1),
+            production::look(Stage::Start, net::Announce { host: record.production_host().to_owned(), places }, 0.1),
             PlanStep::new(Stage::Prove, checks, boots)
                 .undo(Undo::Nothing)
                 .on_failure(OnFailure::Unproven)
@@ -200,11 +205,12 @@ pub async fn plan(
         ];
         let edit = DefinitionEdit { disks: found_disks(record), ..DefinitionEdit::default() };
         let definition = redefine(record, hypervisor, edit).await?;
+        let (let_go, take_up) = hooks.around_merge();
         let fold = Fold {
             definition,
             autostart: now.autostart,
-            before_merge: hooks.without_volumes(),
-            after_merge: discard.take().into_iter().collect(),
+            before_merge: hooks.without_volumes().into_iter().chain(let_go).collect(),
+            after_merge: discard.take().into_iter().chain(take_up).collect(),
             proofs,
             before: OnFailure::Undo,
         };

@@ -1,6 +1,6 @@
 //! Production's definition, as it was found, as this run wrote it, and as it is now: which of them a verb stores next.
 
-use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
+use hypervisors::{Definition, DefinitionEdit, DiskEdit, HostKernel, Mark, Role};
 
 use super::back::Past;
 use super::error::{Failure, exit};
@@ -88,6 +88,15 @@ impl Held<'_> {
         Ok(String::from_utf8_lossy(&self.journal.blob(&self.record.definition)?).into_owned())
     }
 
+    /// The kernel, initrd and command line that the clone was given by hand, where they lie on the host: they were verified
+    /// with it, and go with it.
+    pub(super) async fn new_kernel(&self) -> Result<Option<HostKernel>, Failure> {
+        let kernel =
+            async |guest: &str| Ok::<_, Failure>(self.hypervisor.facts(guest).await?.and_then(|facts| facts.kernel));
+        let (clone, production) = (kernel(&self.record.clone.name).await?, kernel(&self.spec.name).await?);
+        Ok(clone.filter(|kernel| production.is_some_and(|production| production != *kernel)))
+    }
+
     /// The definition of the promoted guest, and the SHA-256 of the one it replaces.
     pub(super) async fn promoted_definition(&self, options: &Options) -> Result<(Definition, String), Failure> {
         let name = &self.spec.name;
@@ -116,12 +125,15 @@ impl Held<'_> {
             }
         }
         let origin = self.record.strategy == Strategy::Origin;
+        let kernel = self.new_kernel().await?;
         if origin && !theirs {
             definition.text = self.found_definition()?;
-            return Ok((definition, replaces));
+            let edit = DefinitionEdit { kernel, ..DefinitionEdit::default() };
+            let same = edit == DefinitionEdit::default();
+            return Ok((if same { definition } else { self.hypervisor.derive(&definition, &edit)? }, replaces));
         }
         let mark = Mark { run: self.run.id.clone(), role: Role::Production };
-        let mut edit = DefinitionEdit { mark: Some((!origin).then_some(mark)), ..DefinitionEdit::default() };
+        let mut edit = DefinitionEdit { mark: Some((!origin).then_some(mark)), kernel, ..DefinitionEdit::default() };
         let clones = self.record.sides().map(|(disk, _, clone)| (disk.name.clone(), DiskEdit::Source(clone.clone())));
         edit.disks.extend(clones);
         Ok((self.hypervisor.derive(&definition, &edit)?, replaces))

@@ -18,9 +18,13 @@ use super::{in_place, origin};
 use crate::engine::history::Status;
 use crate::engine::{OnFailure, Op, Plan, PlanStep, Stage, Undo};
 use crate::inventory::Strategy;
+use crate::steps::block::Drained;
 use crate::steps::detached::{RestoreDetached, stands_on};
 use crate::steps::storage::Pair;
 use crate::steps::{Action, StepError};
+
+/// How long a merge may drain, in seconds; it is looked at, not timed.
+const DRAINS_S: u64 = 24 * 3600;
 
 /// Detached data with the snapshot that promotion took of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +39,7 @@ impl Saved {
     /// The step that restores it.
     pub(super) fn step(&self, record: &RunFacts) -> PlanStep {
         let restore = RestoreDetached {
-            host: record.host.clone(),
+            host: record.production_host().to_owned(),
             disk: self.disk.clone(),
             volume: self.pair.source.clone(),
             saved: self.pair.target.clone(),
@@ -43,6 +47,19 @@ impl Saved {
         // Started on the wrong data, the original would write to it: better down until someone has looked.
         PlanStep::new(Stage::Restore, restore, 0.3).undo(Undo::None).on_failure(OnFailure::Stop)
     }
+}
+
+/// Puts a wait for restored data that is still being merged before the removal of its snapshot.
+pub(super) fn drained(mut steps: Vec<PlanStep>, record: &RunFacts, restore: &[Saved]) -> Vec<PlanStep> {
+    let removal =
+        |step: &PlanStep| matches!(&step.op, Op::Undo(_, Action::Snapshot(made)) if made.role == Role::Detached);
+    let at = steps.iter().position(removal).filter(|_| record.copying != Copies::Trees && !restore.is_empty());
+    if let Some(at) = at {
+        let origins = restore.iter().map(|saved| saved.pair.source.clone()).collect();
+        let wait = Drained { host: record.host.clone(), origins, patience_s: DRAINS_S };
+        steps.insert(at, PlanStep::new(Stage::Tidy, wait, 5.0).undo(Undo::Nothing));
+    }
+    steps
 }
 
 /// What can be restored: detached data that a promoted guest, which is or was live, may have written to.
@@ -112,12 +129,7 @@ impl Held<'_> {
     /// `rollback` or `abort`.
     pub(super) async fn way_back(&mut self, verb: Verb, options: &Options) -> Result<Finish, Failure> {
         let pasts = self.pasts()?;
-        let mut saved = saved(&self.record, &pasts);
-        // A thick snapshot cannot change places with what it was made of.
-        saved.retain(|one| {
-            let storage = self.hypervisor.storage(one.pair.source.kind);
-            storage.is_ok_and(|storage| storage.copies() == Copies::Trees)
-        });
+        let saved = saved(&self.record, &pasts);
         let mut restore = named(&saved, &self.record, verb, &options.restore_detached)?;
         self.can_be_restored(verb, &restore).await?;
         let merging = match self.record.strategy {
@@ -167,7 +179,7 @@ impl Held<'_> {
                 .cause("a step that cannot be taken back was begun")
                 .help(format!("go on: upgradectl resume {}", self.spec.name))
         })?;
-        Ok(Proposal { plan, page, findings: Vec::new() })
+        Ok(Proposal { plan, page, findings: Vec::new(), manners: self.app.manners() })
     }
 
     /// What a person wants restored, asked per volume; nothing if nobody can be asked.

@@ -13,7 +13,6 @@ use super::address::{self, Addressing};
 use super::app::{App, write_private};
 use super::clone::{self, CloneWishes};
 use super::error::{Failure, exit};
-use super::facts::Facts;
 use super::preflight::{self, Finding, Findings, Verdict, installed};
 use super::query;
 use super::record::RunFacts;
@@ -232,8 +231,10 @@ impl App {
     /// Whether a guest without an open run could be cloned now.
     async fn fit(&self, spec: &GuestSpec, findings: &mut Findings) {
         // The host's own finding tells why its platform cannot be used.
-        if self.hypervisor(&spec.host).is_err() {
-            return warn(findings, "platform", format!("{} cannot be used", spec.host), "see the host");
+        for host in [&spec.host, &spec.runs_on] {
+            if self.hypervisor(host).is_err() {
+                return warn(findings, "platform", format!("{host} cannot be used"), "see the host");
+            }
         }
         if let Err(failure) = self.try_fit(spec, findings).await {
             refuse(findings, "clone", failure);
@@ -243,8 +244,7 @@ impl App {
     }
 
     async fn try_fit(&self, spec: &GuestSpec, findings: &mut Findings) -> Result<(), Failure> {
-        let hypervisor = self.hypervisor(&spec.host)?;
-        let mut facts = Facts::gather(spec, &hypervisor).await?;
+        let mut facts = self.gather(spec).await?;
         let wishes: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         let strategy = spec.clone.strategy.unwrap_or(Strategy::Snapshot);
         facts.size_copies(strategy).await?;
@@ -264,6 +264,7 @@ impl App {
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&spec.name, &facts.host_keys))?;
         preflight::for_clone(&facts, &addressing, strategy, true, &link, findings).await?;
         let wishes = CloneWishes {
+            freeze: None,
             hostname: None,
             skeletons: clone::skeletons(&facts).await?,
             fence: clone::fence(&facts, &addressing).await?,

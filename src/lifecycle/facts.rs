@@ -1,13 +1,16 @@
 //! What is known about a guest before anything is planned: its platform's view, its own files, its neighbours.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hypervisors::storage::disk::Layout;
 use hypervisors::storage::{Access, Copies, Opened, SizePolicy, SizedSnapshot, VolumeFacts};
 use hypervisors::{Definition, Disk, GuestFacts, Hypervisor, MacAddr, VolumeRef};
 
 use super::error::{Failure, exit};
+use super::filesystems::{self, Placed};
 use crate::guest::quarantine::Quarantine;
 use crate::guest::queues::Queue;
 use crate::guest::{self, Interface, Tree};
@@ -27,6 +30,8 @@ pub struct DiskFacts {
     pub facts: Option<VolumeFacts>,
     /// How large its copy is made, for kinds of volume whose copies have a size ([`Facts::size_copies`]).
     pub sized: Option<SizedSnapshot>,
+    /// What lies on it, where it is a block volume, or why that cannot be told.
+    pub layout: Result<Option<Layout>, String>,
 }
 
 /// An address of the guest with where it is on the network.
@@ -53,6 +58,10 @@ pub struct Facts {
     pub spec: GuestSpec,
     /// Its platform.
     pub hypervisor: Arc<dyn Hypervisor>,
+    /// The platform its clone will be on.
+    pub clone_side: Arc<dyn Hypervisor>,
+    /// Paths by which its definition names volumes that have another one on the host that holds them, by that one.
+    pub paths: BTreeMap<PathBuf, PathBuf>,
     /// The platform's view.
     pub platform: GuestFacts,
     /// Its definition.
@@ -79,7 +88,9 @@ pub struct Facts {
     pub apt_user: Option<u32>,
     /// Network mounts of its fstab.
     pub network_mounts: Vec<String>,
-    /// All guests of the host.
+    /// Its file systems by its fstab, where they are found on its disks.
+    pub placed: Vec<Placed>,
+    /// All guests of the hosts concerned.
     pub neighbours: Vec<GuestFacts>,
 }
 
@@ -88,11 +99,15 @@ impl Facts {
     ///
     /// # Errors
     /// Unknown guest on the platform, files that cannot be read, a platform that does not answer.
-    pub async fn gather(spec: &GuestSpec, hypervisor: &Arc<dyn Hypervisor>) -> Result<Self, Failure> {
+    pub async fn gather(
+        spec: &GuestSpec,
+        hypervisor: &Arc<dyn Hypervisor>,
+        paths: BTreeMap<PathBuf, PathBuf>,
+    ) -> Result<Self, Failure> {
         let name = &spec.name;
         let Some(platform) = hypervisor.facts(name).await? else {
             return Err(Failure::new(exit::REFUSED, format!("find {name}"))
-                .cause(format!("{} has no guest of that name", spec.host))
+                .cause(format!("{} has no guest of that name", spec.runs_on))
                 .place(format!("guests.{name} in the inventory"))
                 .help(format!("the guests there: {}", list(hypervisor).await)));
         };
@@ -108,7 +123,13 @@ impl Facts {
                 Ok(volume) => hypervisor.storage(volume.kind)?.inspect(volume).await?,
                 Err(_) => None,
             };
-            disks.push(DiskFacts { disk: disk.clone(), rule, volume, facts, sized: None });
+            let layout = match (&volume, &facts) {
+                (Ok(volume), Some(_)) => {
+                    hypervisor.storage(volume.kind)?.layout(volume).await.map_err(|error| error.to_string())
+                }
+                _ => Ok(None),
+            };
+            disks.push(DiskFacts { disk: disk.clone(), rule, volume, facts, sized: None, layout });
         }
         let root = Self::root_volume(name, &disks)?;
         let root = hypervisor.storage(root.kind)?.open(root, Access::Glance).await?;
@@ -128,14 +149,33 @@ impl Facts {
                 .into_iter()
                 .map(|entry| entry.file.display().to_string())
                 .collect(),
+            placed: filesystems::placed(&guest::mounts::fstab(&tree)?, &disks),
             neighbours: hypervisor.list().await?,
             spec: spec.clone(),
             hypervisor: hypervisor.clone(),
+            clone_side: hypervisor.clone(),
+            paths,
             platform,
             definition,
             disks,
             root,
         })
+    }
+
+    /// Adds the guests of the host that will run the clone.
+    ///
+    /// # Errors
+    /// That platform does not answer.
+    pub async fn look_around(&mut self) -> Result<(), Failure> {
+        if Arc::ptr_eq(&self.hypervisor, &self.clone_side) {
+            return Ok(());
+        }
+        for guest in self.clone_side.list().await? {
+            if !self.neighbours.iter().any(|known| known.name == guest.name && known.uuid == guest.uuid) {
+                self.neighbours.push(guest);
+            }
+        }
+        Ok(())
     }
 
     fn root_volume<'a>(name: &str, disks: &'a [DiskFacts]) -> Result<&'a VolumeRef, Failure> {

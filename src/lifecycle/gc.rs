@@ -99,6 +99,10 @@ struct Survey {
     hypervisor: Arc<dyn Hypervisor>,
     guests: Vec<GuestFacts>,
     volumes: Vec<(VolumeRef, Mark)>,
+    /// Guests and marked volumes of the other hosts: a guest may run on one while another holds its volumes.
+    elsewhere: (Vec<GuestFacts>, Vec<(VolumeRef, Mark)>),
+    /// Hosts that may run guests on this one's volumes, and could not be asked.
+    silent: Vec<String>,
 }
 
 /// The place on the host that a disk names.
@@ -142,7 +146,8 @@ fn judge_definition(guest: &GuestFacts, mark: &Mark, survey: &Survey) -> Result<
     }
     for disk in &guest.disks {
         let Some(path) = place(&disk.source) else { return Err(format!("its disk {} is not of the run", disk.name)) };
-        let ours = survey.volumes.iter().any(|(volume, found)| volume.path == path && found == mark);
+        let mut known = survey.volumes.iter().chain(&survey.elsewhere.1);
+        let ours = known.any(|(volume, found)| volume.path == path && found == mark);
         if !ours && path.symlink_metadata().is_ok() {
             return Err(format!("its disk {} ({}) is not of the run", disk.name, path.display()));
         }
@@ -155,7 +160,16 @@ fn judge_volume(volume: &VolumeRef, mark: &Mark, survey: &Survey) -> Result<(), 
     if mark.role == Role::Production {
         return Err("production stands on it; --adopt makes it an ordinary volume".into());
     }
-    for guest in survey.guests.iter().filter(|guest| names(guest, volume)) {
+    if let Some(host) = survey.silent.first() {
+        return Err(format!("{host} cannot be asked whether a guest there stands on it"));
+    }
+    // Another host may know it by another path.
+    let of_its_run = |guest: &&GuestFacts| {
+        let its = guest.mark.as_ref().is_some_and(|its| its.run == mark.run && its.role == Role::Clone);
+        its && mark.role == Role::Clone
+    };
+    let there = survey.elsewhere.0.iter().filter(|guest| names(guest, volume) || of_its_run(guest));
+    for guest in survey.guests.iter().filter(|guest| names(guest, volume)).chain(there) {
         let goes = guest.mark.as_ref().is_some_and(|its| {
             its.run == mark.run && mark.role == Role::Clone && judge_definition(guest, its, survey).is_ok()
         });
@@ -171,7 +185,8 @@ fn judge_volume(volume: &VolumeRef, mark: &Mark, survey: &Survey) -> Result<(), 
     }
     if matches!(mark.role, Role::Original | Role::Displaced) {
         let name = guest_of(&mark.run);
-        let elsewhere = survey.guests.iter().find(|guest| guest.name == name).is_some_and(|guest| {
+        let mut guests = survey.guests.iter().chain(&survey.elsewhere.0);
+        let elsewhere = guests.find(|guest| guest.name == name).is_some_and(|guest| {
             let stands = |disk: &hypervisors::Disk| place(&disk.source).is_some_and(Path::exists);
             match mark.role {
                 Role::Displaced => guest.disks.iter().all(stands),
@@ -237,21 +252,18 @@ impl App {
         };
         let known = |run: &str| known(&runs, run);
         let mut collected = Collected { schema: 1, ..Collected::default() };
-        for host in self.inventory.hosts.keys() {
-            match self.survey(host, &runs).await {
-                Ok(survey) => {
-                    let mut found = judge(&survey, &known, from_world);
-                    for leftover in &mut found {
-                        leftover.size_bytes = size(&*survey.hypervisor, leftover).await;
-                    }
-                    collected.found.extend(found);
-                }
-                Err(Failure(error)) => {
-                    let causes = error.causes.join(": ");
-                    collected.unreachable.push(format!("{host}: {}: {causes}", error.message));
-                }
+        let (surveys, unreachable) = self.surveys(&runs).await;
+        for survey in surveys {
+            let mut found = judge(&survey, &known, from_world);
+            for leftover in &mut found {
+                leftover.size_bytes = size(&*survey.hypervisor, leftover).await;
             }
+            collected.found.extend(found);
         }
+        let told = |(host, Failure(error)): (String, Failure)| {
+            format!("{host}: {}: {}", error.message, error.causes.join(": "))
+        };
+        collected.unreachable = unreachable.into_iter().map(told).collect();
         Ok(collected)
     }
 
@@ -281,18 +293,25 @@ impl App {
         }
         self.note(&chosen).await?;
         let hosts: BTreeSet<&String> = chosen.iter().map(|one| &one.host).collect();
-        for host in hosts {
-            let chosen: Vec<&Leftover> = chosen.iter().filter(|one| one.host == *host).collect();
-            if let Err(Failure(mut error)) = self.remove(host, &chosen, wish, &mut collected.removed).await {
-                error.code = exit::UNTIDY;
-                collected.exit_code = exit::UNTIDY;
-                collected.error.get_or_insert(error);
+        // A definition on one host may name a volume of another.
+        for kind in [Kind::Definition, Kind::Volume] {
+            for host in &hosts {
+                let chosen: Vec<&Leftover> =
+                    chosen.iter().filter(|one| one.kind == kind && one.host == **host).collect();
+                if chosen.is_empty() {
+                    continue;
+                }
+                if let Err(Failure(mut error)) = self.remove(host, &chosen, wish, &mut collected.removed).await {
+                    error.code = exit::UNTIDY;
+                    collected.exit_code = exit::UNTIDY;
+                    collected.error.get_or_insert(error);
+                }
             }
         }
         Ok(collected)
     }
 
-    /// Removes what was chosen on one host: definitions first, then, after a fresh look, volumes.
+    /// Removes what was chosen on one host, of one kind, after a fresh look.
     async fn remove(
         &self,
         host: &str,
@@ -307,16 +326,16 @@ impl App {
             };
             again.iter().filter(|one| one.removable).filter(same).cloned().collect()
         };
-        let look = async || -> Result<(Survey, Vec<Leftover>), Failure> {
-            let runs = match self.journal_read_only()? {
-                Some(journal) => journal.runs(false)?,
-                None => Vec::new(),
-            };
-            let survey = self.survey(host, &runs).await?;
-            let found = fresh(&survey, &runs);
-            Ok((survey, found))
+        let runs = match self.journal_read_only()? {
+            Some(journal) => journal.runs(false)?,
+            None => Vec::new(),
         };
-        let (survey, found) = look().await?;
+        let (surveys, unreachable) = self.surveys(&runs).await;
+        let Some(survey) = surveys.into_iter().find(|survey| survey.host == host) else {
+            let failed = unreachable.into_iter().find(|(name, _)| name == host).map(|(_, failure)| failure);
+            return Err(failed.unwrap_or_else(|| Failure::new(exit::BUG, format!("look at {host} again"))));
+        };
+        let found = fresh(&survey, &runs);
         for one in found.iter().filter(|one| one.kind == Kind::Definition) {
             if survey.hypervisor.power(&one.object).await? != Power::Off {
                 survey.hypervisor.destroy(&one.object).await?;
@@ -324,7 +343,6 @@ impl App {
             survey.hypervisor.undefine(&one.object).await?;
             removed.push(one.object.clone());
         }
-        let (survey, found) = look().await?;
         // Those whose definition could not go are named by it still, and not found here.
         for one in &found {
             let Some(volume) = &one.volume else { continue };
@@ -364,8 +382,11 @@ impl App {
         };
         let fail = |code| Failure::new(code, format!("adopt {object}"));
         let mut candidates = Vec::new();
-        for host in self.inventory.hosts.keys() {
-            let survey = self.survey(host, &runs).await?;
+        let (surveys, unreachable) = self.surveys(&runs).await;
+        if let Some((_, failure)) = unreachable.into_iter().next() {
+            return Err(failure);
+        }
+        for survey in surveys {
             // Objects of open runs are looked at too, to say why not.
             let all = judge(&survey, &|_| Known::No, false);
             let fits = |one: &Leftover| {
@@ -402,6 +423,46 @@ impl App {
         Ok(Collected { schema: 1, adopted: Some(one.object.clone()), ..Collected::default() })
     }
 
+    /// Looks at every host of the inventory; those that cannot be looked at, with the reason.
+    async fn surveys(&self, runs: &[RunRecord]) -> (Vec<Survey>, Vec<(String, Failure)>) {
+        let (mut surveys, mut unreachable) = (Vec::<Survey>::new(), Vec::new());
+        let holds = |host: &&String| self.inventory.guests.values().any(|spec| spec.host == **host);
+        let mut hosts: Vec<&String> = self.inventory.hosts.keys().collect();
+        hosts.sort_by_key(|host| !holds(host));
+        // Two hosts of one machine see the same volumes: they are told of once.
+        let mut told: BTreeSet<PathBuf> = BTreeSet::new();
+        for host in hosts {
+            match self.survey(host, runs).await {
+                Ok(mut survey) => {
+                    survey.volumes.retain(|(volume, _)| told.insert(volume.path.clone()));
+                    surveys.push(survey);
+                }
+                Err(failure) => unreachable.push((host.clone(), failure)),
+            }
+        }
+        let records: Vec<RunFacts> =
+            runs.iter().filter_map(|run| serde_json::from_value(run.facts.clone()).ok()).collect();
+        for at in 0..surveys.len() {
+            let others = || surveys.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, survey)| survey);
+            let guests = others().flat_map(|survey| survey.guests.clone()).collect();
+            let volumes = others().flat_map(|survey| survey.volumes.clone()).collect();
+            let host = surveys[at].host.clone();
+            let declared = |silent: &String| {
+                let mut specs = self.inventory.guests.values().filter(|spec| spec.host == host);
+                specs.any(|spec| spec.runs_on == *silent || spec.clone.runs_on.as_ref() == Some(silent))
+            };
+            let placed = |silent: &String| {
+                let mut records = records.iter().filter(|record| record.host == host);
+                records.any(|record| [record.production_host(), record.clone_host()].contains(&silent.as_str()))
+            };
+            let silent = unreachable.iter().map(|(name, _)| name).filter(|name| declared(name) || placed(name));
+            let silent = silent.cloned().collect();
+            surveys[at].elsewhere = (guests, volumes);
+            surveys[at].silent = silent;
+        }
+        (surveys, unreachable)
+    }
+
     /// Looks at one host: its guests, and the marked volumes beside those that the inventory, marks or runs name.
     async fn survey(&self, host: &str, runs: &[RunRecord]) -> Result<Survey, Failure> {
         let hypervisor = self.hypervisor(host)?;
@@ -433,7 +494,9 @@ impl App {
                 }
             }
         }
-        Ok(Survey { host: host.to_owned(), hypervisor, guests, volumes: volumes.into_values().collect() })
+        let volumes = volumes.into_values().collect();
+        let elsewhere = (Vec::new(), Vec::new());
+        Ok(Survey { host: host.to_owned(), hypervisor, guests, volumes, elsewhere, silent: Vec::new() })
     }
 }
 

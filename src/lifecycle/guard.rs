@@ -19,7 +19,7 @@ impl Held<'_> {
     fn watch(&self) -> Option<Watched> {
         let fills = self.record.copying != Copies::Trees;
         fills.then(|| {
-            let (journal, hypervisor) = (self.journal.clone(), self.hypervisor.clone());
+            let (journal, hypervisor) = (self.journal.clone(), self.clone.clone());
             Watched::new(journal, hypervisor, self.record.clone(), Some(&self.spec), Duration::from_secs(30))
         })
     }

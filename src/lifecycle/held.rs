@@ -34,7 +34,10 @@ pub(super) struct Held<'a> {
     pub(super) run: RunRecord,
     pub(super) record: RunFacts,
     pub(super) spec: GuestSpec,
+    /// Production's platform.
     pub(super) hypervisor: Arc<dyn Hypervisor>,
+    /// The clone's platform.
+    pub(super) clone: Arc<dyn Hypervisor>,
     pub(super) emit: Arc<Emitter>,
 }
 
@@ -179,7 +182,9 @@ impl Held<'_> {
     async fn resume(&mut self, past: Past, options: &Options) -> Result<Finish, Failure> {
         if options.dry_run {
             let page = Page::new(format!("Resume {} of {}", past.plan.verb, self.run.id));
-            self.app.front.show(&Proposal { plan: past.plan, page, findings: Vec::new() }, false);
+            self.app
+                .front
+                .show(&Proposal { plan: past.plan, page, findings: Vec::new(), manners: self.app.manners() }, false);
             return Ok(Finish { planned: true, ..Finish::default() });
         }
         self.run_plan(past.id, &past.plan, options).await
@@ -192,7 +197,7 @@ impl Held<'_> {
         findings: Vec<Finding>,
         options: &Options,
     ) -> Result<Finish, Failure> {
-        let proposal = Proposal { plan, page, findings };
+        let proposal = Proposal { plan, page, findings, manners: self.app.manners() };
         if let Some(finish) = self.app.approve(&proposal, options, &self.emit)? {
             return Ok(finish);
         }
@@ -231,10 +236,9 @@ impl Held<'_> {
 
     /// The world that this run's steps work on.
     pub(super) fn world(&self, options: &Options) -> Result<World, Failure> {
-        let hosts = self.app.inventory.hosts.iter().filter(|(name, _)| **name == self.record.host);
         let emit = self.emit.clone();
         Ok(World {
-            hypervisors: world::platforms(hosts, &self.app.state)?,
+            hypervisors: self.app.platforms(&self.record)?,
             controller: world::controller(),
             run_dir: self.record.run_dir.clone(),
             run: self.run.id.clone(),
@@ -451,6 +455,11 @@ impl Held<'_> {
         let name = &self.spec.name;
         let world = self.world(options)?;
         let (definition, replaces) = self.promoted_definition(options).await?;
+        let kernel = self.new_kernel().await?.map(|new| {
+            let parts = [Some(new.kernel), new.initrd, new.arguments].into_iter().flatten();
+            let all = hypervisors::host::printable(&parts.collect::<Vec<_>>().join(", "));
+            format!("production gets the clone's kernel of the host: {all}")
+        });
         let pasts = self.pasts()?;
         let rewrite = pasts
             .iter()
@@ -488,7 +497,7 @@ impl Held<'_> {
             definition,
             replaces,
             restore: restored.edits,
-            notes: restored.notes.into_iter().chain(lost.warnings).collect(),
+            notes: restored.notes.into_iter().chain(lost.warnings).chain(kernel).collect(),
             links,
             rewrite,
             disarmed,
@@ -502,8 +511,10 @@ impl Held<'_> {
     /// Carry rules stay on one file system: a volume nested below one would be left behind without a word.
     async fn nothing_nested(&self, rules: &[carry::Carry]) -> Result<(), Failure> {
         let Some((original, _)) = self.record.root() else { return Ok(()) };
-        let Some(facts) = self.hypervisor.storage(original.kind)?.inspect(original).await? else { return Ok(()) };
-        for nested in &facts.nested {
+        let storage = self.hypervisor.storage(original.kind)?;
+        let Some(facts) = storage.inspect(original).await? else { return Ok(()) };
+        let opened = storage.open(original, Access::Glance).await?;
+        for nested in facts.nested.iter().chain(opened.nested()) {
             let own = rules.iter().any(|rule| nested == Path::new(&rule.path));
             if let Some(rule) = rules.iter().find(|rule| !own && nested.starts_with(&rule.path)) {
                 return Err(Failure::new(exit::REFUSED, format!("promote {}", self.spec.name))

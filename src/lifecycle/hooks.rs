@@ -64,6 +64,23 @@ impl<'a> Hooks<'a> {
         self.at(HookPoint::Volumes, Verb::Clone).filter_map(back).collect()
     }
 
+    /// Steps right before a merge, while production is stopped, and those that take them back before it starts.
+    pub fn around_merge(&self) -> (Vec<PlanStep>, Vec<PlanStep>) {
+        let staged = |step: PlanStep| PlanStep { stage: Stage::Quiesce, ..step };
+        let back = |step: &PlanStep| match step.op.action() {
+            Action::Hook(hook) => {
+                let argv = hook.undo.clone()?;
+                Some(staged(
+                    PlanStep::new(Stage::Fold, Step { undo: None, argv, ..hook.clone() }, 1.0).undo(Undo::Nothing),
+                ))
+            }
+            _ => None,
+        };
+        let before: Vec<PlanStep> = self.at(HookPoint::Merge, Verb::Commit).map(staged).collect();
+        let after = before.iter().filter_map(back).collect();
+        (before, after)
+    }
+
     fn at(&self, wanted: HookPoint, verb: Verb) -> impl Iterator<Item = PlanStep> {
         self.spec.hooks.iter().filter_map(move |hook| match &hook.when {
             HookTime::At { point, verb: at, run, undo } if *point == wanted && *at == verb => {
@@ -100,6 +117,8 @@ impl<'a> Hooks<'a> {
             .replace("{original}", &self.record.original.name)
             .replace("{clone_address}", &self.record.addressing.clone.to_string())
             .replace("{original_address}", &self.record.addressing.original.to_string())
+            .replace("{runs_on}", self.record.production_host())
+            .replace("{clone_runs_on}", self.record.clone_host())
     }
 }
 

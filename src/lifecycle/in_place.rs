@@ -11,10 +11,11 @@ use super::page::{Page, Row};
 use super::record::RunFacts;
 use crate::engine::{Outage, Plan, PlanStep, Stage};
 use crate::steps::Action;
+use crate::steps::freeze::Freeze;
 
 /// The snapshots, and what the guest is like before.
-pub(super) fn clone(facts: &Facts, record: &RunFacts) -> Vec<PlanStep> {
-    vec![clone::duplicate(facts, record, Role::Original), clone::baseline(facts, record)]
+pub(super) fn clone(facts: &Facts, record: &RunFacts, freeze: Option<&Freeze>) -> Vec<PlanStep> {
+    vec![clone::duplicate(facts, record, freeze, Role::Original), clone::baseline(facts, record)]
 }
 
 /// Whether the guest was changed, or may have been: only then a way back has to merge.

@@ -98,7 +98,7 @@ impl App {
         let past = query::active(&**journal, &run.id)?;
         let Some(past) = past.filter(|_| due && run.stuck.is_none()) else { return Ok(None) };
         let record: RunFacts = serde_json::from_value(run.facts.clone())?;
-        let hypervisor = self.hypervisor(&record.host)?;
+        let hypervisor = self.sides(&record)?.production;
         let spec = self.spec(&run.guest)?;
         // A guest frozen for the instant of a snapshot is as good as down.
         let frozen = hypervisor.power(&spec.name).await? == Power::Paused;

@@ -21,8 +21,10 @@ impl App {
 
     async fn try_look(&self, run: &RunRecord, line: &mut StatusLine) -> Result<(), Failure> {
         let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
-        let hypervisor = self.hypervisor(&facts.host)?;
-        line.clone.power = Some(hypervisor.power(&link(run, &facts).name).await?);
+        let sides = self.sides(&facts)?;
+        let link = link(run, &facts);
+        let hypervisor = if link.name == facts.original.name { sides.production } else { sides.clone };
+        line.clone.power = Some(hypervisor.power(&link.name).await?);
         let (mut seen, now) = (Seen::read(&facts.run_dir), Timestamp::now());
         let mut volumes = Vec::new();
         for volume in facts.disks.iter().filter_map(|disk| disk.target.as_ref()) {
@@ -40,7 +42,7 @@ impl App {
     /// If it is not found.
     pub async fn found(&self, run: &RunRecord, link: GuestLink) -> Result<GuestLink, Failure> {
         let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
-        let hypervisor = self.hypervisor(&facts.host)?;
+        let hypervisor = self.sides(&facts)?.clone;
         let address = hypervisors::net::address(&*hypervisor.net(), &link).await?;
         Ok(GuestLink { address, by: None, ..link })
     }

@@ -1,7 +1,7 @@
 //! States, verbs, and how each verb comes to its plan: facts and declarations in, a [`crate::engine::Plan`] out.
 //!
 //! * [`state`]: which verb is allowed when.
-//! * [`facts`], [`address`], [`preflight`]: what a plan rests on, chosen and checked before anything is touched.
+//! * [`facts`], [`filesystems`], [`address`], [`preflight`]: what a plan rests on, chosen and checked before anything is touched.
 //! * [`clone`], [`upgrade`], [`verify`], [`promote`], [`back`] (rollback, abort), [`commit`]: one plan each; [`detached`]: what those of
 //!   the ways back leave to be decided.
 //! * [`origin`], [`in_place`]: what the strategies of these names do in their own way; [`production`]: steps all share.
@@ -23,6 +23,7 @@ pub mod detached;
 pub mod doctor;
 pub mod error;
 pub mod facts;
+pub mod filesystems;
 pub mod fill;
 pub mod gc;
 mod guard;
@@ -37,6 +38,7 @@ pub mod log;
 pub mod memory;
 pub mod origin;
 pub mod page;
+mod placement;
 pub mod preflight;
 pub mod production;
 pub mod promote;

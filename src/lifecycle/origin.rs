@@ -8,11 +8,12 @@ use hypervisors::{Definition, DefinitionEdit, DiskEdit, Mark, Role};
 
 use super::back::{Past, discard_aside};
 use super::clone;
-use super::detached::{Saved, what_is_kept};
+use super::detached::{Saved, drained, what_is_kept};
 use super::error::Failure;
 use super::facts::Facts;
 use super::hooks::Hooks;
 use super::page::{Page, Row};
+use super::placement;
 use super::production::{self, Fold};
 use super::record::RunFacts;
 use super::state::State;
@@ -25,7 +26,7 @@ use crate::steps::{Action, domain, sha256, storage};
 /// # Errors
 /// If its definition cannot be edited.
 pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
-    let host = &record.host;
+    let host = record.production_host();
     let mut edit = DefinitionEdit {
         mark: Some(Some(Mark { run: record.clone.name.clone(), role: Role::Production })),
         ..DefinitionEdit::default()
@@ -34,14 +35,15 @@ pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<Pl
     let disks_before =
         record.sides().map(|(disk, _, from)| (disk.name.clone(), DiskEdit::Source(from.clone()))).collect();
     let snapshot = storage::Snapshot {
-        host: host.clone(),
+        host: host.to_owned(),
         guest: facts.spec.name.clone(),
         pause: false,
         copies: clone::copies(facts, record),
         role: Role::Production,
+        freeze: None,
     };
     let define = domain::Define {
-        host: host.clone(),
+        host: host.to_owned(),
         definition: facts.hypervisor.derive(&facts.definition, &edit)?,
         replaces: Some(sha256(facts.definition.text.as_bytes())),
         disks_before,
@@ -56,6 +58,7 @@ pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<Pl
     steps.extend(Hooks::new(facts, record).with_volumes());
     // It was shut down: nothing is left to be replayed.
     steps.extend(clone::disarm(&record.host, record.copies().map(|(_, _, copy)| copy)));
+    steps.extend(placement::visible(record, record.production_host(), record.sides().map(|(_, to, _)| to)));
     steps.push(PlanStep::new(Stage::Define, define, 0.3));
     steps.push(production::start(record).goes_live());
     steps.extend(production::up_again(record, boots_s));
@@ -113,6 +116,8 @@ pub fn abort(
         }
     }
     inside.extend(restore.iter().map(|saved| saved.step(record)));
+    let (let_go, take_up) = hooks.around_merge();
+    inside.extend(let_go);
     let mut steps = hooks.before(Verb::Abort);
     steps.extend(first);
     steps.extend(production::fold(
@@ -126,12 +131,13 @@ pub fn abort(
                 .find(|(disk, ..)| disk.root)
                 .and_then(|(_, root, _)| discard_aside(record, pasts, root, false))
                 .into_iter()
+                .chain(take_up)
                 .collect(),
             proofs: production::up_again(record, record.boot_s.unwrap_or(6.0)),
             before: OnFailure::Stop,
         },
     ));
-    steps.extend(last);
+    steps.extend(drained(last, record, restore));
     steps.extend(hooks.after(Verb::Abort));
     let outages = outages(&steps, name);
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::preflight::Finding;
 use crate::engine::Plan;
+use crate::steps::Manners;
 
 /// One labelled line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,4 +53,6 @@ pub struct Proposal {
     pub page: Page,
     /// What was looked at.
     pub findings: Vec<Finding>,
+    /// How commands are typed for the hosts concerned.
+    pub manners: Manners,
 }

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::address::Addressing;
 use super::error::Failure;
 use super::facts::Facts;
+use super::filesystems;
 use crate::guest::{AddressChange, Tree};
-use crate::inventory::{CarryRule, DiskRule, HookTime, NetworkRule, Recipe, Strategy};
+use crate::inventory::{CarryRule, DiskRule, HookTime, KernelPlace, NetworkRule, Recipe, Strategy};
 use crate::steps::fence;
 
 /// How a check before the plan came out.
@@ -90,6 +91,7 @@ pub async fn for_clone(
     }
     power(facts, findings);
     disks(facts, copying, findings);
+    filesystems::check(facts, findings);
     sizes(facts, strategy, copying, findings);
     definition(facts, addressing, findings);
     // A free address takes its time to be silent; the guest is asked meanwhile.
@@ -105,7 +107,10 @@ pub async fn for_clone(
     if !addressing.dhcp.is_empty() {
         by_dhcp(facts, addressing, findings);
     }
-    memory(facts, findings).await;
+    if strategy != Strategy::InPlace {
+        memory(facts, findings).await?;
+    }
+    kernel(facts, findings).await;
     checks(facts, findings);
     tools(facts, findings).await;
     findings.0.append(&mut told.0);
@@ -124,11 +129,6 @@ fn scope(facts: &Facts, strategy: Strategy, copying: Copies, findings: &mut Find
             format!("strategy {other:?} is not possible on this platform").to_lowercase(),
             "use strategy = \"snapshot\"",
         ),
-    }
-    if facts.spec.runs_on != facts.spec.host
-        || facts.spec.clone.runs_on.as_ref().is_some_and(|host| *host != facts.spec.host)
-    {
-        findings.refuse("runs_on", "the clone can only run on the original's host here", "take runs_on out");
     }
     if facts.spec.clone.snapshot.size.is_some() && copying != Copies::Dependents {
         findings.warn("snapshot", "clone.snapshot has no effect here: these copies share what is not written");
@@ -367,28 +367,104 @@ fn asked(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ARP" } else { "neighbour solicitation" }
 }
 
-async fn memory(facts: &Facts, findings: &mut Findings) {
+/// Memory on the host that will run the clone.
+async fn memory(facts: &Facts, findings: &mut Findings) -> Result<(), Failure> {
     let wanted = facts.spec.clone.memory_bytes.unwrap_or(facts.platform.memory_bytes);
-    let Ok(Some(bytes)) = facts.hypervisor.host().read_file(Path::new("/proc/meminfo"), 1 << 16).await else {
+    let mib = |bytes: u64| bytes >> 20;
+    let Some(free) = facts.clone_side.free_memory().await? else { return Ok(()) };
+    let host = facts.clone_side.host();
+    let left = format!("{} has {} MiB left", host.name(), mib(free.free_bytes));
+    if free.free_bytes >= wanted {
+        findings.pass("memory", format!("{} MiB for the clone", mib(wanted)));
+    } else if facts.clone_side.capabilities().shares_host_kernel {
+        findings.warn("memory", format!("{left}; the clone may use up to {} MiB", mib(wanted)));
+    } else if free.free_bytes.saturating_add(free.more_bytes) >= wanted {
+        findings.warn(
+            "memory",
+            format!("{left} for guests; for the clone's {} MiB it has to give up its own", mib(wanted)),
+        );
+    } else {
+        findings.refuse(
+            "memory",
+            format!("{left}, the clone needs {} MiB", mib(wanted)),
+            "give the clone less: clone.memory; or run it elsewhere: --runs-on",
+        );
+    }
+    Ok(())
+}
+
+/// A kernel that lies on the host is not upgraded with the guest: whoever runs such a guest has to have said so.
+async fn kernel(facts: &Facts, findings: &mut Findings) {
+    let declared = facts.spec.kernel == Some(KernelPlace::Host);
+    let name = &facts.spec.name;
+    let Some(found) = &facts.platform.kernel else {
+        if declared {
+            findings.refuse(
+                "kernel",
+                format!("kernel = \"host\", but {name}'s definition names no kernel of the host: it boots its own"),
+                format!("take kernel out of guests.{name}"),
+            );
+        }
         return;
     };
-    let text = String::from_utf8_lossy(&bytes);
-    let free = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    let mib = |bytes: u64| bytes >> 20;
-    match free.map(|kib| kib << 10) {
-        Some(free) if free < wanted && facts.hypervisor.capabilities().shares_host_kernel => findings.warn(
-            "memory",
-            format!("the host has {} MiB left; the clone may use up to {} MiB", mib(free), mib(wanted)),
-        ),
-        Some(free) if free < wanted => findings.refuse(
-            "memory",
-            format!("the host has {} MiB left, the clone needs {} MiB", mib(free), mib(wanted)),
-            "give the clone less: clone.memory",
-        ),
-        _ => findings.pass("memory", format!("{} MiB for the clone", mib(wanted))),
+    let shown = hypervisors::host::printable(&found.kernel);
+    let own: Vec<String> = facts.addresses.iter().map(|own| own.ip.to_string()).collect();
+    let words =
+        found.arguments.iter().flat_map(|line| line.split(|c: char| !(c.is_ascii_hexdigit() || ".:".contains(c))));
+    let named =
+        |word: &str| own.iter().any(|ip| word.split("::").chain(word.split(':')).any(|part| part == ip) || word == ip);
+    if let Some(word) = words.into_iter().find(|word| named(word)) {
+        findings.refuse(
+            "kernel",
+            format!(
+                "the kernel's command line in {name}'s definition names its address ({word}): the clone would take it"
+            ),
+            "let the guest configure its network itself, and take it out of the command line",
+        );
+    }
+    if !declared {
+        let (detail, remedy) = (
+            format!(
+                "{name} is started with {shown}, a kernel of the host, which an upgrade of the guest does not replace"
+            ),
+            format!(
+                "if the guest shall run with it after the upgrade: kernel = \"host\" in guests.{name}; else let it boot its own \
+                 (pygrub, pvgrub) first"
+            ),
+        );
+        match facts.spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
+            Some(Recipe::Debian { .. }) => findings.refuse("kernel", detail, remedy),
+            _ => findings.warn("kernel", format!("{detail}; {remedy}")),
+        }
+        return;
+    }
+    let mut there = true;
+    let mut hosts = vec![facts.hypervisor.host(), facts.clone_side.host()];
+    hosts.dedup_by(|a, b| a.name() == b.name());
+    for (host, file) in
+        hosts.iter().flat_map(|host| std::iter::once(&found.kernel).chain(&found.initrd).map(move |file| (host, file)))
+    {
+        let command = Command::new(["test", "-f", file]);
+        if host.run(&command).await.is_ok_and(|output| output.status == 1) {
+            there = false;
+            let file = hypervisors::host::printable(file);
+            findings.refuse(
+                "kernel",
+                format!("{file} is not on {}: the guest would not start there", host.name()),
+                format!("put it there, or name another in the definition of {name}"),
+            );
+        }
+    }
+    if there {
+        findings.pass("kernel", format!("the host's, {shown}"));
+    }
+    let newer =
+        |check: &crate::verify::Check| matches!(check.kind, crate::verify::CheckKind::Kernel { newer: true, .. });
+    if facts.spec.checks.iter().any(newer) {
+        findings.warn(
+            "kernel",
+            "a check wants a newer kernel: it passes only if the clone's definition is given one before it is verified",
+        );
     }
 }
 

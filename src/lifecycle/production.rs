@@ -22,7 +22,7 @@ pub fn look(stage: Stage, action: impl Into<Action>, estimate_s: f64) -> PlanSte
 /// Nobody answers for production's addresses. `back_to`: on a way back, the guest that takes them again.
 pub fn silent(record: &RunFacts, back_to: Option<String>) -> net::ProveSilent {
     net::ProveSilent {
-        host: record.host.clone(),
+        host: record.production_host().to_owned(),
         places: record.addressing.original_places.clone(),
         back_to,
         ours: record.addressing.by_card.iter().copied().flatten().collect(),
@@ -31,15 +31,17 @@ pub fn silent(record: &RunFacts, back_to: Option<String>) -> net::ProveSilent {
 
 /// Its autostart, set.
 pub fn autostart(record: &RunFacts, on: bool) -> domain::Autostart {
-    domain::Autostart { host: record.host.clone(), guest: record.original.name.clone(), on }
+    domain::Autostart { host: record.production_host().to_owned(), guest: record.original.name.clone(), on }
 }
 
 /// The way up after a stop: announced, and waited for. The outage ends when it lets us in.
 pub fn up_again(record: &RunFacts, boots_s: f64) -> Vec<PlanStep> {
     let places = record.addressing.original_places.clone();
     vec![
-        look(Stage::Start, net::Announce { host: record.host.clone(), places }, 0.1),
-        look(Stage::Settle, settle(&record.host, &record.original), boots_s).on_failure(OnFailure::Stop).outage_ends(),
+        look(Stage::Start, net::Announce { host: record.production_host().to_owned(), places }, 0.1),
+        look(Stage::Settle, settle(record.production_host(), &record.original), boots_s)
+            .on_failure(OnFailure::Stop)
+            .outage_ends(),
     ]
 }
 
@@ -48,7 +50,7 @@ pub fn up_again(record: &RunFacts, boots_s: f64) -> Vec<PlanStep> {
 pub fn stop(record: &RunFacts) -> PlanStep {
     let name = &record.original.name;
     let stop = domain::Stop {
-        host: record.host.clone(),
+        host: record.production_host().to_owned(),
         guest: name.clone(),
         patience_s: PATIENCE_S,
         force: false,
@@ -63,7 +65,7 @@ pub fn stop(record: &RunFacts) -> PlanStep {
 /// Production is started.
 pub fn start(record: &RunFacts) -> PlanStep {
     let start = domain::Start {
-        host: record.host.clone(),
+        host: record.production_host().to_owned(),
         guest: record.original.name.clone(),
         patience_s: PATIENCE_S,
         force: false,
@@ -104,7 +106,7 @@ pub fn fold(record: &RunFacts, fold: Fold) -> Vec<PlanStep> {
     let mut after = vec![PlanStep::new(Stage::Fold, block::Merge { host: host.clone(), merges }, 2.0).undo(Undo::None)];
     if let Some((definition, replaces)) = fold.definition {
         let define = domain::Define {
-            host: host.clone(),
+            host: record.production_host().to_owned(),
             definition,
             replaces: Some(replaces),
             disks_before: Default::default(),

@@ -11,6 +11,7 @@ use super::clone::{fenced, learnt, settle};
 use super::error::{Failure, exit};
 use super::hooks::Hooks;
 use super::page::{Page, Row};
+use super::placement;
 use super::preflight::Findings;
 use super::production::{self, look};
 use super::record::RunFacts;
@@ -72,7 +73,7 @@ pub fn carry_rules(spec: &GuestSpec, record: &RunFacts) -> Vec<carry::Carry> {
 
 /// The way up of a clone that was stopped: found, waited for, and seen to be fenced again, if it is.
 fn clone_up_again(record: &RunFacts) -> Vec<PlanStep> {
-    let settled = look(Stage::Settle, settle(&record.host, &record.clone), 8.0);
+    let settled = look(Stage::Settle, settle(record.clone_host(), &record.clone), 8.0);
     let steps = learnt(record).into_iter().chain([settled]).chain(fenced(record));
     steps.map(|step| step.on_failure(OnFailure::Warn).clone_side()).collect()
 }
@@ -127,6 +128,7 @@ pub fn plan(
     let name = &spec.name;
     let run = &record.clone.name;
     let host = record.host.clone();
+    let (production_host, clone_host) = (record.production_host().to_owned(), record.clone_host().to_owned());
     let (old_root, new_root) =
         record.root().ok_or_else(|| Failure::new(exit::REFUSED, format!("promote {run}")).cause("no root volume"))?;
     let carry_first = carries(spec, record, false);
@@ -150,7 +152,7 @@ pub fn plan(
     steps.push(
         PlanStep::new(
             Stage::Fence,
-            domain::Stop { host: host.clone(), guest: run.clone(), patience_s: 60, force: true, link: None },
+            domain::Stop { host: clone_host.clone(), guest: run.clone(), patience_s: 60, force: true, link: None },
             4.0,
         )
         .clone_side()
@@ -176,8 +178,10 @@ pub fn plan(
         steps.push(PlanStep::new(Stage::Adopt, rearm, 1.0).clone_side());
     }
     steps.push(
-        PlanStep::new(Stage::Define, domain::Undefine { host: host.clone(), guest: run.clone() }, 1.0).clone_side(),
+        PlanStep::new(Stage::Define, domain::Undefine { host: clone_host, guest: run.clone() }, 1.0).clone_side(),
     );
+    // Before the outage begins: production's host may be another than the clone's.
+    steps.extend(placement::visible(record, record.production_host(), record.sides().map(|(.., clone)| clone)));
     let copies: Vec<VolumeRef> = record.copies().map(|(_, _, copy)| copy.clone()).collect();
     if record.strategy == Strategy::Snapshot && record.copying != Copies::Trees {
         let secure = block::Secure { host: host.clone(), volumes: copies };
@@ -204,7 +208,7 @@ pub fn plan(
         let mirror = queues::Mirror { host: host.clone(), from: old_root.clone(), to: new_root.clone() };
         steps.push(PlanStep::new(Stage::FinalCarry, mirror, 0.2).clone_side());
         let back = queues::Return {
-            host: host.clone(),
+            host: production_host.clone(),
             guest: name.clone(),
             promoted: new_root.clone(),
             original: old_root.clone(),
@@ -213,18 +217,19 @@ pub fn plan(
     }
     if !now.saves.is_empty() {
         let snapshot = storage::Snapshot {
-            host: host.clone(),
+            host: production_host.clone(),
             guest: name.clone(),
             pause: false,
             copies: now.saves.clone(),
             role: Role::Detached,
+            freeze: None,
         };
         steps.push(PlanStep::new(Stage::FinalCarry, snapshot, 0.2).undo_late());
     }
     steps.push(PlanStep::new(
         Stage::Define,
         domain::Define {
-            host: host.clone(),
+            host: production_host.clone(),
             replaces: Some(now.replaces.clone()),
             definition: now.definition.clone(),
             disks_before,
@@ -235,7 +240,7 @@ pub fn plan(
     let live = |step: PlanStep| step.undo(Undo::Nothing).on_failure(OnFailure::Unproven);
     steps.push(live(PlanStep::new(
         Stage::Start,
-        net::Announce { host: host.clone(), places: record.addressing.original_places.clone() },
+        net::Announce { host: production_host, places: record.addressing.original_places.clone() },
         0.1,
     )));
     let checks = super::verify::checks(spec, record, Side::Promoted, number);

@@ -1,5 +1,6 @@
 //! What the lifecycle remembers of a run beside its plans: the `facts` column of the journal.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use hypervisors::storage::Copies;
@@ -25,6 +26,12 @@ pub struct RunDisk {
     pub source: Option<VolumeRef>,
     /// The one `clone` made: a copy of it, or fresh swap space.
     pub target: Option<VolumeRef>,
+    /// The path by which definitions name the original's volume, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_there: Option<PathBuf>,
+    /// The path by which other hosts see the one `clone` made, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_there: Option<PathBuf>,
 }
 
 /// The last verification.
@@ -48,8 +55,14 @@ pub struct RunFacts {
     /// How the copies stand to what they were made of.
     #[serde(default)]
     pub copying: Copies,
-    /// Inventory host.
+    /// Inventory host that holds the volumes.
     pub host: String,
+    /// Inventory host that defines and runs production, if it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub production_on: Option<String>,
+    /// Inventory host that defines and runs the clone, if it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_on: Option<String>,
     /// SHA-256 of the original's definition as clone found it.
     pub definition: String,
     /// Disks.
@@ -103,6 +116,25 @@ impl RunFacts {
             outages: outages(&steps, guest),
             steps,
         }
+    }
+
+    /// The host that defines and runs production: the original before promotion, the promoted guest after it.
+    pub fn production_host(&self) -> &str {
+        self.production_on.as_deref().unwrap_or(&self.host)
+    }
+
+    /// The host that defines and runs the clone.
+    pub fn clone_host(&self) -> &str {
+        self.clone_on.as_deref().unwrap_or(&self.host)
+    }
+
+    /// The paths by which definitions on a host name volumes that have another one where they lie.
+    pub fn paths_on(&self, host: &str) -> BTreeMap<PathBuf, PathBuf> {
+        let path =
+            |volume: &Option<VolumeRef>, there: &Option<PathBuf>| Some((volume.as_ref()?.path.clone(), there.clone()?));
+        let sources = self.disks.iter().filter_map(|disk| path(&disk.source, &disk.source_there));
+        let elsewhere = self.disks.iter().filter(|_| host != self.host);
+        sources.chain(elsewhere.filter_map(|disk| path(&disk.target, &disk.target_there))).collect()
     }
 
     /// The root's volumes: the one production stands on before promotion, and the clone's.

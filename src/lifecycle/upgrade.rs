@@ -136,7 +136,7 @@ pub fn plan(
     let Some(wanted) = &spec.upgrade else {
         return Err(refuse("no upgrade is declared", "upgrade = { recipe = \"debian\", to = \"trixie\" }"));
     };
-    let host = &record.host;
+    let host = &record.clone_host().to_owned();
     let link = &record.clone;
     let word: String =
         link.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();

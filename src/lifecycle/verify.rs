@@ -20,19 +20,19 @@ fn deadline_s(record: &RunFacts, side: Side) -> u64 {
 
 /// The step that runs all checks.
 pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> verify::RunChecks {
-    let (link, quarantined) = match side {
+    let (host, link, quarantined) = match side {
         Side::Clone => {
             let started = &spec.quarantine.while_verifying;
             let off = record
                 .quarantined
                 .iter()
                 .filter(|unit| !started.iter().any(|wanted| services::service(wanted) == services::service(unit)));
-            (&record.clone, off.cloned().collect())
+            (record.clone_host(), &record.clone, off.cloned().collect())
         }
-        Side::Promoted => (&record.original, Vec::new()),
+        Side::Promoted => (record.production_host(), &record.original, Vec::new()),
     };
     verify::RunChecks::new(
-        &record.host,
+        host,
         link,
         &record.hostname,
         side,
@@ -50,9 +50,9 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
     let started = &spec.quarantine.while_verifying;
     if side == Side::Clone && !started.is_empty() {
         let step = |action: Action| PlanStep::new(Stage::Prepare, action, 2.0).temporary().clone_side();
-        steps.push(step(fence::FenceOutgoing::new(&record.host, &record.clone).into()));
+        steps.push(step(fence::FenceOutgoing::new(record.clone_host(), &record.clone).into()));
         steps.push(step(
-            services::StartWhileVerifying::new(&record.host, &record.clone, started, &record.quarantined).into(),
+            services::StartWhileVerifying::new(record.clone_host(), &record.clone, started, &record.quarantined).into(),
         ));
     }
     steps.push(

@@ -473,7 +473,7 @@ impl App {
         line: &mut RunWatch,
     ) -> Result<(), Failure> {
         let record: RunFacts = serde_json::from_value(run.facts.clone())?;
-        let hypervisor = self.hypervisor(&record.host)?;
+        let hypervisor = self.sides(&record)?.clone;
         let spec = self.inventory.guests.get(&run.guest);
         let watched = Watched::new(journal.clone(), hypervisor, record, spec, every);
         let mut look = watched.look().await?;

@@ -42,9 +42,11 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
     let line = |sentence: &str| hanging("", &printable(sentence));
     if ending.report.is_none() || state == State::Promoted && ending.verb == "promote" {
         text.push_str(&match state {
-            State::Cloned => {
-                line(&format!("{run} is cloned: {} on {}, quarantined. {down}", record.addressing.shown(), record.host))
-            }
+            State::Cloned => line(&format!(
+                "{run} is cloned: {} on {}, quarantined. {down}",
+                record.addressing.shown(),
+                record.clone_host()
+            )),
             State::Upgraded if ending.verb == "rollback" => line(&format!(
                 "{guest} is rolled back: the original serves again. {down} {run} is kept at {}, quarantined.",
                 record.addressing.clone

@@ -101,7 +101,7 @@ impl Front for JsonFront {
 
 /// The fields of a plan.
 pub fn plan(proposal: &Proposal) -> Value {
-    let Proposal { plan, findings, .. } = proposal;
+    let Proposal { plan, findings, manners, .. } = proposal;
     let steps: Vec<Value> = plan
         .steps
         .iter()
@@ -113,7 +113,7 @@ pub fn plan(proposal: &Proposal) -> Value {
                 "kind": action.kind(),
                 "stage": step.stage,
                 "title": step.title(),
-                "commands": action.step().commands(),
+                "commands": action.step().commands(manners),
                 "diff": action.step().diff(),
                 "undo": undo(plan, index),
                 "irreversible": plan.irreversible(index),

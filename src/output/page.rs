@@ -8,6 +8,7 @@ use super::json::duplicated;
 use crate::engine::{Op, Plan, Undo};
 use crate::lifecycle::page::{Page, Proposal};
 use crate::lifecycle::preflight::{Finding, Verdict};
+use crate::steps::Manners;
 
 /// How a page is laid out.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +21,7 @@ pub struct Look {
 
 /// A plan that is only looked at.
 pub fn plan(proposal: &Proposal, look: Look) -> String {
-    let Proposal { plan, page, findings } = proposal;
+    let Proposal { plan, page, findings, manners } = proposal;
     let headline = format!("{}. This plan touches nothing.", page.headline.trim_end_matches('.'));
     let mut text = lines(&headline);
     text.push('\n');
@@ -29,14 +30,14 @@ pub fn plan(proposal: &Proposal, look: Look) -> String {
         text.push_str(&preflight(findings, look.style));
         text.push('\n');
     }
-    text.push_str(&steps(plan, look));
+    text.push_str(&steps(plan, manners, look));
     text.push_str(&format!("{}  Plan {}.\n", outage(plan), plan.digest()));
     text
 }
 
 /// A plan that wants an approval.
 pub fn approval(proposal: &Proposal, look: Look) -> String {
-    let Proposal { plan, page, findings } = proposal;
+    let Proposal { plan, page, findings, manners } = proposal;
     let digest = format!("plan {}", plan.digest());
     let headline = page.headline.trim_end_matches('.');
     let room = WIDTH.saturating_sub(width(headline));
@@ -52,7 +53,7 @@ pub fn approval(proposal: &Proposal, look: Look) -> String {
         text.push_str(&format!("{warnings}\n"));
     }
     if look.verbose || page.rows.is_empty() {
-        text.push_str(&format!("{}\n", steps(plan, look)));
+        text.push_str(&format!("{}\n", steps(plan, manners, look)));
     }
     let irreversible = (0..plan.steps.len()).filter(|index| plan.irreversible(*index)).count();
     if irreversible > 0 {
@@ -113,7 +114,7 @@ pub fn warning(detail: &str, refused: bool, style: Style) -> String {
 }
 
 /// The table of steps.
-fn steps(plan: &Plan, look: Look) -> String {
+fn steps(plan: &Plan, manners: &Manners, look: Look) -> String {
     if plan.steps.is_empty() {
         return "Nothing is left to be done.\n".to_owned();
     }
@@ -134,15 +135,15 @@ fn steps(plan: &Plan, look: Look) -> String {
             text.push('\n');
         }
         if look.verbose {
-            details(&mut text, &step.op);
+            details(&mut text, &step.op, manners);
         }
     }
     text
 }
 
-fn details(text: &mut String, op: &Op) {
+fn details(text: &mut String, op: &Op, manners: &Manners) {
     let step = op.action().step();
-    for argv in step.commands() {
+    for argv in step.commands(manners) {
         text.push_str(&format!("       $ {}\n", printable(&shell_quote(&argv))));
     }
     if let (Some(diff), Op::Do(_)) = (step.diff(), op) {

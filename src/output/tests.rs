@@ -18,6 +18,7 @@ use crate::lifecycle::page::{Page, Proposal, Row};
 use crate::lifecycle::preflight::{Finding, Verdict};
 use crate::lifecycle::state::Verb;
 use crate::lifecycle::{init, log as record, query};
+use crate::steps::Manners;
 use crate::verify::{CheckResult, Verdict as CheckVerdict};
 
 /// Puts fixed values of the same width in place of what differs from day to day.
@@ -297,7 +298,7 @@ fn a_page_with_refusals_and_irreversible_steps_says_so() {
         finding("space", Verdict::Passed, "8 GiB free", None),
         finding("mail", Verdict::Warning, "smtp is checked after promotion only", None),
     ];
-    let proposal = Proposal { plan, page, findings };
+    let proposal = Proposal { plan, page, findings, manners: Manners::default() };
     steady(|| {
         assert_snapshot!("plan_refused", page::plan(&proposal, Look::default()));
         assert_snapshot!("approve_irreversible", page::approval(&proposal, Look { verbose: true, ..Look::default() }));

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, net, queues, services, storage, upgrade,
-    verify,
+    verify, visible,
 };
 
 macro_rules! actions {
@@ -43,6 +43,7 @@ actions! {
     "storage.secure" Secure(block::Secure),
     "storage.closed" ProveClosed(block::ProveClosed),
     "storage.merge" Merge(block::Merge),
+    "storage.visible" Visible(visible::Visible),
     "storage.drained" Drained(block::Drained),
     "storage.restore" RestoreDetached(detached::RestoreDetached),
     "guest.define" Define(domain::Define),

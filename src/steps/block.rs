@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hypervisors::storage::{Merge as MergeState, Snapshot as Found};
-use hypervisors::{Change, Mark, Role, VolumeRef};
+use hypervisors::{Change, Mark, Role, VolumeKind, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::shown::lv;
 use super::storage::{Pair, file_name, listed};
 use super::{Done, Probe, Step, StepError, World};
 
@@ -45,10 +46,11 @@ impl Step for FreshSwap {
     fn taken_back(&self) -> String {
         format!("remove {}", self.target)
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
         let name = file_name(&self.target);
+        let group = lv(&self.target).split('/').next().unwrap_or_default().to_owned();
         vec![
-            ["lvcreate", "--name", &name, "--size", "(as the original's)"].map(str::to_owned).to_vec(),
+            ["lvcreate", "--name", &name, "--size", "(as the original's)", &group].map(str::to_owned).to_vec(),
             ["mkswap", "--label", "(kept)", "--uuid", "(kept)", &self.target.to_string()].map(str::to_owned).to_vec(),
         ]
     }
@@ -91,9 +93,10 @@ impl Step for Secure {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        let grow = |volume: &VolumeRef| {
-            ["lvextend", "--extents", "200%ORIGIN", &volume.to_string()].map(str::to_owned).to_vec()
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
+        let grow = |volume: &VolumeRef| match volume.kind {
+            VolumeKind::LvmThin => ["lvchange", "--setactivationskip", "n", &lv(volume)].map(str::to_owned).to_vec(),
+            _ => ["lvextend", "--extents", "200%ORIGIN", &lv(volume)].map(str::to_owned).to_vec(),
         };
         self.volumes.iter().map(grow).collect()
     }
@@ -206,8 +209,8 @@ impl Step for Merge {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        let merge = |pair: &Pair| ["lvconvert", "--merge", &pair.target.to_string()].map(str::to_owned).to_vec();
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
+        let merge = |pair: &Pair| ["lvconvert", "--merge", &lv(&pair.target)].map(str::to_owned).to_vec();
         self.merges.iter().map(merge).collect()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {

@@ -220,7 +220,7 @@ impl Step for Carry {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
         let (from, to) = (self.from.path.join(&self.path), self.to.path.join(&self.path));
         vec![self.argv(&from.to_string_lossy(), &to.to_string_lossy(), &[])]
     }

@@ -11,8 +11,15 @@
 //! | present | snapshot, the data's own mark or none | data, *displaced* |
 //!
 //! The displaced data is removed by the undo of the snapshot that promotion took, at the end of the way back.
+//!
+//! Where copies are no trees of their own (logical volumes) the snapshot is merged into the data instead, which shows the old
+//! content at once, thick ones while the merge still drains; the snapshot goes with it, and nothing is displaced. It is
+//! *absent* as long as the snapshot is there, *present* once the merge has begun or the snapshot is gone.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
+use hypervisors::storage::{Copies, Merge, Snapshot as Found};
 use hypervisors::{Change, DiskSource, Mark, Power, Role, Storage, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -75,6 +82,43 @@ impl RestoreDetached {
         }
     }
 
+    /// How far a merge got.
+    async fn merged(&self, world: &World, storage: &dyn Storage) -> Result<At, StepError> {
+        let Some(data) = storage.inspect(&self.volume).await? else {
+            return Err(StepError::failed(format!("{} does not exist", self.volume), "look at the host's storage"));
+        };
+        let saved = storage.probe(&self.saved, &Self::mark(world, Role::Detached)).await?;
+        match (data.block.and_then(|block| block.merge), saved) {
+            (Some(Merge::Draining { .. }), _) | (None, Found::Absent) => Ok(At::Present),
+            (Some(Merge::Waiting), _) => Ok(At::Marked),
+            (None, Found::Present) => Ok(At::Absent),
+            (None, Found::Partial) => Err(StepError::failed(
+                format!("{}, the snapshot of {}, is lost", self.saved, self.volume),
+                "what is there can only be kept; look at both",
+            )),
+            (None, Found::Foreign(why)) => Err(StepError::failed(
+                format!("{} is not of this run: {why}", self.saved),
+                "look at both; someone changed them",
+            )),
+        }
+    }
+
+    /// Merges the snapshot into the data. Whoever had them open may let go a moment after the guest's end.
+    async fn merge(&self, world: &World, storage: &dyn Storage) -> Result<Done, StepError> {
+        if self.merged(world, storage).await? == At::Present {
+            return Ok(Change::Unchanged.into());
+        }
+        self.nothing_runs_on_it(world).await?;
+        for _ in 0..10 {
+            let block = storage.inspect(&self.volume).await?.and_then(|facts| facts.block);
+            if block.is_none_or(|block| block.open == Some(false)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Ok(storage.merge(&[(&self.saved, &self.volume)], &world.run).await?.into())
+    }
+
     /// Refuses while anything runs on the data.
     async fn nothing_runs_on_it(&self, world: &World) -> Result<(), StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
@@ -105,7 +149,11 @@ impl Step for RestoreDetached {
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let storage = world.hypervisor(&self.host)?.storage(self.volume.kind)?;
-        Ok(match self.stands(world, &*storage).await? {
+        let stands = match storage.copies() {
+            Copies::Trees => self.stands(world, &*storage).await?,
+            Copies::Peers | Copies::Dependents => self.merged(world, &*storage).await?,
+        };
+        Ok(match stands {
             At::Absent => Probe::Absent,
             At::Marked | At::Exchanged => Probe::Partial,
             At::Present => Probe::Present,
@@ -119,6 +167,9 @@ impl Step for RestoreDetached {
     async fn apply(&self, world: &World, found: &Value) -> Result<Done, StepError> {
         let own: Option<Mark> = super::read(&found["mark"])?;
         let storage = world.hypervisor(&self.host)?.storage(self.volume.kind)?;
+        if storage.copies() != Copies::Trees {
+            return self.merge(world, &*storage).await;
+        }
         let mut change = Change::Unchanged;
         loop {
             match self.stands(world, &*storage).await? {

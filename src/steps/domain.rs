@@ -9,7 +9,7 @@ use hypervisors::{Cause, Change, Definition, DefinitionEdit, DiskEdit, GuestLink
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, Probe, Side, Step, StepError, World, sha256};
+use super::{Act, Done, Manners, Probe, Side, Step, StepError, World, sha256};
 
 /// Stores a definition, in place of the one of the same name if there is one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,8 +82,8 @@ impl Step for Define {
             None => format!("undefine {}", self.definition.name),
         }
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        vec![vec!["virsh".into(), "define".into(), format!("{}.xml", self.definition.name)]]
+    fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
+        manners.act(&self.host, Act::Define(self.replaces.is_some()), &self.definition.name)
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let current = world.hypervisor(&self.host)?.definition(&self.definition.name).await?;
@@ -175,8 +175,8 @@ impl Step for Undefine {
     fn taken_back(&self) -> String {
         format!("define {} again", self.guest)
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        vec![vec!["virsh".into(), "undefine".into(), self.guest.clone()]]
+    fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
+        manners.act(&self.host, Act::Undefine, &self.guest)
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let defined = world.hypervisor(&self.host)?.definition(&self.guest).await?.is_some();
@@ -241,8 +241,8 @@ impl Step for Start {
     fn taken_back(&self) -> String {
         format!("stop {}", self.guest)
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        vec![vec!["virsh".into(), "start".into(), self.guest.clone()]]
+    fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
+        manners.act(&self.host, Act::Start, &self.guest)
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         Ok(match world.hypervisor(&self.host)?.power(&self.guest).await? {
@@ -327,8 +327,8 @@ impl Step for Stop {
     fn taken_back(&self) -> String {
         format!("start {} again", self.guest)
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        vec![vec!["virsh".into(), "shutdown".into(), self.guest.clone()]]
+    fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
+        manners.act(&self.host, Act::Shutdown, &self.guest)
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         Ok(match world.hypervisor(&self.host)?.power(&self.guest).await? {
@@ -376,13 +376,8 @@ impl Step for Autostart {
     fn taken_back(&self) -> String {
         format!("autostart of {} as it was", self.guest)
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        let mut argv = vec!["virsh".to_owned(), "autostart".to_owned()];
-        if !self.on {
-            argv.push("--disable".into());
-        }
-        argv.push(self.guest.clone());
-        vec![argv]
+    fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
+        manners.act(&self.host, Act::Autostart(self.on), &self.guest)
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let on = world.hypervisor(&self.host)?.autostart(&self.guest).await?;

@@ -89,7 +89,7 @@ impl Step for FenceOutgoing {
     fn undo_title(&self) -> String {
         "open it again".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
         let words = fence::wall(VERIFYING_WALL);
         vec![["ip", "rule", "add"].map(str::to_owned).into_iter().chain(words).collect()]
     }
@@ -147,7 +147,7 @@ impl Step for ProveFenced {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
         vec![["ip", "rule", "show"].map(str::to_owned).to_vec()]
     }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {

@@ -5,10 +5,12 @@
 //! copies and to volumes that were shut down, never to one that is in use. Other file systems have no such check: there is
 //! nothing to do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hypervisors::host::Command;
+use hypervisors::storage::disk;
 use hypervisors::{Change, Host, VolumeRef};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -103,9 +105,36 @@ fn device(volume: &VolumeRef) -> String {
     volume.path.display().to_string()
 }
 
-/// Looks at a volume; `None`: it holds no ext file system.
-async fn look(host: &dyn Host, volume: &VolumeRef) -> Result<Option<Found>, StepError> {
-    let command = show(&device(volume));
+/// An ext file system on a volume.
+struct Target {
+    /// Number of its partition; 0: it fills the volume.
+    number: u32,
+    /// How e2fsprogs is told where it is: the device, or the device and where it begins.
+    device: String,
+    found: Found,
+}
+
+/// The ext file systems on a volume: one, those of its partitions, or none.
+async fn targets(host: &dyn Host, volume: &VolumeRef) -> Result<Vec<Target>, StepError> {
+    let whole = device(volume);
+    if let Some(found) = look(host, volume, &whole).await? {
+        return Ok(vec![Target { number: 0, device: whole, found }]);
+    }
+    let mut targets = Vec::new();
+    for area in disk::areas(host, &format!("look what is on {volume}"), &volume.path).await? {
+        let Some(number) = area.number.filter(|_| area.content.starts_with("ext")) else { continue };
+        // As libext2fs reads it, after the name of the device.
+        let device = format!("{whole}?offset={}", area.start);
+        if let Some(found) = look(host, volume, &device).await? {
+            targets.push(Target { number, device, found });
+        }
+    }
+    Ok(targets)
+}
+
+/// Looks at a file system; `None`: it is no ext one.
+async fn look(host: &dyn Host, volume: &VolumeRef, device: &str) -> Result<Option<Found>, StepError> {
+    let command = show(device);
     let output = host.run(&command).await?;
     if output.status != 0 && String::from_utf8_lossy(&output.stderr).contains("Bad magic number in super-block") {
         return Ok(None);
@@ -116,15 +145,16 @@ async fn look(host: &dyn Host, volume: &VolumeRef) -> Result<Option<Found>, Step
     Ok(Some(found))
 }
 
-async fn tune(host: &dyn Host, volume: &VolumeRef, to: Periodic) -> Result<Done, StepError> {
-    match look(host, volume).await? {
-        None => return Ok(Change::Unchanged.into()),
-        Some(found) if same(found.periodic, to) => return Ok(Change::Unchanged.into()),
-        Some(_) => {}
+/// Sets those that are named; the others stay as they are.
+async fn tune(host: &dyn Host, volume: &VolumeRef, to: &BTreeMap<u32, Periodic>) -> Result<Done, StepError> {
+    let mut change = Change::Unchanged;
+    for target in targets(host, volume).await? {
+        let Some(to) = to.get(&target.number).filter(|to| !same(target.found.periodic, **to)) else { continue };
+        let command = set(&target.device, *to);
+        host.run(&command).await?.checked(format!("set the periodic check of {volume}"), &command)?;
+        change = Change::Changed;
     }
-    let command = set(&device(volume), to);
-    host.run(&command).await?.checked(format!("set the periodic check of {volume}"), &command)?;
-    Ok(Change::Changed.into())
+    Ok(change.into())
 }
 
 /// Never is never, however it is written.
@@ -132,9 +162,20 @@ fn same(one: Periodic, other: Periodic) -> bool {
     (one.mounts.max(0), one.interval_s) == (other.mounts.max(0), other.interval_s)
 }
 
-/// What was found before; `None`: no ext file system.
-fn recorded(found: &Value) -> Result<Option<Periodic>, StepError> {
-    super::read(&found["periodic"])
+/// What was found before, by number of the partition; 0: of the whole volume.
+fn recorded(found: &Value) -> Result<BTreeMap<u32, Periodic>, StepError> {
+    let whole: Option<Periodic> = super::read(&found["periodic"])?;
+    let mut all: BTreeMap<u32, Periodic> = match &found["partitions"] {
+        Value::Null => BTreeMap::new(),
+        partitions => super::read(partitions)?,
+    };
+    all.extend(whole.map(|whole| (0, whole)));
+    Ok(all)
+}
+
+/// Never, for as many.
+fn never(of: &BTreeMap<u32, Periodic>) -> BTreeMap<u32, Periodic> {
+    of.keys().map(|number| (*number, Periodic::NEVER)).collect()
 }
 
 /// Switches the periodic check of a volume's file system off.
@@ -157,24 +198,33 @@ impl Step for Disarm {
     fn taken_back(&self) -> String {
         format!("periodic fsck of {} as it was", self.volume)
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
         vec![set(&device(&self.volume), Periodic::NEVER).argv]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let host = world.hypervisor(&self.host)?.host();
-        let armed = look(&*host, &self.volume).await?.is_some_and(|found| !found.periodic.is_never());
+        let armed = targets(&*host, &self.volume).await?.iter().any(|target| !target.found.periodic.is_never());
         Ok(if armed { Probe::Absent } else { Probe::Present })
     }
     async fn capture(&self, world: &World) -> Result<Value, StepError> {
         let host = world.hypervisor(&self.host)?.host();
-        Ok(json!({ "periodic": look(&*host, &self.volume).await?.map(|found| found.periodic) }))
+        let found = targets(&*host, &self.volume).await?;
+        let whole = found.iter().find(|target| target.number == 0).map(|target| target.found.periodic);
+        let parts: BTreeMap<u32, Periodic> = found
+            .iter()
+            .filter(|target| target.number != 0)
+            .map(|target| (target.number, target.found.periodic))
+            .collect();
+        Ok(match parts.is_empty() {
+            true => json!({ "periodic": whole }),
+            false => json!({ "periodic": whole, "partitions": parts }),
+        })
     }
-    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        tune(&*world.hypervisor(&self.host)?.host(), &self.volume, Periodic::NEVER).await
+    async fn apply(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        tune(&*world.hypervisor(&self.host)?.host(), &self.volume, &never(&recorded(found)?)).await
     }
     async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
-        let Some(before) = recorded(found)? else { return Ok(Change::Unchanged.into()) };
-        tune(&*world.hypervisor(&self.host)?.host(), &self.volume, before).await
+        tune(&*world.hypervisor(&self.host)?.host(), &self.volume, &recorded(found)?).await
     }
 }
 
@@ -191,8 +241,8 @@ pub struct Rearm {
 }
 
 impl Rearm {
-    fn before(&self, world: &World) -> Result<Option<Periodic>, StepError> {
-        world.memory.found(self.disarmed)?.map_or(Ok(None), |found| recorded(&found))
+    fn before(&self, world: &World) -> Result<BTreeMap<u32, Periodic>, StepError> {
+        world.memory.found(self.disarmed)?.map_or(Ok(BTreeMap::new()), |found| recorded(&found))
     }
 }
 
@@ -208,33 +258,42 @@ impl Step for Rearm {
         format!("switch the periodic fsck of {} off", self.volume)
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
-        let Some(before) = self.before(world)? else { return Ok(Probe::Present) };
-        let found = look(&*world.hypervisor(&self.host)?.host(), &self.volume).await?;
-        let set = found.is_none_or(|found| same(found.periodic, before));
-        Ok(if set { Probe::Present } else { Probe::Absent })
+        let before = self.before(world)?;
+        if before.is_empty() {
+            return Ok(Probe::Present);
+        }
+        let found = targets(&*world.hypervisor(&self.host)?.host(), &self.volume).await?;
+        let set =
+            |target: &Target| before.get(&target.number).is_none_or(|before| same(target.found.periodic, *before));
+        Ok(if found.iter().all(set) { Probe::Present } else { Probe::Absent })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let host = world.hypervisor(&self.host)?.host();
-        let (Some(before), Some(found)) = (self.before(world)?, look(&*host, &self.volume).await?) else {
+        let before = self.before(world)?;
+        if before.is_empty() {
             return Ok(Change::Unchanged.into());
-        };
-        let due = found.due(before, Timestamp::now());
-        if due {
+        }
+        for target in targets(&*host, &self.volume).await? {
+            let Some(before) = before.get(&target.number) else { continue };
+            if !target.found.due(*before, Timestamp::now()) {
+                continue;
+            }
             world.progress(format!("checking {}", self.volume), None);
-            let command = check(&device(&self.volume));
+            let command = check(&target.device);
             let output = host.run(&command).await?;
             // 1: errors were corrected.
             if output.status > 1 {
                 output.checked(format!("check the file system on {}", self.volume), &command)?;
             }
         }
-        tune(&*host, &self.volume, before).await
+        tune(&*host, &self.volume, &before).await
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        if self.before(world)?.is_none() {
+        let before = self.before(world)?;
+        if before.is_empty() {
             return Ok(Change::Unchanged.into());
         }
-        tune(&*world.hypervisor(&self.host)?.host(), &self.volume, Periodic::NEVER).await
+        tune(&*world.hypervisor(&self.host)?.host(), &self.volume, &never(&before)).await
     }
 }
 
@@ -348,7 +407,7 @@ mod tests {
             self.world.controller.run(&command).await.unwrap().checked("prepare", &command).unwrap();
         }
         async fn found(&self) -> Option<Found> {
-            look(&*self.world.controller, &self.volume).await.unwrap()
+            look(&*self.world.controller, &self.volume, &device(&self.volume)).await.unwrap()
         }
         fn disarm(&self) -> Disarm {
             Disarm { host: "here".into(), volume: self.volume.clone() }
@@ -407,6 +466,46 @@ mod tests {
         let now = bench.found().await.unwrap();
         assert_eq!((now.periodic, now.mounted), (ARMED, 0), "e2fsck counts anew");
         assert!(!now.due(ARMED, Timestamp::now()));
+    }
+
+    #[tokio::test]
+    async fn each_partition_of_a_disk_gets_its_own_back() {
+        let bench = Bench::new(false).await;
+        // An MBR with partitions of 2 and 1 MiB from 1 and 3 MiB on.
+        let mut sector = [0; 512];
+        for (at, start, sectors) in [(446, 2048_u32, 4096_u32), (462, 6144, 2047)] {
+            sector[at + 4] = 0x83;
+            sector[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+            sector[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+        }
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        let image = std::fs::File::options().write(true).open(&bench.volume.path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&image, &sector, 0).unwrap();
+        let part = |mib: u64| format!("{}?offset={}", device(&bench.volume), mib << 20);
+        for (mib, blocks, mounts) in [(1, "2048", "30"), (3, "1023", "20")] {
+            let offset = format!("offset={}", mib << 20);
+            for argv in [
+                vec!["mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-E", &offset, &device(&bench.volume), blocks],
+                vec!["tune2fs", "-c", mounts, &part(mib)],
+            ] {
+                let command = Command::new(argv);
+                bench.world.controller.run(&command).await.unwrap().checked("prepare", &command).unwrap();
+            }
+        }
+        let (path, world) = (bench.volume.clone(), &bench.world);
+        let mounts = async || {
+            let found = targets(&*world.controller, &path).await.unwrap();
+            found.iter().map(|target| (target.number, target.found.periodic.mounts)).collect::<Vec<_>>()
+        };
+        assert_eq!(mounts().await, [(1, 30), (2, 20)]);
+        bench.disarmed().await;
+        assert_eq!(mounts().await, [(1, -1), (2, -1)]);
+        let step = bench.rearm();
+        assert_eq!(step.probe(world).await.unwrap(), Probe::Absent);
+        step.apply(world, &Value::Null).await.unwrap();
+        assert_eq!((mounts().await, step.probe(world).await.unwrap()), (vec![(1, 30), (2, 20)], Probe::Present));
+        step.undo(world, &Value::Null).await.unwrap();
+        assert_eq!(mounts().await, [(1, -1), (2, -1)]);
     }
 
     #[tokio::test]

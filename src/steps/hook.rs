@@ -74,8 +74,11 @@ impl Step for Hook {
             None => self.title(),
         }
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        vec![self.argv.clone()]
+    fn commands(&self, manners: &super::Manners) -> Vec<Vec<String>> {
+        vec![match &self.place {
+            Place::Host(host) => manners.on(host, self.argv.clone()),
+            Place::Controller | Place::Guest { .. } => self.argv.clone(),
+        }]
     }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         // A foreign command cannot be looked at: it is run, and running it twice must be harmless (documented).

@@ -11,15 +11,18 @@ pub mod detached;
 pub mod domain;
 pub mod fence;
 pub mod files;
+pub mod freeze;
 pub mod fsck;
 pub mod hook;
 mod left;
 pub mod net;
 pub mod queues;
 pub mod services;
+pub mod shown;
 pub mod storage;
 pub mod upgrade;
 pub mod verify;
+pub mod visible;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +37,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use action::Action;
+pub use shown::{Act, Manner, Manners, Toolstack};
 
 /// How the world stands with respect to a step, by looking at the world, never at the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,8 +260,9 @@ pub trait Step: Send + Sync {
     fn taken_back(&self) -> String {
         format!("{} ({})", self.undo_title(), self.title())
     }
-    /// The commands it comes down to, for `plan -v` and the log (argv each; library calls as the equivalent command).
-    fn commands(&self) -> Vec<Vec<String>> {
+    /// The commands it comes down to, for `plan -v` and `--json` (argv each; library calls as the equivalent command), as they
+    /// are typed for the hosts concerned.
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
         Vec::new()
     }
     /// The change of files it makes, as a unified diff, if it can be told beforehand.

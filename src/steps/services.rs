@@ -84,7 +84,7 @@ impl Step for StartWhileVerifying {
     fn undo_title(&self) -> String {
         "stop and mask them again".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
         let argv = |verb: &str, unit: &String| vec!["systemctl".to_owned(), verb.to_owned(), unit.clone()];
         let unmask = self.masked.iter().map(|unit| argv("unmask", unit));
         unmask.chain(self.units.iter().map(|unit| argv("start", unit))).collect()

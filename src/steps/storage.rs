@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use hypervisors::storage::{CopyRequest, CowSize, Snapshot as Found};
+use hypervisors::storage::{CopyRequest, CowSize, Snapshot as Found, lvm};
 use hypervisors::{Change, DiskSource, Mark, Power, Role, VolumeKind, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, Probe, Step, StepError, World};
+use super::freeze::{Doubt, Freeze, Held};
+use super::shown::lv;
+use super::{Act, Done, Manners, Probe, Step, StepError, World};
 
 /// One volume and the copy made of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +59,9 @@ pub struct Snapshot {
     pub copies: Vec<Pair>,
     /// Role of the copies.
     pub role: Role,
+    /// Its file systems are frozen for the instant; if that does not work out it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Freeze>,
 }
 
 impl Snapshot {
@@ -72,28 +77,76 @@ impl Snapshot {
         Ok(())
     }
 
-    async fn copy_all(&self, world: &World) -> Result<(), StepError> {
+    /// Removes what an interrupted attempt left: that is not of this instant.
+    async fn clear(&self, world: &World) -> Result<(), StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
         let mark = self.mark(world);
-        // Those that an interrupted attempt left are not of this instant.
         for Pair { target, .. } in &self.copies {
             let storage = hypervisor.storage(target.kind)?;
             if let Found::Partial | Found::Present = storage.probe(target, &mark).await? {
                 storage.remove(target, &world.run).await?;
             }
         }
-        if self.pause && hypervisor.power(&self.guest).await? == Power::On {
-            hypervisor.pause(&self.guest).await?;
-        }
+        Ok(())
+    }
+
+    async fn take(&self, world: &World) -> Result<(), StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
         for kind in kinds(self.copies.iter().map(|pair| pair.source.kind)) {
             let of_kind = self.copies.iter().filter(|pair| pair.source.kind == kind);
             let requests: Vec<CopyRequest<'_>> =
                 of_kind.map(|Pair { source, target, size }| CopyRequest { source, target, size: *size }).collect();
             let names: Vec<String> = requests.iter().map(|copy| copy.source.to_string()).collect();
             world.progress(format!("copying {}", names.join(", ")), None);
-            hypervisor.storage(kind)?.snapshot_set(&requests, &mark).await?;
+            hypervisor.storage(kind)?.snapshot_set(&requests, &self.mark(world)).await?;
         }
         Ok(())
+    }
+
+    async fn take_paused(&self, world: &World) -> Result<(), StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        self.clear(world).await?;
+        if self.pause && hypervisor.power(&self.guest).await? == Power::On {
+            hypervisor.pause(&self.guest).await?;
+        }
+        self.take(world).await
+    }
+
+    /// Takes the copies while the guest's file systems are frozen; why not, if they were not all the while.
+    async fn take_frozen(&self, world: &World, freeze: &Freeze) -> Result<Held, StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        if hypervisor.power(&self.guest).await? != Power::On {
+            return Ok(Held::Not(format!("{} is not running", self.guest)));
+        }
+        let guest = hypervisor.guest(&freeze.link)?;
+        self.clear(world).await?;
+        Doubt::of(world).begin()?;
+        world.progress(format!("freezing {}", self.guest), None);
+        if let Held::Not(why) = freeze.begin(&*guest, &world.run).await {
+            return Ok(Held::Not(why));
+        }
+        let taken = self.take(world).await;
+        let held = freeze.end(&*guest, &world.run).await;
+        taken.map(|()| held)
+    }
+
+    /// Ends what an attempt left frozen. It thaws by itself otherwise.
+    async fn let_go(&self, world: &World) -> Result<(), StepError> {
+        let Some(freeze) = self.freeze.as_ref().filter(|_| Doubt::of(world).stands()) else { return Ok(()) };
+        let hypervisor = world.hypervisor(&self.host)?;
+        if hypervisor.power(&self.guest).await? == Power::On {
+            freeze.end(&*hypervisor.guest(&freeze.link)?, &world.run).await;
+        }
+        Ok(())
+    }
+
+    /// How the copies come to be of one instant, in the plan; trees are always taken of a paused guest.
+    fn instant(&self) -> &'static str {
+        match &self.freeze {
+            Some(_) => ", frozen",
+            None if self.pause && !self.copies.iter().any(|pair| pair.source.kind.opens_under_a_guest()) => ", paused",
+            None => "",
+        }
     }
 }
 
@@ -102,7 +155,7 @@ impl Step for Snapshot {
     fn title(&self) -> String {
         let names: Vec<String> =
             self.copies.iter().map(|pair| format!("{} as {}", pair.source, file_name(&pair.target))).collect();
-        format!("snapshot {}", names.join(", "))
+        format!("snapshot {}{}", names.join(", "), self.instant())
     }
     fn undo_title(&self) -> String {
         "remove it".into()
@@ -111,24 +164,26 @@ impl Step for Snapshot {
         let targets: Vec<VolumeRef> = self.copies.iter().map(|pair| pair.target.clone()).collect();
         format!("remove {}", listed(&targets))
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        self.copies
-            .iter()
-            .map(|pair| {
-                let (source, target) = (pair.source.to_string(), pair.target.to_string());
-                match pair.source.kind {
-                    hypervisors::VolumeKind::Btrfs => {
-                        ["btrfs", "subvolume", "snapshot", &source, &target].map(str::to_owned).to_vec()
-                    }
-                    _ => ["cp", "-a", "--reflink=auto", &source, &target].map(str::to_owned).to_vec(),
-                }
-            })
-            .collect()
+    fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
+        let copy = |pair: &Pair| {
+            if let Some(argv) = lvm::snapshot_argv(&pair.source, &pair.target, pair.size) {
+                return argv;
+            }
+            let words: &[&str] = match pair.source.kind {
+                VolumeKind::Btrfs => &["btrfs", "subvolume", "snapshot"],
+                _ => &["cp", "-a", "--reflink=auto"],
+            };
+            let volumes = [pair.source.to_string(), pair.target.to_string()];
+            words.iter().map(|word| (*word).to_owned()).chain(volumes).collect()
+        };
+        let pause = |act| if self.pause { manners.act(&self.host, act, &self.guest) } else { Vec::new() };
+        let copies = self.copies.iter().map(copy);
+        pause(Act::Pause).into_iter().chain(copies).chain(pause(Act::Resume)).collect()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
         let mark = self.mark(world);
-        let (mut present, mut begun) = (0, false);
+        let (mut present, mut begun) = (0, self.freeze.is_some() && Doubt::of(world).stands());
         for Pair { target, .. } in &self.copies {
             match hypervisor.storage(target.kind)?.probe(target, &mark).await? {
                 Found::Absent => {}
@@ -145,19 +200,36 @@ impl Step for Snapshot {
         let paused = self.pause && hypervisor.power(&self.guest).await? == Power::Paused;
         Ok(match present {
             0 if !begun && !paused => Probe::Absent,
-            n if n == self.copies.len() && !paused => Probe::Present,
+            n if n == self.copies.len() && !begun && !paused => Probe::Present,
             _ => Probe::Partial,
         })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let result = self.copy_all(world).await;
+        let mut done = Done::new(Change::Created);
+        if let Some(freeze) = &self.freeze {
+            match self.take_frozen(world, freeze).await? {
+                Held::Frozen => {
+                    Doubt::of(world).end()?;
+                    return Ok(done.with(json!({ "instant": "frozen" })));
+                }
+                Held::Not(why) => {
+                    done = done.warn(format!("{} was paused for the snapshot, not frozen: {why}", self.guest));
+                    self.let_go(world).await?;
+                }
+            }
+        }
+        let result = self.take_paused(world).await;
         let thawed = self.thaw(world).await;
         result.and(thawed)?;
-        Ok(Change::Created.into())
+        Doubt::of(world).end()?;
+        Ok(if self.freeze.is_some() { done.with(json!({ "instant": "paused" })) } else { done })
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        self.let_go(world).await?;
         self.thaw(world).await?;
-        remove(world, &self.host, self.copies.iter().map(|pair| &pair.target)).await
+        let done = remove(world, &self.host, self.copies.iter().map(|pair| &pair.target)).await?;
+        Doubt::of(world).end()?;
+        Ok(done)
     }
 }
 
@@ -177,7 +249,11 @@ pub(super) async fn remove<'a>(
 ) -> Result<Done, StepError> {
     let hypervisor = world.hypervisor(host)?;
     let mut change = Change::Unchanged;
-    let guests = hypervisor.list().await?;
+    let mut guests = Vec::new();
+    // A guest of another host may stand on it.
+    for platform in world.hypervisors.values() {
+        guests.extend(platform.list().await?);
+    }
     for volume in volumes {
         // Whatever the journal says: what a definition stands on is not removed.
         let owner = guests.iter().find(|guest| {
@@ -205,6 +281,14 @@ impl Step for RemoveVolumes {
     }
     fn undo_title(&self) -> String {
         "-".into()
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        let remove = |volume: &VolumeRef| match volume.kind {
+            VolumeKind::Btrfs => ["btrfs", "subvolume", "delete", &volume.to_string()].map(str::to_owned).to_vec(),
+            VolumeKind::Directory | VolumeKind::Sim => ["rm", "-r", &volume.to_string()].map(str::to_owned).to_vec(),
+            VolumeKind::LvmThick | VolumeKind::LvmThin => ["lvremove", &lv(volume)].map(str::to_owned).to_vec(),
+        };
+        self.volumes.iter().map(remove).collect()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
@@ -296,8 +380,13 @@ impl Step for RenameVolume {
     fn undo_title(&self) -> String {
         "its old name".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
-        vec![vec!["mv".into(), "-nT".into(), self.from.to_string(), self.to.to_string()]]
+    fn commands(&self, _manners: &super::Manners) -> Vec<Vec<String>> {
+        match self.from.kind {
+            VolumeKind::LvmThick | VolumeKind::LvmThin => {
+                vec![vec!["lvrename".into(), lv(&self.from), lv(&self.to)]]
+            }
+            _ => vec![vec!["mv".into(), "-nT".into(), self.from.to_string(), self.to.to_string()]],
+        }
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let storage = world.hypervisor(&self.host)?.storage(self.from.kind)?;

@@ -52,6 +52,7 @@ pub fn differences(wanted: &DomainFacts, found: &DomainFacts) -> Vec<String> {
     compare("vcpu", wanted.vcpus.to_string(), found.vcpus.to_string());
     compare("disks", format!("{:?}", wanted.disks), format!("{:?}", found.disks));
     compare("network cards", format!("{:?}", wanted.nics), format!("{:?}", found.nics));
+    compare("kernel", format!("{:?}", wanted.kernel), format!("{:?}", found.kernel));
     compare("run mark", format!("{:?}", wanted.mark), format!("{:?}", found.mark));
     words
 }
@@ -95,6 +96,12 @@ fn expected(before: &DomainFacts, edit: &DefinitionEdit) -> Result<DomainFacts, 
     }
     if let Some(vcpus) = edit.vcpus {
         facts.vcpus = vcpus;
+    }
+    if edit.kernel.is_some() {
+        if before.kernel.is_none() {
+            return Err("it is not started with a kernel of the host".to_owned());
+        }
+        facts.kernel.clone_from(&edit.kernel);
     }
     Ok(facts)
 }
@@ -176,6 +183,22 @@ fn cuts(text: &str, domain: Element<'_>, edit: &DefinitionEdit) -> Result<Vec<Cu
         cuts.extend(content(text, vcpu, &vcpus.to_string())?);
         if vcpu.attribute("current").is_some() {
             cuts.extend(attribute(vcpu, "current", &vcpus.to_string())?);
+        }
+    }
+    if let Some(kernel) = &edit.kernel {
+        let os = domain.child("os").ok_or("the domain has no <os>")?;
+        let first = os.child("kernel").ok_or("the domain has no <kernel>")?;
+        cuts.extend(content(text, first, &kernel.kernel)?);
+        for (name, new) in [("initrd", &kernel.initrd), ("cmdline", &kernel.arguments)] {
+            match (os.child(name), new) {
+                (Some(old), Some(new)) => cuts.extend(content(text, old, new)?),
+                (Some(old), None) => cuts.push((with_indent(text, old), String::new())),
+                (None, Some(new)) => {
+                    let (at, white) = (first.span().end, white_before(text, first.span().start));
+                    cuts.push((at..at, format!("{white}<{name}>{}</{name}>", escape(new)?)));
+                }
+                (None, None) => {}
+            }
         }
     }
     Ok(cuts)

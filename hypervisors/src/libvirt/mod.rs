@@ -4,10 +4,10 @@
 //! logged) and edited by cuts on that text ([`edit`]). Every change is read back before it counts as done. What a
 //! guest is, is decided by what libvirt says of it; what the platform can do, by the connection's kind.
 //!
-//! * [`xml`], [`edit`]: pure, on text.
+//! * [`xml`], [`edit`], [`uri`]: pure, on text.
 //! * `connection`: calls with a time limit, errors in our words, reconnecting.
 //!
-//! This module never starts a process.
+//! This module never starts a process. A connection by ssh makes libvirt's own library start one (`ssh`, asking nobody).
 
 mod connection;
 pub mod edit;
@@ -16,6 +16,7 @@ mod late;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 mod tree;
+pub mod uri;
 pub mod xml;
 
 use std::collections::HashSet;
@@ -34,10 +35,9 @@ use virt::sys::{VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, VIR_DOMAIN_XML_INACTIVE, VIR_DOM
 use self::connection::{Connection, Failure, Handle, find, is};
 use self::xml::DomainFacts;
 use crate::host::SshHost;
-use crate::storage;
 use crate::{
-    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, GuestFacts, GuestLink, Host, Hypervisor, Net,
-    Power, Result, Storage, VolumeKind, VolumeRef,
+    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, FreeMemory, GuestFacts, GuestLink, Host,
+    Hypervisor, Net, Power, Result, Storage, VolumeKind, VolumeRef, sight, storage,
 };
 
 /// A call that only looks or notes something.
@@ -176,6 +176,7 @@ fn facts_of(connect: &Connect, domain: &Domain, doing: &str) -> Called<GuestFact
         nics: facts.nics,
         managed_save: optional(domain.has_managed_save(0))?,
         mark: facts.mark,
+        kernel: facts.kernel,
     })
 }
 
@@ -451,6 +452,17 @@ impl Hypervisor for Libvirt {
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
         Ok(crate::net::inside(link, self.net.clone(), SshHost::for_guest))
+    }
+
+    /// A dom0's own memory is not its guests': there the hypervisor is asked.
+    async fn free_memory(&self) -> Result<Option<FreeMemory>> {
+        let available = sight::available(&*self.host).await?;
+        if driver(&self.uri) != "xen" {
+            return Ok(available.map(|free_bytes| FreeMemory { free_bytes, more_bytes: 0 }));
+        }
+        let doing = format!("ask {} for free memory", self.uri);
+        let free_bytes = self.call(doing, QUICK, |connect| Ok(connect.free_memory()?)).await?;
+        Ok(Some(FreeMemory { free_bytes, more_bytes: available.unwrap_or(0) }))
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::tree::{Element, Tree};
-use crate::{Disk, DiskSource, MacAddr, Mark, Nic};
+use crate::{Disk, DiskSource, HostKernel, MacAddr, Mark, Nic};
 
 /// Namespace of the run mark in `<metadata>`.
 pub const MARK_NAMESPACE: &str = "urn:upgradectl:run:1";
@@ -35,6 +35,8 @@ pub struct DomainFacts {
     pub on_network: Vec<bool>,
     /// The run mark.
     pub mark: Option<Mark>,
+    /// The kernel of the host that it is started with.
+    pub kernel: Option<HostKernel>,
 }
 
 /// Reads a domain XML.
@@ -64,6 +66,7 @@ pub fn read(text: &str) -> Result<DomainFacts, String> {
         nics,
         on_network: cards.iter().map(|card| card.attribute("type") == Some("network")).collect(),
         mark: mark(domain)?.map(|element| read_mark(element)).transpose()?,
+        kernel: kernel(domain),
         kind,
     })
 }
@@ -128,6 +131,15 @@ fn bytes(element: Element<'_>) -> Result<u64, String> {
     let bad = || format!("<{}> {:?} is no size", element.name(), element.value());
     let unit = unit_bytes(element.attribute("unit").unwrap_or("KiB")).ok_or_else(bad)?;
     element.value().trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(bad)
+}
+
+/// A kernel of the host's; a boot loader that is started in its place reads the guest's own.
+fn kernel(domain: Element<'_>) -> Option<HostKernel> {
+    let os = domain.child("os")?;
+    let text = |name: &'static str| Some(os.child(name)?.value().trim().to_owned()).filter(|text| !text.is_empty());
+    let kernel =
+        text("kernel").filter(|kernel| domain.child("bootloader").is_none() && !crate::loads_another(kernel))?;
+    Some(HostKernel { kernel, initrd: text("initrd"), arguments: text("cmdline") })
 }
 
 fn disks(domain: Element<'_>) -> Vec<Disk> {

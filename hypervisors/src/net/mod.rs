@@ -2,10 +2,12 @@
 
 mod found;
 mod frame;
+mod linked;
 mod real;
 
 pub(crate) use found::inside;
 pub use found::{address, known_address};
+pub use linked::Linked;
 pub use real::{OwnAddress, RealNet, own_addresses};
 
 use std::fmt;
@@ -20,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::Result;
 
 /// A hardware address, displayed as `00:16:3e:00:05:0c`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MacAddr(pub [u8; 6]);
 
@@ -71,6 +73,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// The network as one machine sees it.
 #[async_trait]
 pub trait Net: Send + Sync + fmt::Debug {
+    /// The interface of this machine that is on the link behind `via`.
+    fn interface<'a>(&'a self, via: &'a str) -> &'a str {
+        via
+    }
     /// Who answers for an address on the link behind the interface `via` (ARP for IPv4, neighbour solicitation for
     /// IPv6), asked afresh, not from a cache. `None` after about a second of silence. The machine's own
     /// addresses count: an address of the machine itself is answered by the interface's own hardware address.

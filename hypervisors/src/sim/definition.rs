@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::{Cause, DefinitionEdit, Disk, DiskEdit, DiskSource, Error, MacAddr, Mark, Nic, Result};
+use crate::{Cause, DefinitionEdit, Disk, DiskEdit, DiskSource, Error, HostKernel, MacAddr, Mark, Nic, Result};
 
 /// What the sim understands of a definition; other keys are kept and ignored.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,6 +37,8 @@ pub(super) struct Parsed {
     #[serde(default)]
     pub nics: Vec<NicEntry>,
     mark: Option<String>,
+    /// A kernel of the host that it is started with.
+    pub kernel: Option<HostKernel>,
 }
 
 fn one() -> u32 {
@@ -120,6 +122,9 @@ pub(super) fn derive(text: &str, edit: &DefinitionEdit, volumes: &Path) -> Resul
     }
     if let Some(uuid) = &edit.uuid {
         root.insert("uuid".into(), json!(uuid));
+    }
+    if let Some(kernel) = &edit.kernel {
+        root.insert("kernel".into(), json!(kernel));
     }
     if let Some(bytes) = edit.memory_bytes {
         root.insert("memory_bytes".into(), json!(bytes));
@@ -218,6 +223,7 @@ mod tests {
             .into(),
             memory_bytes: Some(7),
             vcpus: None,
+            kernel: None,
         };
         let text = derive(TEXT, &edit, volumes).unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();

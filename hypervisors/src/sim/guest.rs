@@ -5,7 +5,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
-use super::commands::{Inside, only_looks};
+use super::commands::{Inside, is_freeze, only_looks};
 use super::host;
 use super::tree;
 use super::world::{Locked, Sim, read_bounded};
@@ -43,6 +43,15 @@ impl SimGuest {
         }
         inside.world.settle_jobs(&guest, &inside.parsed, &inside.runtime, false)?;
         inside.runtime = inside.world.runtime(&guest)?;
+        Ok(inside)
+    }
+
+    /// Connects to write. What a frozen guest is to write waits, longer than anybody.
+    fn enter_to_write<'w>(&self, world: &'w mut Locked) -> Result<Inside<'w>> {
+        let inside = self.enter(world)?;
+        if inside.runtime.is_frozen() {
+            return Err(Error::unknown(format!("write in {}", self.link.name), "it took too long: it is frozen"));
+        }
         Ok(inside)
     }
 
@@ -86,7 +95,8 @@ impl Host for SimGuest {
         }
         let object = self.object(&command.argv.join(" "));
         let act = |world: &mut Locked| {
-            let mut inside = self.enter(world)?;
+            let writes = !only_looks(&command.argv) && !is_freeze(&command.argv);
+            let mut inside = if writes { self.enter_to_write(world)? } else { self.enter(world)? };
             // A fault that strikes half-way leaves half of an upgrade; other commands have no halves.
             inside.half = inside.world.fault.is_some();
             let output = inside.run(&command.argv)?;
@@ -127,7 +137,7 @@ impl Host for SimGuest {
     async fn write_file(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<Change> {
         self.sim
             .effect("guest.write_file", &self.object(&path.display().to_string()), |world| {
-                let inside = self.enter(world)?;
+                let inside = self.enter_to_write(world)?;
                 inside
                     .place(path, true)
                     .and_then(|place| host::write(&place, bytes, mode))
@@ -137,7 +147,9 @@ impl Host for SimGuest {
     }
 
     async fn job_start(&self, job: &Job) -> Result<Change> {
-        self.sim.effect("guest.job_start", &self.object(&job.id), |world| self.enter(world)?.job_start(job)).await
+        self.sim
+            .effect("guest.job_start", &self.object(&job.id), |world| self.enter_to_write(world)?.job_start(job))
+            .await
     }
     async fn job_status(&self, id: &str) -> Result<JobStatus> {
         self.sim.observe("guest.job_status", &self.object(id), |world| self.enter(world)?.job_status(id)).await

@@ -21,7 +21,11 @@ pub struct SimHost {
 
 impl SimHost {
     pub(super) fn new(sim: &Sim) -> Self {
-        Self { sim: sim.clone(), name: sim.config().unwrap_or_default().name }
+        let name = match sim.part_name() {
+            "" => sim.config().unwrap_or_default().name,
+            name => name.to_owned(),
+        };
+        Self { sim: sim.clone(), name }
     }
     fn no_jobs<T>(&self) -> Result<T> {
         let why = "the simulated machine has no detached work, only its guests have";
@@ -50,7 +54,7 @@ impl Host for SimHost {
                 }
                 let doing = format!("run {}", command.program());
                 let program = Path::new(command.argv.first().map_or("", String::as_str));
-                let script = tree::resolve(&world.sim.dir().join("hostfs"), program, true)
+                let script = tree::resolve(&world.sim.hostfs(), program, true)
                     .and_then(|path| read_bounded(&path, 1 << 20))
                     .ok()
                     .flatten();
@@ -64,7 +68,7 @@ impl Host for SimHost {
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         self.sim
             .observe("host.read_file", &path.display().to_string(), |world| {
-                tree::resolve(&world.sim.dir().join("hostfs"), path, true)
+                tree::resolve(&world.sim.hostfs(), path, true)
                     .and_then(|place| read_bounded(&place, limit))
                     .map_err(|error| Error::io(format!("read {}", path.display()), error))
             })
@@ -73,7 +77,7 @@ impl Host for SimHost {
     async fn write_file(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<Change> {
         self.sim
             .effect("host.write_file", &path.display().to_string(), |world| {
-                let place = tree::resolve(&world.sim.dir().join("hostfs"), path, true);
+                let place = tree::resolve(&world.sim.hostfs(), path, true);
                 place
                     .and_then(|place| write(&place, bytes, mode))
                     .map_err(|error| Error::io(format!("write {}", path.display()), error))

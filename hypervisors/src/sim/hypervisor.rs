@@ -1,5 +1,6 @@
 //! The simulated platform: definitions and power.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,21 @@ use super::storage::SimStorage;
 use super::world::{HostConfig, Locked, Sim};
 use crate::storage;
 use crate::{
-    Capabilities, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, GuestFacts, GuestLink, Host, Hypervisor,
-    Net, Power, Result, Storage, VolumeKind, VolumeRef,
+    Bridged, Capabilities, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, GuestFacts, GuestLink, Host,
+    Hypervisor, MacAddr, Net, Power, Result, Sight, Storage, VolumeKind, VolumeRef,
 };
 
 impl Locked {
+    /// A definition, if it is one of the host that is asked.
+    fn defined_here(&self, guest: &str) -> Result<Option<String>> {
+        if self.part_of(guest)? != self.sim.part_name() {
+            return Ok(None);
+        }
+        self.definition(guest)
+    }
+
     fn facts(&self, guest: &str) -> Result<Option<GuestFacts>> {
-        let Some(text) = self.definition(guest)? else { return Ok(None) };
+        let Some(text) = self.defined_here(guest)? else { return Ok(None) };
         let parsed = definition::parse(&text)?;
         let runtime = self.runtime(guest)?;
         Ok(Some(GuestFacts {
@@ -33,11 +42,12 @@ impl Locked {
             nics: parsed.nics(),
             managed_save: false,
             mark: parsed.mark(),
+            kernel: parsed.kernel.clone(),
         }))
     }
 
     fn stored(&self, doing: &str, guest: &str) -> Result<String> {
-        self.definition(guest)?.ok_or_else(|| Error::not_found(doing, format!("{guest} is not defined")))
+        self.defined_here(guest)?.ok_or_else(|| Error::not_found(doing, format!("{guest} is not defined")))
     }
 
     /// Stores a definition as libvirt does: the UUID decides which guest it is.
@@ -49,7 +59,7 @@ impl Locked {
             return Err(Error::refused(doing, format!("its text defines {}", parsed.name)));
         }
         for other in self.defined()? {
-            let theirs = definition::parse(&self.stored(&doing, &other)?)?;
+            let theirs = definition::parse(&self.definition(&other)?.unwrap_or_default())?;
             if other == *name && theirs.uuid != parsed.uuid {
                 return Err(Error::refused(doing, format!("{name} exists already with another UUID")));
             }
@@ -58,9 +68,13 @@ impl Locked {
             }
         }
         let before = self.definition(name)?;
+        if before.is_some() && self.defined_here(name)?.is_none() {
+            return Err(Error::refused(doing, "another host of this world has a guest of that name"));
+        }
         if before.as_ref() == Some(&definition.text) {
             return Ok(Change::Unchanged);
         }
+        self.set_part(name, self.sim.part_name())?;
         self.set_definition(name, Some(&definition.text))?;
         Ok(if before.is_some() { Change::Changed } else { Change::Created })
     }
@@ -80,8 +94,16 @@ impl Locked {
         Ok(Change::Changed)
     }
 
+    /// How a guest stands for the host that is asked: off, if it is another's.
+    fn seen(&self, guest: &str) -> Result<super::world::Runtime> {
+        match self.part_of(guest)? == self.sim.part_name() {
+            true => self.runtime(guest),
+            false => Ok(super::world::Runtime::default()),
+        }
+    }
+
     fn stop(&mut self, guest: &str, clean: bool) -> Result<Change> {
-        if self.runtime(guest)?.power == Power::Off {
+        if self.seen(guest)?.power == Power::Off {
             return Ok(Change::Unchanged);
         }
         self.midpoint(&format!("stop {guest}"))?;
@@ -90,7 +112,7 @@ impl Locked {
     }
 
     fn freeze(&mut self, guest: &str, doing: &str, from: Power, to: Power) -> Result<Change> {
-        let mut runtime = self.runtime(guest)?;
+        let mut runtime = self.seen(guest)?;
         if runtime.power == to {
             return Ok(Change::Unchanged);
         }
@@ -109,11 +131,13 @@ impl Sim {
     pub async fn reboot_host(&self) -> Result<()> {
         self.effect("reboot_host", "host", |world| {
             for (guest, _) in world.running()? {
-                world.halt(&guest, false)?;
+                if world.part_of(&guest)? == self.part_name() {
+                    world.halt(&guest, false)?;
+                }
             }
             world.deactivate_skipped()?;
             for guest in world.defined()? {
-                if world.runtime(&guest)?.autostart
+                if world.seen(&guest)?.autostart
                     && let Err(error) = world.start(&guest)
                 {
                     world.conflicts.push(error.to_string());
@@ -155,7 +179,7 @@ impl Hypervisor for Sim {
     }
     async fn definition(&self, guest: &str) -> Result<Option<Definition>> {
         self.observe("definition", guest, |world| {
-            Ok(world.definition(guest)?.map(|text| Definition { name: guest.to_owned(), text }))
+            Ok(world.defined_here(guest)?.map(|text| Definition { name: guest.to_owned(), text }))
         })
         .await
     }
@@ -168,7 +192,7 @@ impl Hypervisor for Sim {
     }
     async fn undefine(&self, guest: &str) -> Result<Change> {
         self.effect("undefine", guest, |world| {
-            if world.definition(guest)?.is_none() {
+            if world.defined_here(guest)?.is_none() {
                 return Ok(Change::Unchanged);
             }
             if world.runtime(guest)?.power != Power::Off {
@@ -177,13 +201,14 @@ impl Hypervisor for Sim {
             world.forget_runtime(guest)?;
             world.midpoint(&format!("undefine {guest}"))?;
             world.set_definition(guest, None)?;
+            world.set_part(guest, "")?;
             Ok(Change::Removed)
         })
         .await
     }
 
     async fn power(&self, guest: &str) -> Result<Power> {
-        self.observe("power", guest, |world| Ok(world.runtime(guest)?.power)).await
+        self.observe("power", guest, |world| Ok(world.seen(guest)?.power)).await
     }
     async fn start(&self, guest: &str) -> Result<Change> {
         self.effect("start", guest, |world| world.start(guest)).await
@@ -195,7 +220,7 @@ impl Hypervisor for Sim {
             tokio::time::sleep(needed.min(patience)).await;
         }
         self.effect("shutdown", guest, |world| {
-            if world.runtime(guest)?.power != Power::Off && needed > patience {
+            if world.seen(guest)?.power != Power::Off && needed > patience {
                 let why = format!("it did not shut down within {} s", patience.as_secs());
                 return Err(Error::unknown(format!("shut down {guest}"), why));
             }
@@ -216,11 +241,11 @@ impl Hypervisor for Sim {
         self.effect("resume", guest, |world| world.freeze(guest, "resume", Power::Paused, Power::On)).await
     }
     async fn autostart(&self, guest: &str) -> Result<bool> {
-        self.observe("autostart", guest, |world| Ok(world.runtime(guest)?.autostart)).await
+        self.observe("autostart", guest, |world| Ok(world.seen(guest)?.autostart)).await
     }
     async fn set_autostart(&self, guest: &str, on: bool) -> Result<Change> {
         self.effect("set_autostart", guest, |world| {
-            let mut runtime = world.runtime(guest)?;
+            let mut runtime = world.seen(guest)?;
             if runtime.autostart == on {
                 return Ok(Change::Unchanged);
             }
@@ -268,5 +293,22 @@ impl Hypervisor for Sim {
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
         let sim = self.clone();
         Ok(crate::net::inside(link, Arc::new(SimNet(self.clone())), move |link| SimGuest::new(&sim, link)))
+    }
+
+    /// Volumes are seen alike by every host of the world.
+    async fn sight(&self, path: &Path) -> Result<Option<Sight>> {
+        let Ok(name) = definition::volume_name(path, &self.volumes()) else { return Ok(None) };
+        self.observe("sight", &name, |world| {
+            Ok(world.volume(&name)?.map(|volume| Sight {
+                kind: "directory".into(),
+                size_bytes: 0,
+                identity: volume.id.clone(),
+                head: volume.id,
+            }))
+        })
+        .await
+    }
+    async fn bridged(&self, bridge: &str, _mac: MacAddr) -> Result<Bridged> {
+        Ok(if bridge == self.config()?.bridge { Bridged::Heard } else { Bridged::Absent })
     }
 }

@@ -8,6 +8,8 @@
 //! DIR/volumes/N/          a volume's files: a real directory tree
 //! DIR/volumes/N.json      its capacity, mark, fill, origin, and the detached jobs of the guest whose root it is
 //! DIR/hostfs/             files of the simulated host
+//! DIR/hostfs@NAME/        files of another host of the same world (`Sim::part`)
+//! DIR/parts/GUEST.json    the host that defines and runs a guest, if it is not the first
 //! DIR/faults.json         failures waiting to be injected, each consumed once
 //! DIR/trace.jsonl         every effect, with who ran and which addresses they had afterwards
 //! DIR/lock                flock, held for one operation

@@ -201,6 +201,36 @@ async fn a_full_snapshot_is_lost() {
 }
 
 #[tokio::test]
+async fn a_frozen_guest_is_read_and_not_written_until_it_thaws() {
+    let (_dir, sim) = world();
+    let guest = sim.guest(&link(&sim, "mercure", "10.0.5.12")).unwrap();
+    let script = |words: &[&str]| {
+        let head = ["sh", "-c", "the script", "upgradectl-freeze"];
+        Command::new(head.iter().chain(words).copied())
+    };
+    let said = async |words: &[&str]| guest.run(&script(words)).await.unwrap().text();
+    let writes = async || {
+        let touched = guest.run(&Command::new(["touch", "/root/x"])).await.is_ok();
+        let written = guest.write_file(Path::new("/root/y"), b"", 0o600).await.is_ok();
+        assert_eq!(touched, written);
+        touched
+    };
+    assert_eq!(said(&["can", "-", "30"]).await, "can /\n");
+    assert!(writes().await);
+    assert_eq!(said(&["freeze", "r", "30", "xvdb1"]).await, "frozen /\n");
+    assert!(!writes().await && guest.run(&Command::new(["cat", "/etc/hostname"])).await.unwrap().status == 0);
+    assert_eq!(said(&["thaw", "another"]).await, "gone\n");
+    assert!(!writes().await);
+    assert_eq!(said(&["thaw", "r"]).await, "thawed\n");
+    assert!(writes().await);
+    // By its own timer.
+    assert_eq!(said(&["freeze", "r", "0"]).await, "frozen /\n");
+    assert!(writes().await);
+    assert!(said(&["thaw", "r"]).await.starts_with("fired "));
+    assert_eq!(said(&["thaw", "r"]).await, "gone\n");
+}
+
+#[tokio::test]
 async fn two_owners_of_an_address_are_traced() {
     let (_dir, sim) = world();
     clone(&sim, "mercure--k3f9").await;

@@ -75,6 +75,10 @@ pub struct HostConfig {
     pub upgrade_fails: Option<UpgradeFailure>,
     /// Bytes that one package's upgrade writes.
     pub package_bytes: u64,
+    /// Guests can freeze their file systems.
+    pub fsfreeze: bool,
+    /// A frozen guest thaws by itself after so many milliseconds, whatever it was asked for.
+    pub freeze_ms: Option<u64>,
 }
 
 /// A package that cannot be configured until the operator mends the guest.
@@ -114,6 +118,8 @@ impl Default for HostConfig {
             conffiles: vec!["/etc/postfix/main.cf".into()],
             upgrade_fails: None,
             package_bytes: 2 << 20,
+            fsfreeze: true,
+            freeze_ms: None,
         }
     }
 }
@@ -140,6 +146,18 @@ pub(super) struct Runtime {
     pub units: BTreeSet<String>,
     /// Services that failed to start, with suffix.
     pub failed: BTreeSet<String>,
+    /// Its file systems are frozen, or were until their timer fired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
+}
+
+/// Frozen file systems.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Frozen {
+    /// Who asked for it.
+    pub name: String,
+    /// When the guest's own timer fires, in milliseconds since the epoch.
+    pub until_ms: u64,
 }
 
 impl Default for Runtime {
@@ -156,6 +174,7 @@ impl Default for Runtime {
             rules: Vec::new(),
             units: BTreeSet::new(),
             failed: BTreeSet::new(),
+            frozen: None,
         }
     }
 }
@@ -268,6 +287,7 @@ mod mark_text {
 #[derive(Clone, Debug)]
 pub struct Sim {
     dir: Arc<Path>,
+    part: Arc<str>,
 }
 
 impl Sim {
@@ -279,7 +299,7 @@ impl Sim {
             return Err(Error::not_found(doing(), "there is no host.json in it")
                 .help("`upgradectl init --sim` makes a simulated world"));
         }
-        let sim = Self { dir: path.into() };
+        let sim = Self { dir: path.into(), part: "".into() };
         sim.config()?;
         Ok(sim)
     }
@@ -301,6 +321,26 @@ impl Sim {
     /// The directory it lies in.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Another host of the same world, by a name: it sees the same volumes and the same network, and has guests and files
+    /// (`hostfs@NAME/`) of its own. The host without a name is the first.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Self {
+        Self { dir: Arc::clone(&self.dir), part: name.into() }
+    }
+
+    /// The name of this host among those of its world; empty for the first.
+    pub(super) fn part_name(&self) -> &str {
+        &self.part
+    }
+
+    /// Where this host's own files lie.
+    pub(super) fn hostfs(&self) -> PathBuf {
+        match &*self.part {
+            "" => self.dir.join("hostfs"),
+            name => self.dir.join(format!("hostfs@{name}")),
+        }
     }
 
     /// The machine as `host.json` describes it now.
@@ -425,6 +465,27 @@ impl Locked {
             None => fs::remove_file(&path),
         }
         .map_err(|error| Error::io(format!("store the definition of {guest}"), error))
+    }
+    /// The host that a guest is defined on; empty: the first.
+    pub fn part_of(&self, guest: &str) -> Result<String> {
+        Ok(read_json(&self.file("parts", guest)?)?.unwrap_or_default())
+    }
+    /// Notes the host that a guest is defined on.
+    pub fn set_part(&self, guest: &str, part: &str) -> Result<()> {
+        let path = self.file("parts", guest)?;
+        match part {
+            "" => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(Error::io(format!("place {guest}"), error))
+                }
+                _ => Ok(()),
+            },
+            _ => {
+                let directory = self.sim.dir().join("parts");
+                fs::create_dir_all(directory).map_err(|error| Error::io(format!("place {guest}"), error))?;
+                write_json(&path, &part)
+            }
+        }
     }
     /// What is known of a guest's power; a guest never seen is off.
     pub fn runtime(&self, guest: &str) -> Result<Runtime> {

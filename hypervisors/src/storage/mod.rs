@@ -2,9 +2,11 @@
 
 mod btrfs;
 mod directory;
+pub mod disk;
 pub mod lvm;
 mod marked;
 mod mount;
+mod parts;
 mod readonly;
 
 pub use btrfs::BtrfsStorage;
@@ -275,7 +277,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     }
     /// Every marked volume in a directory (not deeper).
     async fn marked(&self, directory: &Path) -> Result<Vec<(VolumeRef, Mark)>>;
-    /// The volume's files, beneath a directory of this machine, for as long as the result lives.
+    /// What lies on a block volume: a file system, or partitions; `None` for kinds that are trees of files.
+    async fn layout(&self, _volume: &VolumeRef) -> Result<Option<disk::Layout>> {
+        Ok(None)
+    }
+    /// The volume's files, beneath a directory of this machine, for as long as the result lives. A disk with partitions: the
+    /// guest's root, with those of its partitions that its fstab mounts.
     async fn open(&self, volume: &VolumeRef, access: Access) -> Result<Opened>;
 
     /// Makes copies of a set of volumes in the shortest time the kind allows: the guest is frozen meanwhile. Every target was

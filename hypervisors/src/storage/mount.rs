@@ -6,6 +6,9 @@
 //! Only file systems that can stand beside a copy of themselves on one kernel are opened: ext and XFS (`nouuid`). btrfs is
 //! refused, because a second file system of the same id can damage the first.
 //!
+//! A disk with a partition table is opened at the partition that is the guest's root, with those of its other partitions that
+//! its fstab mounts in their places ([`super::parts`]).
+//!
 //! Races: the same volume opened twice in one process shares one mount, as the kernel would share its superblock; one that
 //! is open for reading is not opened for writing. What else on the host has a volume open is the driver's to know.
 
@@ -22,8 +25,9 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
 
-use super::readonly;
-use crate::host::Command;
+use super::disk::{self, Area};
+use super::{parts, readonly};
+use crate::host::{Command, printable};
 use crate::{Cause, Error, Host, Result};
 
 /// What a volume is opened for.
@@ -59,22 +63,42 @@ impl Opened {
     pub fn is_mount(&self) -> bool {
         self.mount.is_some()
     }
-    /// Bytes in use in the file system.
+    /// File systems that are mounted in it, as paths beneath it, outer ones first.
+    pub fn nested(&self) -> &[PathBuf] {
+        self.mount.as_ref().map_or(&[], |mount| &mount.nested)
+    }
+    /// Bytes that are free in the file system and in those nested in it.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let free = |path: &Path| super::marked::free_and_used(path).map(|(free, _)| free);
+        self.nested().iter().try_fold(free(&self.path)?, |sum, point| Ok(sum + free(&self.path.join(point))?))
+    }
+    /// Bytes in use in the file system; of those nested in it, what lies there is not counted.
     pub fn used_bytes(&self) -> io::Result<u64> {
         super::marked::free_and_used(&self.path).map(|(_, used)| used)
     }
 }
 
-/// A detached mount; the kernel dissolves it when the descriptor is closed.
+/// A mount that no table shows; the kernel dissolves it when what holds it is closed. In the order of closing.
 #[derive(Debug)]
 struct Mount {
     descriptor: OwnedFd,
+    /// The mount namespace that holds nested mounts together.
+    _space: Option<OwnedFd>,
+    nested: Vec<PathBuf>,
     access: Access,
+    _loops: Vec<readonly::Loop>,
+}
+
+/// What is mounted.
+enum On {
+    Whole(FileSystem),
+    /// Partitions that can be.
+    Parts(Vec<(Area, FileSystem)>),
 }
 
 /// File systems that are opened, by the kernel's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FileSystem {
+pub(super) enum FileSystem {
     /// ext2, ext3, ext4: one driver mounts all.
     Ext,
     Xfs,
@@ -89,17 +113,65 @@ pub(super) fn is_ours(device: &Path) -> bool {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner).get(&facts.rdev()).is_some_and(|mount| mount.strong_count() > 0)
 }
 
-/// Opens the file system that fills a block device of this machine.
+/// Opens the file system that fills a block device of this machine, or the guest's root on it if it is divided.
 pub async fn open_device(host: &dyn Host, doing: &str, device: &Path, access: Access) -> Result<Opened> {
-    let system = recognise(doing, &probe(host, doing, device).await?)?;
+    let size = device.to_owned();
+    let size = crate::host::blocking(doing.to_owned(), move |doing| {
+        let end = |mut file: File| io::Seek::seek(&mut file, io::SeekFrom::End(0));
+        File::open(&size).and_then(end).map_err(|error| Error::io(doing, error))
+    })
+    .await?;
+    let layout = disk::layout(host, doing, device, size).await?;
+    let on = match (&layout.table, layout.areas.as_slice()) {
+        (None, [whole]) => On::Whole(recognise(doing, &whole.content)?),
+        _ => On::Parts(openable(doing, &layout.areas)?),
+    };
     let (doing, device) = (doing.to_owned(), device.to_owned());
-    crate::host::blocking(doing, move |doing| mount(doing, &device, system, access)).await
+    crate::host::blocking(doing, move |doing| mount(doing, &device, &on, access)).await
 }
 
-/// What is on a device, as `blkid -p` tells: `TYPE`, `UUID`, `LABEL`, `PTTYPE` …; empty if nothing is.
-pub(super) async fn probe(host: &dyn Host, doing: &str, device: &Path) -> Result<BTreeMap<String, String>> {
+/// The partitions that could be a guest's root or belong to it.
+fn openable(doing: &str, areas: &[Area]) -> Result<Vec<(Area, FileSystem)>> {
+    let able: Vec<(Area, FileSystem)> =
+        areas.iter().filter_map(|area| Some((area.clone(), file_system(&area.content)?))).collect();
+    if !able.is_empty() {
+        return Ok(able);
+    }
+    // What stands in the way, if anything is known to; else that nothing was found.
+    let areas = || areas.iter().filter(|area| !area.container);
+    match areas().find(|area| matches!(area.content.as_str(), "LVM2_member" | "crypto_LUKS" | "btrfs")) {
+        Some(area) => {
+            let doing = format!("{doing}: partition {}", area.number.unwrap_or_default());
+            recognise(&doing, &area.content).map(|_| Vec::new())
+        }
+        None => {
+            let held: Vec<String> = areas()
+                .map(|area| {
+                    let what = if area.content.is_empty() { "nothing known" } else { &area.content };
+                    format!("{} {}", area.number.unwrap_or_default(), printable(what))
+                })
+                .collect();
+            let why = format!("it is a disk with partitions, and none can be opened ({})", held.join(", "));
+            Err(Error::refused(doing, why).help("ext2, ext3, ext4 and xfs can be"))
+        }
+    }
+}
+
+/// What is on a device, or on so many bytes of it from a start on, as `blkid -p` tells: `TYPE`, `UUID`, `LABEL`, `PTTYPE` …;
+/// empty if nothing is.
+pub(super) async fn probe(
+    host: &dyn Host,
+    doing: &str,
+    device: &Path,
+    part: Option<(u64, u64)>,
+) -> Result<BTreeMap<String, String>> {
     let path = device.to_str().ok_or_else(|| Error::refused(doing, "its path is not UTF-8"))?;
-    let command = Command::new(["blkid", "-p", "-o", "export", "--", path]);
+    let mut argv: Vec<String> = ["blkid", "-p", "-o", "export"].map(str::to_owned).to_vec();
+    if let Some((start, bytes)) = part {
+        argv.extend(["-O".to_owned(), start.to_string(), "-S".to_owned(), bytes.to_string()]);
+    }
+    argv.extend(["--".to_owned(), path.to_owned()]);
+    let command = Command::new(argv);
     let output = host.run(&command).await?;
     match output.status {
         2 => Ok(BTreeMap::new()),
@@ -122,33 +194,44 @@ fn parse_export(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), unescape(value))).collect()
 }
 
-fn recognise(doing: &str, found: &BTreeMap<String, String>) -> Result<FileSystem> {
-    let (why, help) = match (found.get("TYPE").map(String::as_str), found.get("PTTYPE")) {
-        (Some("ext2" | "ext3" | "ext4"), _) => return Ok(FileSystem::Ext),
-        (Some("xfs"), _) => return Ok(FileSystem::Xfs),
-        (Some("btrfs"), _) => (
+/// The driver for a content by blkid's name, if it is one that is opened here.
+fn file_system(content: &str) -> Option<FileSystem> {
+    match content {
+        "ext2" | "ext3" | "ext4" => Some(FileSystem::Ext),
+        "xfs" => Some(FileSystem::Xfs),
+        _ => None,
+    }
+}
+
+/// Why some content is not opened, and what helps.
+pub(super) fn unopenable(content: &str) -> (String, &'static str) {
+    match content {
+        "btrfs" => (
             "it holds a btrfs, and two of the same id on one machine can damage each other".to_owned(),
             "let the guest have its btrfs on the host directly, or upgrade it in place",
         ),
-        (Some("LVM2_member"), _) => (
+        "LVM2_member" => (
             "it holds a volume group of the guest's own".to_owned(),
-            "upgradectl does not look into a guest's own volume groups; declare the disk detached",
+            "upgradectl does not look into a guest's own volume groups: a copy of it would bear the same ids; declare the disk \
+             detached, or give the guest a volume of the host for each of its own",
         ),
-        (Some("crypto_LUKS"), _) => ("it is encrypted".to_owned(), "declare the disk detached"),
-        (Some(other), _) => (
-            format!("it holds {}, not a file system that can be opened here", crate::host::printable(other)),
+        "crypto_LUKS" => ("it is encrypted".to_owned(), "declare the disk detached"),
+        "" => ("nothing on it is recognised as a file system".to_owned(), "ext2, ext3, ext4 and xfs are"),
+        other => (
+            format!("it holds {}, not a file system that can be opened here", printable(other)),
             "ext2, ext3, ext4 and xfs can be",
         ),
-        (None, Some(table)) => (
-            format!("it holds a partition table ({}), not a file system", crate::host::printable(table)),
-            "upgradectl opens volumes that are one file system; give the guest a volume for each (xvda1, xvda2 …)",
-        ),
-        (None, None) => ("nothing on it is recognised as a file system".to_owned(), "ext2, ext3, ext4 and xfs are"),
-    };
-    Err(Error::refused(doing, why).help(help))
+    }
 }
 
-fn mount(doing: &str, device: &Path, system: FileSystem, access: Access) -> Result<Opened> {
+fn recognise(doing: &str, content: &str) -> Result<FileSystem> {
+    file_system(content).ok_or_else(|| {
+        let (why, help) = unopenable(content);
+        Error::refused(doing, why).help(help)
+    })
+}
+
+fn mount(doing: &str, device: &Path, on: &On, access: Access) -> Result<Opened> {
     let io_error = |error| Error::io(doing, error);
     let facts = std::fs::metadata(device).map_err(io_error)?;
     if !facts.file_type().is_block_device() {
@@ -166,16 +249,93 @@ fn mount(doing: &str, device: &Path, system: FileSystem, access: Access) -> Resu
     let file = File::open(device).map_err(io_error)?;
     // A guest writes past this machine's buffers: what they hold from an earlier look may be old.
     readonly::flush_buffers(&file).map_err(io_error)?;
-    if access == Access::Read && system == FileSystem::Ext && ext_needs_replay(&file).map_err(io_error)? {
+    let mount = match on {
+        On::Whole(system) => whole(doing, device, &file, *system, access)?,
+        On::Parts(able) => divided(doing, device, able, access)?,
+    };
+    let mount = Arc::new(mount);
+    open.insert(facts.rdev(), Arc::downgrade(&mount));
+    Ok(opened(mount))
+}
+
+/// A device that is one file system.
+fn whole(doing: &str, device: &Path, file: &File, system: FileSystem, access: Access) -> Result<Mount> {
+    let io_error = |error| Error::io(doing, error);
+    if access == Access::Read && system == FileSystem::Ext && ext_needs_replay(file, 0).map_err(io_error)? {
         return Err(dirty(doing));
     }
     // XFS has no flag that says so; but on a device that cannot be written the kernel refuses to replay.
     let through = match (system, access) {
-        (FileSystem::Xfs, Access::Read) => Some(readonly::Loop::over(&file).map_err(io_error)?),
+        (FileSystem::Xfs, Access::Read) => Some(readonly::Loop::over(file, None, false).map_err(io_error)?),
         _ => None,
     };
     let source = through.as_ref().map_or(device, readonly::Loop::path);
-    let descriptor = attach(source, system, access).map_err(|(errno, said)| match errno {
+    let descriptor = attach(source, system, access).map_err(|trouble| worded(doing, trouble))?;
+    Ok(Mount { descriptor, _space: None, nested: Vec::new(), access, _loops: through.into_iter().collect() })
+}
+
+/// One partition of a device, with the loop device it is mounted through.
+fn part(doing: &str, file: &File, (area, system): &(Area, FileSystem), access: Access) -> Result<parts::Part> {
+    let io_error = |error| Error::io(doing, error);
+    if access == Access::Read && *system == FileSystem::Ext && ext_needs_replay(file, area.start).map_err(io_error)? {
+        return Err(dirty(doing));
+    }
+    let window = Some((area.start, area.bytes));
+    let through = readonly::Loop::over(file, window, access == Access::Write).map_err(io_error)?;
+    let mount = attach(through.path(), *system, access).map_err(|trouble| worded(doing, trouble))?;
+    Ok(parts::Part { mount, through })
+}
+
+/// A device with partitions: the guest's root, and in their places the others that its fstab mounts.
+fn divided(doing: &str, device: &Path, able: &[(Area, FileSystem)], access: Access) -> Result<Mount> {
+    let mut options = File::options();
+    let file =
+        options.read(true).write(access == Access::Write).open(device).map_err(|error| Error::io(doing, error))?;
+    let named = |area: &Area| format!("{doing}: partition {}", area.number.unwrap_or_default());
+    let mut trouble = None;
+    let mut candidates = Vec::new();
+    for one in able {
+        let fstab = match part(&named(&one.0), &file, one, Access::Glance) {
+            Ok(seen) => parts::fstab(&seen.mount),
+            Err(error) => {
+                trouble.get_or_insert(error);
+                None
+            }
+        };
+        candidates.push((&one.0, fstab.map(|text| disk::entries(&text))));
+    }
+    let root = match (disk::root_of(&candidates), trouble) {
+        (Ok(root), _) => root,
+        (Err(_), Some(error)) => return Err(error),
+        (Err(why), None) => {
+            return Err(
+                Error::refused(doing, why).help("the root's /etc/fstab has to name it: / by UUID, LABEL or PARTUUID")
+            );
+        }
+    };
+    let entries = candidates[root].1.clone().unwrap_or_default();
+    let mut inner: Vec<(PathBuf, usize)> = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.auto && !entry.point.as_os_str().is_empty()) {
+        let Some(at) = (0..able.len()).find(|at| *at != root && disk::names(&entry.spec, &able[*at].0)) else {
+            continue;
+        };
+        if !inner.iter().any(|(point, other)| *point == entry.point || *other == at) {
+            inner.push((entry.point.clone(), at));
+        }
+    }
+    inner.sort();
+    let top = part(&named(&able[root].0), &file, &able[root], access)?;
+    let mut nested = Vec::new();
+    for (point, at) in inner {
+        nested.push((point, part(&named(&able[at].0), &file, &able[at], access)?));
+    }
+    let whole = parts::together(top, nested).map_err(|error| Error::io(doing, error))?;
+    Ok(Mount { descriptor: whole.root, _space: whole.space, nested: whole.nested, access, _loops: whole.loops })
+}
+
+/// The kernel's refusal of a mount.
+fn worded(doing: &str, (errno, said): (Errno, String)) -> Error {
+    match errno {
         Errno::ROFS => dirty(doing),
         Errno::NOSYS => Error::new(doing, Cause::Unsupported("this kernel is older than Linux 5.2".into())),
         Errno::BUSY => {
@@ -183,10 +343,7 @@ fn mount(doing: &str, device: &Path, system: FileSystem, access: Access) -> Resu
         }
         _ if said.is_empty() => Error::io(doing, errno.into()),
         _ => Error::io(doing, io::Error::new(io::Error::from(errno).kind(), said)),
-    })?;
-    let mount = Arc::new(Mount { descriptor, access });
-    open.insert(facts.rdev(), Arc::downgrade(&mount));
-    Ok(opened(mount))
+    }
 }
 
 fn opened(mount: Arc<Mount>) -> Opened {
@@ -247,16 +404,16 @@ fn said(context: &OwnedFd) -> String {
         }
         // `e `, `w ` or `i ` stands before each.
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        words.push(crate::host::printable(text.get(2..).unwrap_or_default().trim()));
+        words.push(printable(text.get(2..).unwrap_or_default().trim()));
     }
     words.join(" / ")
 }
 
 /// Whether an ext file system would replay its journal, or was not unmounted if it has none: the superblock's state and
 /// feature words (`ext4(5)`; Documentation/filesystems/ext4/super.rst).
-fn ext_needs_replay(device: &File) -> io::Result<bool> {
+fn ext_needs_replay(device: &File, start: u64) -> io::Result<bool> {
     let mut block = [0; 256];
-    device.read_exact_at(&mut block, 1024)?;
+    device.read_exact_at(&mut block, start + 1024)?;
     Ok(ext_dirty(&block))
 }
 
@@ -284,17 +441,39 @@ mod tests {
     fn what_blkid_says_is_read_and_judged() {
         let ext = found("DEVNAME=/dev/loop0\nLABEL=my\\ root\nUUID=62f0\nVERSION=1.0\nTYPE=ext4\nUSAGE=filesystem\n");
         assert_eq!(ext["LABEL"], "my root");
-        assert_eq!(recognise("d", &ext).unwrap(), FileSystem::Ext);
-        assert_eq!(recognise("d", &found("TYPE=xfs\n")).unwrap(), FileSystem::Xfs);
-        for (text, word) in [
-            ("TYPE=btrfs\n", "same id"),
-            ("TYPE=LVM2_member\n", "own"),
-            ("TYPE=crypto_LUKS\n", "encrypted"),
-            ("TYPE=swap\n", "swap"),
-            ("PTUUID=1\nPTTYPE=dos\n", "partition table (dos)"),
+        assert_eq!(file_system(&ext["TYPE"]), Some(FileSystem::Ext));
+        assert_eq!(recognise("d", "xfs").unwrap(), FileSystem::Xfs);
+        for (content, word) in [
+            ("btrfs", "same id"),
+            ("LVM2_member", "own"),
+            ("crypto_LUKS", "encrypted"),
+            ("swap", "swap"),
             ("", "nothing"),
         ] {
-            let error = recognise("d", &found(text)).unwrap_err();
+            let error = recognise("d", content).unwrap_err();
+            assert!(error.to_string().contains(word) && error.help.is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn of_partitions_those_that_can_be_opened_are_taken_and_else_it_is_said_why() {
+        let holding = |contents: &[&str]| -> Vec<Area> {
+            let area = |(number, content): (u32, &&str)| Area {
+                number: Some(number),
+                content: (*content).to_owned(),
+                ..Area::default()
+            };
+            (1..).zip(contents).map(area).collect()
+        };
+        let able = openable("d", &holding(&["vfat", "ext4", "swap", "xfs"])).unwrap();
+        assert_eq!(able.iter().map(|(area, _)| area.number.unwrap()).collect::<Vec<_>>(), [2, 4]);
+        for (contents, word) in [
+            (&["vfat", "LVM2_member"][..], "partition 2: it holds a volume group of the guest's own"),
+            (&["crypto_LUKS"], "encrypted"),
+            (&["btrfs"], "same id"),
+            (&["swap", ""], "1 swap, 2 nothing known"),
+        ] {
+            let error = openable("open it", &holding(contents)).unwrap_err();
             assert!(error.to_string().contains(word) && error.help.is_some(), "{error}");
         }
     }

@@ -58,6 +58,7 @@ pub fn differences(wanted: &CfgFacts, found: &CfgFacts) -> Vec<String> {
     compare("disk", format!("{:?}", wanted.disks), format!("{:?}", found.disks));
     compare("vif", format!("{:?}", wanted.nics), format!("{:?}", found.nics));
     compare("vifname", format!("{:?}", wanted.vifnames), format!("{:?}", found.vifnames));
+    compare("kernel", format!("{:?}", wanted.kernel), format!("{:?}", found.kernel));
     compare("run mark", format!("{:?}", wanted.mark), format!("{:?}", found.mark));
     words
 }
@@ -108,6 +109,12 @@ fn expected(before: &CfgFacts, edit: &DefinitionEdit) -> Result<CfgFacts, Wrong>
     if let Some(vcpus) = edit.vcpus {
         facts.vcpus = vcpus;
     }
+    if edit.kernel.is_some() {
+        if before.kernel.is_none() {
+            return Err(Wrong::new("it is not started with a kernel of the host"));
+        }
+        facts.kernel.clone_from(&edit.kernel);
+    }
     Ok(facts)
 }
 
@@ -139,6 +146,9 @@ fn touched(edit: &DefinitionEdit) -> BTreeSet<&'static str> {
     }
     if edit.vcpus.is_some() {
         names.extend(["vcpus", "maxvcpus"]);
+    }
+    if edit.kernel.is_some() {
+        names.extend(["kernel", "ramdisk", "cmdline"]);
     }
     names
 }
@@ -211,6 +221,21 @@ fn cuts(text: &str, cfg: &Cfg, before: &CfgFacts, edit: &DefinitionEdit) -> Resu
             return Err(Wrong::new("a guest needs a processor"));
         }
         cuts.extend(number(cfg, &mut added, "vcpus", "maxvcpus", vcpus.into())?);
+    }
+    if let (Some(new), Some(old)) = (&edit.kernel, &before.kernel) {
+        let initrd = new.initrd.clone().unwrap_or_default();
+        let settings = [
+            ("kernel", Some(&old.kernel), &new.kernel),
+            ("ramdisk", old.initrd.as_ref(), &initrd),
+            ("cmdline", old.arguments.as_ref(), new.arguments.as_ref().unwrap_or(&String::new())),
+        ]
+        .map(|(name, old, new)| (name, old.cloned().unwrap_or_default(), new.clone()));
+        for (name, _, new) in settings.into_iter().filter(|(_, old, new)| old != new) {
+            match cfg.effective(name).is_empty() {
+                true => added.push((name, new)),
+                false => cuts.extend(content(single(cfg, name)?, &new)?),
+            }
+        }
     }
     if !added.is_empty() {
         cuts.push(insert(text, cfg, &added)?);

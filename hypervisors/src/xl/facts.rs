@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::cfg::{Atom, Cfg, Wrong};
 use super::spec::{self, DiskSpec, VifSpec};
-use crate::{Disk, DiskSource, Mark, Nic};
+use crate::{Disk, DiskSource, HostKernel, Mark, Nic};
 
 /// How a run mark begins: a comment line of its own, the first of the text when it is set.
 pub const MARK: &str = "# upgradectl run ";
@@ -34,6 +34,8 @@ pub struct CfgFacts {
     pub vifnames: Vec<Option<String>>,
     /// The run mark.
     pub mark: Option<Mark>,
+    /// The kernel of the host that it is started with.
+    pub kernel: Option<HostKernel>,
 }
 
 /// Reads a definition.
@@ -64,6 +66,7 @@ pub fn of(cfg: &Cfg, text: &str) -> Result<CfgFacts, Wrong> {
         vifnames: vifs.iter().map(|vif| vif.vifname.as_ref().map(|(name, _)| name.clone())).collect(),
         nics: vifs.into_iter().map(nic).collect(),
         mark: mark(text)?,
+        kernel: kernel(cfg)?,
     })
 }
 
@@ -112,13 +115,32 @@ fn disks(cfg: &Cfg) -> Result<Vec<Disk>, Wrong> {
     Ok(specs.into_iter().enumerate().map(|(index, spec)| disk(spec, root == Some(index))).collect())
 }
 
-/// The device that the kernel's command line names as root, without `/dev/`. xl: `cmdline` wins over `root` and `extra`.
-fn root_device(cfg: &Cfg) -> Result<Option<String>, Wrong> {
+/// A kernel of the host's; a boot loader takes the guest's own.
+fn kernel(cfg: &Cfg) -> Result<Option<HostKernel>, Wrong> {
+    let text = |name: &str| Ok::<_, Wrong>(cfg.text(name)?.filter(|text| !text.is_empty()));
+    match text("kernel")?.filter(|kernel| !crate::loads_another(kernel)) {
+        Some(kernel) if text("bootloader")?.is_none() => Ok(Some(HostKernel {
+            kernel,
+            initrd: text("ramdisk")?,
+            arguments: Some(command_line(cfg)?).filter(|line| !line.is_empty()),
+        })),
+        _ => Ok(None),
+    }
+}
+
+/// The kernel's command line. xl: `cmdline` wins over `root` and `extra`.
+fn command_line(cfg: &Cfg) -> Result<String, Wrong> {
     let line = match (cfg.text("cmdline")?, cfg.text("root")?, cfg.text("extra")?) {
         (Some(line), _, _) => line,
         (None, Some(root), extra) => format!("root={root} {}", extra.unwrap_or_default()),
         (None, None, extra) => extra.unwrap_or_default(),
     };
+    Ok(line.trim().to_owned())
+}
+
+/// The device that the kernel's command line names as root, without `/dev/`.
+fn root_device(cfg: &Cfg) -> Result<Option<String>, Wrong> {
+    let line = command_line(cfg)?;
     let root = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("root=")).next_back();
     Ok(root.map(|root| root.trim_start_matches("/dev/").to_owned()))
 }

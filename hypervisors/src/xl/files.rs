@@ -1,6 +1,6 @@
 //! The directory of definitions, and what xendomains(8) reads: guests that start with the host, saved memory images.
 //!
-//! All of it on this machine. A definition is replaced whole, or not at all; it keeps its mode and its owner, and a link stays a
+//! All of it on this machine ([`super::shelf`] does the same on another). A definition is replaced whole, or not at all; it keeps its mode and its owner, and a link stays a
 //! link. Nothing here knows what a definition says.
 
 use std::ffi::OsString;
@@ -13,9 +13,9 @@ use crate::host::printable;
 use crate::{Error, Result};
 
 /// Bytes a definition may have.
-const LIMIT: u64 = 1 << 20;
+pub const LIMIT: u64 = 1 << 20;
 /// Ending of an autostart link that is switched off; xendomains does not see it, because its name begins with a dot.
-const ASIDE: &str = ".upgradectl";
+pub const ASIDE: &str = ".upgradectl";
 
 /// Where a dom0 keeps what this backend works on.
 #[derive(Clone, Debug)]
@@ -61,30 +61,30 @@ impl Places {
         }
     }
 
-    /// Every definition's file, in name order.
-    pub fn all(&self) -> Result<Vec<PathBuf>> {
-        let doing = format!("list {}", self.definitions.display());
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.definitions).map_err(|error| Error::io(&*doing, error))? {
-            let path = entry.map_err(|error| Error::io(&*doing, error))?.path();
-            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-            if path.extension().is_some_and(|extension| extension == "cfg") && !hidden {
-                found.push(path);
-            }
-        }
-        found.sort();
-        Ok(found)
-    }
-
-    /// The memory image that xendomains would resume instead of starting the guest.
+    /// The memory image that xendomains would resume instead of starting the guest, if there is one.
     pub fn image(&self, guest: &str) -> Option<PathBuf> {
-        self.saved.as_ref().map(|saved| saved.join(guest)).filter(|image| image.is_file())
+        self.saved.as_ref().map(|saved| saved.join(guest))
     }
 
-    /// Whether libvirt started a domain: it keeps its XML with libxl's own data.
-    pub fn of_libvirt(&self, id: u32, uuid: &str) -> bool {
-        self.userdata.join(format!("userdata-d.{id}.{uuid}.libvirt-xml")).exists()
+    /// What is there if libvirt started a domain: it keeps its XML with libxl's own data.
+    pub fn of_libvirt(&self, id: u32, uuid: &str) -> PathBuf {
+        self.userdata.join(format!("userdata-d.{id}.{uuid}.libvirt-xml"))
     }
+}
+
+/// Every definition's file of a directory, in name order.
+pub fn all(definitions: &Path) -> Result<Vec<PathBuf>> {
+    let doing = format!("list {}", definitions.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(definitions).map_err(|error| Error::io(&*doing, error))? {
+        let path = entry.map_err(|error| Error::io(&*doing, error))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.extension().is_some_and(|extension| extension == "cfg") && !hidden {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// `KEY=value` of a shell's defaults file; the last one counts. What a shell would have to work out is as if it were not there.
@@ -107,10 +107,15 @@ pub fn read(path: &Path) -> Result<Option<String>> {
         return Err(Error::refused(doing(), format!("it is not a file of at most {LIMIT} bytes")));
     }
     let bytes = fs::read(path).map_err(|error| Error::io(doing(), error))?;
-    String::from_utf8(bytes).map(Some).map_err(|error| {
+    text(doing(), bytes).map(Some)
+}
+
+/// The text of a definition's bytes.
+pub fn text(doing: String, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::new(doing(), crate::Cause::Malformed(format!("line {line} is not UTF-8")))
+        Error::new(doing, crate::Cause::Malformed(format!("line {line} is not UTF-8")))
             .help("convert it: iconv -f ISO-8859-1 -t UTF-8")
     })
 }
@@ -238,22 +243,31 @@ pub fn links(auto: &Path, definition: &Path) -> Result<Links> {
     Ok(links)
 }
 
-/// Switches a link off, so that it can come back as it was.
-pub fn put_aside(link: &Path) -> Result<()> {
+/// The name of a link that is switched off.
+pub fn aside(link: &Path) -> PathBuf {
     let mut hidden = OsString::from(".");
     hidden.push(link.file_name().unwrap_or_default());
     hidden.push(ASIDE);
-    fs::rename(link, link.with_file_name(hidden))
+    link.with_file_name(hidden)
+}
+
+/// The name it has when it is switched on again.
+pub fn back(link: &Path) -> PathBuf {
+    let name = link.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = name.strip_prefix('.').unwrap_or(name);
+    link.with_file_name(name.strip_suffix(ASIDE).unwrap_or(name))
+}
+
+/// Switches a link off, so that it can come back as it was.
+pub fn put_aside(link: &Path) -> Result<()> {
+    fs::rename(link, aside(link))
         .and_then(|()| sync_directory(link))
         .map_err(|error| Error::io(format!("switch {} off", link.display()), error))
 }
 
 /// Switches a link on again.
 pub fn put_back(link: &Path) -> Result<()> {
-    let name = link.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let name = name.strip_prefix('.').unwrap_or(name);
-    let name = name.strip_suffix(ASIDE).unwrap_or(name);
-    fs::rename(link, link.with_file_name(name))
+    fs::rename(link, back(link))
         .and_then(|()| sync_directory(link))
         .map_err(|error| Error::io(format!("switch {} on", link.display()), error))
 }

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use super::cfg::Wrong;
 use super::domains::{self, Details, Domain};
 use super::facts::{self, CfgFacts};
-use super::{POLL, QUICK, SLOW, Xl, files, versions};
-use crate::host::{Command, LEASE_VARIABLE, Output, blocking, printable};
+use super::{POLL, QUICK, SLOW, Xl, versions};
+use crate::host::{Command, LEASE_VARIABLE, Output, printable};
 use crate::{Cause, Change, Disk, DiskSource, Error, GuestFacts, Nic, Power, Result, occasion};
 
 impl Xl {
@@ -46,8 +46,7 @@ impl Xl {
     /// A guest's stored text and what it says; `None` if it is not defined.
     pub(super) async fn stored(&self, guest: &str) -> Result<Option<(PathBuf, String, CfgFacts)>> {
         let path = self.places.definition(guest)?;
-        let file = path.clone();
-        let text = blocking(format!("read the definition of {guest}"), move |_| files::read(&file)).await?;
+        let text = self.shelf.read(&path).await?;
         let Some(text) = text else { return Ok(None) };
         let facts = read(&path, &text)?;
         if facts.name != guest {
@@ -87,17 +86,17 @@ impl Xl {
             };
         };
         match details.iter().find(|details| details.id == domain.id) {
-            Some(details) => self.same(doing, guest, details).map(|()| Some(domain.clone())),
+            Some(details) => self.same(doing, guest, details).await.map(|()| Some(domain.clone())),
             // while it is made, only its line is there
             None => Ok(Some(domain.clone())),
         }
     }
 
     /// Whether a domain of a guest's name is that guest.
-    pub(super) fn same(&self, doing: &str, guest: &CfgFacts, domain: &Details) -> Result<()> {
+    pub(super) async fn same(&self, doing: &str, guest: &CfgFacts, domain: &Details) -> Result<()> {
         let (name, id) = (&guest.name, domain.id);
         let uuid = domain.uuid.as_deref().unwrap_or_default();
-        if self.places.of_libvirt(id, uuid) {
+        if self.shelf.exists(&self.places().await?.of_libvirt(id, uuid)).await? {
             let why = format!("domain {id} has its name, and libvirt runs it");
             return Err(Error::refused(doing, why).help(format!("virsh -c xen:///system dominfo {name}")));
         }
@@ -156,13 +155,18 @@ impl Xl {
 
     /// Refuses if another domain writes to one of a guest's disks. xl refuses it too, but only after it has made the domain.
     pub(super) async fn disks_free(&self, doing: &str, guest: &CfgFacts) -> Result<()> {
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         for details in self.details(doing).await? {
             for disk in &guest.disks {
                 let Some(path) = facts::path(&disk.source) else { continue };
-                let shared = details.disks.iter().find(|(other, _, readonly)| {
-                    (other == path || real(other) == real(path)) && !(*readonly && disk.readonly)
-                });
+                let ours = self.shelf.real(path).await;
+                let mut shared = None;
+                for (other, vdev, readonly) in &details.disks {
+                    let both_read = *readonly && disk.readonly;
+                    if !both_read && (other == path || self.shelf.real(other).await == ours) {
+                        shared = Some((other, vdev, readonly));
+                        break;
+                    }
+                }
                 if let Some((_, vdev, _)) = shared {
                     let why = format!(
                         "its disk {} ({}) is {vdev} of {:?}, which runs",
@@ -190,13 +194,16 @@ impl Xl {
     pub(super) async fn commit(&self, before: Option<versions::Versioned>, fallback: String) {
         let Some(before) = before else { return };
         let message = occasion::reason().unwrap_or(fallback);
-        if let Some(words) = before.after(&*self.host, &message).await {
+        if let Some(words) = before.after(&message).await {
             occasion::notice(words);
         }
     }
 
-    pub(super) fn known(&self, path: &Path, facts: CfgFacts, power: Power) -> Result<GuestFacts> {
-        let autostart = self.places.auto.as_ref().map(|auto| files::links(auto, path)).transpose()?;
+    pub(super) async fn known(&self, path: &Path, facts: CfgFacts, power: Power) -> Result<GuestFacts> {
+        let autostart = match &self.places().await?.auto {
+            Some(auto) => Some(self.shelf.links(auto, path).await?),
+            None => None,
+        };
         Ok(GuestFacts {
             uuid: facts.uuid,
             power,
@@ -205,8 +212,9 @@ impl Xl {
             vcpus: facts.vcpus,
             disks: facts.disks,
             nics: facts.nics,
-            managed_save: self.places.image(&facts.name).is_some(),
+            managed_save: self.image(&facts.name).await?.is_some(),
             mark: facts.mark,
+            kernel: facts.kernel,
             name: facts.name,
         })
     }
@@ -259,5 +267,6 @@ pub(super) fn stranger(domain: &Domain, details: Option<&Details>) -> GuestFacts
             .collect(),
         managed_save: false,
         mark: None,
+        kernel: None,
     }
 }

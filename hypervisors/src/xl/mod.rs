@@ -1,4 +1,4 @@
-//! Plain Xen: `xl` and its `.cfg` files, on the dom0 this program runs on.
+//! Plain Xen: `xl` and its `.cfg` files, on the dom0 this program runs on or on one it reaches by ssh.
 //!
 //! xl keeps no definitions: a guest is a file `NAME.cfg` in a directory of the operator's, perhaps under git or subversion. They are
 //! edited by cuts on their text ([`edit`]), replaced whole, and committed where they are versioned (`versions`).
@@ -12,7 +12,7 @@
 //!   the file is replaced, so that a reboot from inside never brings back what the definition no longer says.
 //!
 //! * [`cfg`] (by `parse`), [`spec`], [`facts`], [`edit`], [`domains`]: pure, on text.
-//! * `look`: what there is; `files`: the directories; `versions`: git and subversion.
+//! * `look`: what there is; `files`, `shelf`: the directories; `versions`: git and subversion.
 
 pub mod cfg;
 pub mod domains;
@@ -21,28 +21,33 @@ pub mod facts;
 mod files;
 mod look;
 mod parse;
+mod shelf;
 pub mod spec;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 mod versions;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
 use self::domains::Domain;
-use self::files::{Draft, Places};
+use self::files::Places;
 use self::look::{malformed, read, stranger};
-use crate::host::{SshHost, blocking};
+use self::shelf::Shelf;
+use crate::host::SshHost;
 use crate::{
-    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, GuestFacts, GuestLink, Host, Hypervisor, Net,
-    Power, Result, Storage, VolumeKind, VolumeRef, storage,
+    Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, FreeMemory, GuestFacts, GuestLink, Host,
+    Hypervisor, Net, Power, Result, Storage, VolumeKind, VolumeRef, sight, storage,
 };
 
+/// Settings of xendomains(8).
+const DEFAULTS: &str = "/etc/default/xendomains";
 /// A command that only looks or notes something.
 const QUICK: Duration = Duration::from_secs(60);
 /// A command that starts or ends a guest.
@@ -58,23 +63,50 @@ pub struct Xl {
     host: Arc<dyn Host>,
     net: Arc<dyn Net>,
     storages: Vec<Arc<dyn Storage>>,
+    /// Where everything is; of another machine only the definitions are known before it is asked.
     places: Places,
+    there: OnceCell<Places>,
+    shelf: Shelf,
     /// We are a service of systemd: the xl that stays with a guest must not end with us.
     in_service: bool,
 }
 
 impl Xl {
-    /// The guests whose definitions lie in a directory of this machine.
+    /// The guests whose definitions lie in a directory of a dom0.
     pub fn new(
         definitions: impl Into<PathBuf>,
         host: Arc<dyn Host>,
         net: Arc<dyn Net>,
         storages: Vec<Arc<dyn Storage>>,
     ) -> Self {
-        let defaults = std::fs::read_to_string("/etc/default/xendomains").unwrap_or_default();
-        let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let here = |path| match host.is_local() {
+            true => std::fs::read_to_string(path).unwrap_or_default(),
+            false => String::new(),
+        };
+        let (defaults, group) = (here(DEFAULTS), here("/proc/self/cgroup"));
         let places = Places::new(definitions, &defaults);
-        Self { host, net, storages, places, in_service: is_service(&group) }
+        let shelf = Shelf::new(&host);
+        Self { host, net, storages, places, there: OnceCell::new(), shelf, in_service: is_service(&group) }
+    }
+
+    /// Where everything is, asked of another machine once.
+    async fn places(&self) -> Result<&Places> {
+        if self.host.is_local() {
+            return Ok(&self.places);
+        }
+        let ask = async || {
+            let defaults = self.host.read_file(Path::new(DEFAULTS), 1 << 20).await?.unwrap_or_default();
+            Ok(Places::new(&self.places.definitions, &String::from_utf8_lossy(&defaults)))
+        };
+        self.there.get_or_try_init(ask).await
+    }
+
+    /// The memory image that xendomains would resume instead of starting the guest.
+    async fn image(&self, guest: &str) -> Result<Option<PathBuf>> {
+        match self.places().await?.image(guest) {
+            Some(image) if self.shelf.is_file(&image).await? => Ok(Some(image)),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -103,23 +135,16 @@ impl Hypervisor for Xl {
     /// Running domains without a definition here are listed too: what they have is taken.
     async fn list(&self) -> Result<Vec<GuestFacts>> {
         let doing = format!("list the guests of {}", self.host.name());
-        let places = self.places.clone();
-        let read_all = move |_: &str| {
-            let mut all = Vec::new();
-            for path in places.all()? {
-                // it may go while we look
-                let Some(text) = files::read(&path)? else { continue };
-                let facts = read(&path, &text).map_err(|error| match error.help.is_some() {
-                    true => error,
-                    false => {
-                        error.help("an unreadable definition may hold a disk or an address: mend it, or rename it")
-                    }
-                })?;
-                all.push((path, facts));
-            }
-            Ok(all)
-        };
-        let defined = blocking(doing.clone(), read_all).await?;
+        let mut defined = Vec::new();
+        for path in self.shelf.all(&self.places.definitions).await? {
+            // it may go while we look
+            let Some(text) = self.shelf.read(&path).await? else { continue };
+            let facts = read(&path, &text).map_err(|error| match error.help.is_some() {
+                true => error,
+                false => error.help("an unreadable definition may hold a disk or an address: mend it, or rename it"),
+            })?;
+            defined.push((path, facts));
+        }
         let domains = self.domains(&doing).await?;
         let details = if domains.is_empty() { Vec::new() } else { self.details(&doing).await? };
         let mut guests = Vec::new();
@@ -127,10 +152,15 @@ impl Hypervisor for Xl {
         for (path, facts) in defined {
             let domain = domains.iter().find(|domain| domain.name == facts.name);
             let others = domain.and_then(|domain| details.iter().find(|details| details.id == domain.id));
-            if domain.is_some() && others.is_none_or(|other| self.same(&doing, &facts, other).is_ok()) {
+            if domain.is_some()
+                && match others {
+                    None => true,
+                    Some(other) => self.same(&doing, &facts, other).await.is_ok(),
+                }
+            {
                 taken.extend(domain.map(|domain| domain.id));
             }
-            guests.push(self.known(&path, facts, domain.map_or(Power::Off, |domain| domain.power))?);
+            guests.push(self.known(&path, facts, domain.map_or(Power::Off, |domain| domain.power)).await?);
         }
         for domain in domains.iter().filter(|domain| !taken.contains(&domain.id)) {
             guests.push(stranger(domain, details.iter().find(|details| details.id == domain.id)));
@@ -142,12 +172,12 @@ impl Hypervisor for Xl {
     async fn facts(&self, guest: &str) -> Result<Option<GuestFacts>> {
         let Some((path, _, facts)) = self.stored(guest).await? else { return Ok(None) };
         let domain = self.running(&format!("look at {guest}"), &facts).await?;
-        self.known(&path, facts, domain.map_or(Power::Off, |domain| domain.power)).map(Some)
+        self.known(&path, facts, domain.map_or(Power::Off, |domain| domain.power)).await.map(Some)
     }
 
     async fn definition(&self, guest: &str) -> Result<Option<Definition>> {
         let path = self.places.definition(guest)?;
-        let text = blocking(format!("read the definition of {guest}"), move |_| files::read(&path)).await?;
+        let text = self.shelf.read(&path).await?;
         Ok(text.map(|text| Definition { name: guest.to_owned(), text }))
     }
 
@@ -181,20 +211,26 @@ impl Hypervisor for Xl {
                 return Err(Error::refused(doing, format!("another guest has this name, with the UUID {uuid}")));
             }
         }
-        let before = versions::before(&*self.host, &path).await;
+        let before = versions::before(&self.host, &path).await;
         let domain = self.running(&doing, &wanted).await?;
-        let (file, text) = (path.clone(), definition.text.clone());
-        let draft = blocking(doing.clone(), move |_| Draft::write(&file, &text)).await?;
+        let draft = self.shelf.draft(&path, &definition.text).await?;
         if let Some(domain) = domain.filter(|domain| !domain.down) {
             let at = draft.path.to_string_lossy().into_owned();
             let id = domain.id.to_string();
-            let (command, output) = self.xl(&doing, QUICK, &["config-update", &id, &at]).await?;
-            // gone meanwhile, it starts by the file
-            if output.status != 0 && self.running(&doing, &wanted).await?.is_some() {
-                output.checked(format!("{doing}: hand it to the running guest"), &command)?;
+            let told = async {
+                let (command, output) = self.xl(&doing, QUICK, &["config-update", &id, &at]).await?;
+                // gone meanwhile, it starts by the file
+                if output.status != 0 && self.running(&doing, &wanted).await?.is_some() {
+                    output.checked(format!("{doing}: hand it to the running guest"), &command)?;
+                }
+                Ok(())
+            };
+            if let Err(error) = told.await {
+                self.shelf.drop_draft(draft).await;
+                return Err(error);
             }
         }
-        let existed = blocking(doing.clone(), move |_| draft.put()).await?;
+        let existed = self.shelf.put(draft).await?;
         if self.definition(name).await?.is_none_or(|stored| stored.text != definition.text) {
             return Err(Error::unknown(doing, "somebody else wrote it at the same time"));
         }
@@ -209,18 +245,19 @@ impl Hypervisor for Xl {
         if let Some(domain) = self.running(&doing, &facts).await? {
             return Err(Error::refused(doing, "it is on").help(format!("xl shutdown {}", domain.name)));
         }
-        if let Some(image) = self.places.image(guest) {
+        if let Some(image) = self.image(guest).await? {
             let help = format!("rm {}, or xl restore it", image.display());
             return Err(Error::refused(doing, "a saved memory image exists").help(help));
         }
-        let before = versions::before(&*self.host, &path).await;
-        let auto = self.places.auto.clone();
-        blocking(doing, move |_| {
-            let links = auto.map(|auto| files::links(&auto, &path)).transpose()?.unwrap_or_default();
-            files::remove(&path)?;
-            links.on.iter().chain(&links.off).try_for_each(|link| files::unlink(link))
-        })
-        .await?;
+        let before = versions::before(&self.host, &path).await;
+        let links = match &self.places().await?.auto {
+            Some(auto) => self.shelf.links(auto, &path).await?,
+            None => files::Links::default(),
+        };
+        self.shelf.remove(&path).await?;
+        for link in links.on.iter().chain(&links.off) {
+            self.shelf.unlink(link).await?;
+        }
         let run = facts.mark.map(|mark| format!("{}: ", mark.run)).unwrap_or_default();
         self.commit(before, format!("{run}remove {guest}")).await;
         Ok(Change::Removed)
@@ -247,7 +284,7 @@ impl Hypervisor for Xl {
                 Some(_) => return Ok(Change::Unchanged),
             }
         }
-        if let Some(image) = self.places.image(guest) {
+        if let Some(image) = self.image(guest).await? {
             let why = "a saved memory image exists, which belongs to disks as they were";
             let help = format!("rm {0}, or xl restore {0} to resume it", image.display());
             return Err(Error::refused(doing, why).help(help));
@@ -363,13 +400,11 @@ impl Hypervisor for Xl {
 
     async fn autostart(&self, guest: &str) -> Result<bool> {
         let path = self.places.definition(guest)?;
-        let Some(auto) = self.places.auto.clone() else { return Ok(false) };
-        let looking = format!("see whether {guest} starts with its host");
-        let links = blocking(looking, move |_| match path.exists() {
-            true => files::links(&auto, &path),
-            false => Ok(files::Links::default()),
-        });
-        let links = links.await?;
+        let Some(auto) = &self.places().await?.auto else { return Ok(false) };
+        if !self.shelf.exists(&path).await? {
+            return Ok(false);
+        }
+        let links = self.shelf.links(auto, &path).await?;
         Ok(!links.on.is_empty() || !links.copies.is_empty())
     }
 
@@ -377,30 +412,37 @@ impl Hypervisor for Xl {
     async fn set_autostart(&self, guest: &str, on: bool) -> Result<Change> {
         let doing = format!("switch autostart of {guest} {}", if on { "on" } else { "off" });
         let (path, _, _) = self.defined(&doing, guest).await?;
-        let Some(auto) = self.places.auto.clone() else {
+        let Some(auto) = &self.places().await?.auto else {
             return match on {
                 false => Ok(Change::Unchanged),
                 true => Err(Error::refused(doing, "xendomains starts no guests here")
                     .help("set XENDOMAINS_AUTO in /etc/default/xendomains")),
             };
         };
-        blocking(doing, move |doing| {
-            let links = files::links(&auto, &path)?;
-            if let Some(copy) = links.copies.first() {
-                let why = format!("{} is a copy of the definition, which does not follow it", copy.display());
-                return Err(Error::refused(doing, why).help(format!("ln -sf {} {}", path.display(), copy.display())));
+        let links = self.shelf.links(auto, &path).await?;
+        if let Some(copy) = links.copies.first() {
+            let why = format!("{} is a copy of the definition, which does not follow it", copy.display());
+            return Err(Error::refused(doing, why).help(format!("ln -sf {} {}", path.display(), copy.display())));
+        }
+        match (on, links.on.is_empty()) {
+            (true, false) | (false, true) => return Ok(Change::Unchanged),
+            (true, true) if links.off.is_empty() => self.shelf.link(auto, &path).await?,
+            (true, true) => {
+                for link in &links.off {
+                    self.shelf.put_back(link).await?;
+                }
             }
-            match (on, links.on.is_empty()) {
-                (true, false) | (false, true) => return Ok(Change::Unchanged),
-                (true, true) if links.off.is_empty() => files::link(&auto, &path)?,
-                (true, true) => links.off.iter().try_for_each(|link| files::put_back(link))?,
-                // ours can be made again just so
-                (false, false) if files::is_ours(&links.on, &auto, &path) => files::unlink(&links.on[0])?,
-                (false, false) => links.on.iter().try_for_each(|link| files::put_aside(link))?,
+            // ours can be made again just so
+            (false, false) if self.shelf.is_ours(&links.on, auto, &path).await? => {
+                self.shelf.unlink(&links.on[0]).await?;
             }
-            Ok(Change::Changed)
-        })
-        .await
+            (false, false) => {
+                for link in &links.on {
+                    self.shelf.put_aside(link).await?;
+                }
+            }
+        }
+        Ok(Change::Changed)
     }
 
     async fn volume(&self, disk: &Disk) -> Result<VolumeRef> {
@@ -413,6 +455,15 @@ impl Hypervisor for Xl {
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
         Ok(crate::net::inside(link, self.net.clone(), SshHost::for_guest))
+    }
+
+    /// A dom0's own memory is not its guests': the hypervisor has theirs.
+    async fn free_memory(&self) -> Result<Option<FreeMemory>> {
+        let doing = format!("ask {} for free memory", self.host.name());
+        let (command, output) = self.xl(&doing, QUICK, &["info"]).await?;
+        let free_bytes = parse::free_memory(&output.checked(doing, &command)?.text());
+        let more_bytes = sight::available(&*self.host).await?.unwrap_or(0);
+        Ok(free_bytes.map(|free_bytes| FreeMemory { free_bytes, more_bytes }))
     }
 }
 

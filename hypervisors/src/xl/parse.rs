@@ -295,3 +295,9 @@ impl Parser<'_> {
         }
     }
 }
+
+/// `free_memory : MIB` of `xl info` (xl(1)), in bytes.
+pub fn free_memory(said: &str) -> Option<u64> {
+    let line = said.lines().find_map(|line| line.strip_prefix("free_memory"))?;
+    line.trim_start().strip_prefix(':')?.trim().parse::<u64>().ok()?.checked_mul(1 << 20)
+}

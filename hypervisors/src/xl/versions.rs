@@ -8,11 +8,11 @@
 //! * A file in which subversion would expand keywords is not committed: the commit would change its bytes under us.
 //! * The commands run as the owner of the directory, so that neither the repository's files nor its hooks become root's.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::shelf::Shelf;
 use crate::host::{Command, Output, printable, printable_tail};
 use crate::{Host, Result};
 
@@ -41,37 +41,41 @@ enum Standing {
 /// A file that is about to be changed, as its repository sees it.
 #[derive(Clone, Debug)]
 pub struct Versioned {
+    host: Arc<dyn Host>,
+    shelf: Shelf,
     kind: Kind,
     file: PathBuf,
     standing: Standing,
 }
 
 /// Looks at a file before it is changed; `None` if it is not in a working copy.
-pub async fn before(host: &dyn Host, file: &Path) -> Option<Versioned> {
+pub async fn before(host: &Arc<dyn Host>, file: &Path) -> Option<Versioned> {
+    let shelf = Shelf::new(host);
     // a link's target is what changes
-    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let kind = kind(&file)?;
-    let versioned = Versioned { kind, file, standing: Standing::Clean };
-    let standing = versioned.stand(host).await.unwrap_or_else(Standing::Keep);
+    let file = shelf.real(file).await;
+    let kind = kind(&shelf, &file).await?;
+    let versioned = Versioned { host: Arc::clone(host), shelf, kind, file, standing: Standing::Clean };
+    let standing = versioned.stand(&**host).await.unwrap_or_else(Standing::Keep);
     Some(Versioned { standing, ..versioned })
 }
 
 /// The nearest working copy around a file.
-fn kind(file: &Path) -> Option<Kind> {
-    file.ancestors().skip(1).find_map(|directory| {
-        if directory.join(".git").exists() {
-            Some(Kind::Git)
-        } else if directory.join(".svn").is_dir() {
-            Some(Kind::Svn)
-        } else {
-            None
+async fn kind(shelf: &Shelf, file: &Path) -> Option<Kind> {
+    for directory in file.ancestors().skip(1) {
+        if shelf.exists(&directory.join(".git")).await.ok()? {
+            return Some(Kind::Git);
         }
-    })
+        if shelf.exists(&directory.join(".svn/.")).await.ok()? {
+            return Some(Kind::Svn);
+        }
+    }
+    None
 }
 
 impl Versioned {
     /// Commits what was done to the file since. Returns what people should know.
-    pub async fn after(&self, host: &dyn Host, message: &str) -> Option<String> {
+    pub async fn after(&self, message: &str) -> Option<String> {
+        let host = &*self.host;
         let name = self.file.display();
         let result = match &self.standing {
             Standing::Uncontrolled => return None,
@@ -87,7 +91,7 @@ impl Versioned {
     }
 
     async fn stand(&self, host: &dyn Host) -> std::result::Result<Standing, String> {
-        let there = self.file.exists();
+        let there = self.shelf.exists(&self.file).await.map_err(|error| error.to_string())?;
         let dirty = || {
             Standing::Keep(
                 "it had changes that nobody had committed, which stay so; commit or revert them by hand".to_owned(),
@@ -203,7 +207,8 @@ impl Versioned {
     }
 
     async fn run(&self, host: &dyn Host, argv: &[&str]) -> std::result::Result<Output, String> {
-        let mut whole = as_owner(self.file.parent().unwrap_or(Path::new("/")));
+        let owner = self.shelf.owner(self.file.parent().unwrap_or(Path::new("/"))).await;
+        let mut whole = as_owner(owner);
         whole.extend(argv.iter().map(|word| (*word).to_owned()));
         let command = Command::new(whole).timeout(PATIENCE).env("GIT_TERMINAL_PROMPT", "0");
         let output: Result<Output> = host.run(&command).await;
@@ -220,13 +225,10 @@ impl Versioned {
 /// The commands used of git and subversion.
 const VERBS: [&str; 7] = ["status", "add", "commit", "reset", "delete", "revert", "proplist"];
 
-/// The words before a command that make it run as the owner of a directory; none if that is us, or we could not.
-fn as_owner(directory: &Path) -> Vec<String> {
-    let ours = nix::unistd::geteuid().as_raw();
-    let Ok(facts) = fs::metadata(directory) else { return Vec::new() };
-    if ours != 0 || facts.uid() == ours {
-        return Vec::new();
-    }
-    let (user, group) = (format!("--reuid={}", facts.uid()), format!("--regid={}", facts.gid()));
+/// The words before a command that make it run as the owner of a directory; none if that is us, or we could not. `owner`: our
+/// user's number, the owner's and the group's.
+fn as_owner(owner: Option<(u32, u32, u32)>) -> Vec<String> {
+    let Some((0, user, group)) = owner.filter(|(ours, user, _)| ours != user) else { return Vec::new() };
+    let (user, group) = (format!("--reuid={user}"), format!("--regid={group}"));
     ["setpriv", &user, &group, "--clear-groups", "--reset-env", "--"].map(str::to_owned).to_vec()
 }

@@ -34,7 +34,7 @@ fn from_clone_to_commit_with_small_packages() -> Result<()> {
     let release =
         dom0.in_guest(CLONE, ["sh", "-c", ". /etc/os-release; echo $VERSION_CODENAME; cat /etc/lab-tool.conf"])?;
     ensure!(release.stdout == "trixie\nlevel = 12 # ours\n", "{release}");
-    let conffiles = dom0.upgradectl(["conffiles", "mercure"])?.expect(0)?;
+    let conffiles = dom0.upgradectl(["conffiles", "list", "mercure"])?.expect(0)?;
     ensure!(conffiles.stdout.contains("/etc/lab-tool.conf"), "{conffiles}");
     tale.verb("verify", &[])?;
     tale.verb("promote", &["--yes"])?;

@@ -261,6 +261,10 @@ impl Bench {
         for (name, json) in json_files(&world.join("power")) {
             picture.0.insert(format!("power/{name}"), pick(&json, &["power", "autostart", "live", "nics", "units"]));
         }
+        // Which of the world's hosts has a guest, where that is not the first.
+        for (name, json) in json_files(&world.join("parts")) {
+            picture.0.insert(format!("parts/{name}"), json.to_string());
+        }
         picture
     }
 }

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hypervisors::sim::How;
+use hypervisors::storage::Copies;
 use nix::pty::openpty;
 
-use crate::bench::{Bench, Ending as _, Picture};
+use crate::bench::{Bench, Ending as _, Picture, WAY};
 use crate::matrix::strikes;
 
 const MBOX: &str = "archive/2024.mbox";
@@ -22,10 +23,30 @@ struct Ground {
     old: Vec<u8>,
 }
 
+/// Sets a number of the simulated machine.
+fn configure(bench: &Bench, key: &str, value: u64) {
+    let path = bench.path("world/host.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[key] = value.into();
+    fs::write(&path, config.to_string()).unwrap();
+}
+
 impl Ground {
     fn new() -> Self {
-        let bench = Bench::new();
-        bench.good_way_to("verified");
+        Self::on(None)
+    }
+
+    /// On volumes of a kind by a strategy; `None`: trees, by `snapshot`.
+    fn on(kind: Option<(Copies, &str)>) -> Self {
+        let bench = kind.map_or_else(Bench::new, |(copies, strategy)| Bench::with_copies(copies, strategy));
+        if kind.is_some() {
+            // Covering snapshots of all disks have room.
+            configure(&bench, "pool_free_bytes", 200 << 30);
+        }
+        // By strategy `origin` a clone asks.
+        for (verb, state) in &WAY[..3] {
+            bench.good(verb, state);
+        }
         let (before, old) = (bench.picture(), fs::read(bench.volume("mercure-mail", MBOX)).unwrap());
         bench.good("promote", "promoted");
         fs::write(bench.volume("mercure-mail", MBOX), "rewritten by the new release").unwrap();
@@ -104,6 +125,41 @@ fn restored_as_it_was_at_promotion() {
             assert_eq!(ground.is_old(), Some(true));
         }
     }
+}
+
+#[test]
+fn on_logical_volumes_it_is_restored_by_a_merge() {
+    for copies in [Copies::Dependents, Copies::Peers] {
+        for strategy in ["snapshot", "origin"] {
+            for (verb, state) in [("rollback", "upgraded"), ("abort", "aborted")] {
+                let about = format!("{copies:?} {strategy} {verb}");
+                let ground = Ground::on(Some((copies, strategy)));
+                let plan = ground.bench.ctl_run(&["plan", verb, "mercure", RESTORE[0], RESTORE[1]]);
+                assert!(plan.stdout.contains("restored") && plan.stdout.contains("IRREVERSIBLE"), "{about}: {plan}");
+                assert_eq!(ground.is_old(), Some(false), "{about}: a plan touches nothing");
+                let said = ground.bench.verb_with(verb, &RESTORE);
+                assert_eq!((said.code, said.state().as_deref()), (0, Some(state)), "{about}: {said}");
+                assert_eq!(ground.is_old(), Some(true), "{about}");
+                ground.tidy(&about);
+
+                let ground = Ground::on(Some((copies, strategy)));
+                let said = ground.bench.verb(verb);
+                assert_eq!((said.code, ground.is_old()), (0, Some(false)), "{about}, kept: {said}");
+                ground.tidy(&about);
+            }
+        }
+    }
+}
+
+#[test]
+fn production_runs_while_restored_data_still_drains() {
+    let ground = Ground::on(Some((Copies::Dependents, "snapshot")));
+    configure(&ground.bench, "merge_ms", 3000);
+    let said = ground.bench.verb_with("rollback", &RESTORE);
+    assert_eq!((said.code, ground.is_old()), (0, Some(true)), "{said}");
+    assert!(said.took > Duration::from_secs(3), "it waits for the end of the merge: {said}");
+    assert!(said.ending()["outage_s"].as_f64().unwrap() < 2.0, "and production does not: {said}");
+    ground.tidy("drained");
 }
 
 #[test]
@@ -198,13 +254,21 @@ fn asked_at_the_terminal_after_the_page_and_before_the_approval() {
 
 /// Every operation of a way back with a restoring is struck in this way; then it is resumed.
 fn struck(verb: &str, done: &str, how: How) {
-    let ground = Ground::new();
+    struck_on(None, verb, done, how);
+}
+
+fn struck_on(kind: Option<(Copies, &str)>, verb: &str, done: &str, how: How) {
+    let ground = Ground::on(kind);
     let bench = &ground.bench;
     bench.keep("promoted");
     let before = bench.trace().len();
     assert_eq!(bench.verb_with(verb, &RESTORE).code, 0);
     let all = strikes(&bench.trace()[before..], "\0");
-    assert!(all.iter().filter(|strike| strike.object.contains("mercure-mail")).count() >= 3, "{all:?}");
+    assert!(
+        all.iter().filter(|strike| strike.object.contains("mercure-mail")).count()
+            >= if kind.is_some() { 1 } else { 3 },
+        "{all:?}"
+    );
     let mut begun = 0;
     for strike in &all {
         let about = format!("{verb} with {how:?} at {strike:?}");
@@ -249,7 +313,12 @@ fn struck(verb: &str, done: &str, how: How) {
         bench.no_conflicts(&about);
     }
     // A lost link stops nothing: the engine looks, and goes on.
-    let expected = if how == How::UnknownAfter { 0 } else { 3 };
+    let expected = match (how, kind) {
+        (How::UnknownAfter, _) => 0,
+        // A merge is one operation.
+        (_, Some(_)) => 1,
+        (_, None) => 3,
+    };
     assert!(begun >= expected, "only {begun} strikes came past the beginning of the restoring");
 }
 
@@ -281,6 +350,26 @@ fn a_rollback_that_restores_loses_the_link() {
 #[test]
 fn an_abort_that_restores_is_killed_after() {
     struck("abort", "aborted", How::KillAfter);
+}
+
+#[test]
+fn a_rollback_that_merges_detached_data_is_killed_half_way() {
+    struck_on(Some((Copies::Dependents, "snapshot")), "rollback", "upgraded", How::KillMid);
+}
+
+#[test]
+fn a_rollback_that_merges_detached_data_is_killed_after() {
+    struck_on(Some((Copies::Dependents, "snapshot")), "rollback", "upgraded", How::KillAfter);
+}
+
+#[test]
+fn a_rollback_that_swaps_thin_detached_data_is_killed_after() {
+    struck_on(Some((Copies::Peers, "snapshot")), "rollback", "upgraded", How::KillAfter);
+}
+
+#[test]
+fn an_abort_that_merges_detached_data_fails() {
+    struck_on(Some((Copies::Dependents, "snapshot")), "abort", "aborted", How::Fail);
 }
 
 #[test]

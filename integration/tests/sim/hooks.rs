@@ -188,3 +188,39 @@ fn hook_at_the_volumes_comes_with_them_and_goes_before_them() {
     assert!(off > before && all[off - 1] == "shutdown" && all[off + 1] == "storage.merge", "{all:?}");
     assert_eq!(all.iter().filter(|one| one.starts_with("/export off")).count(), 1);
 }
+
+#[test]
+fn hook_at_the_merge_lets_go_of_the_original_and_takes_it_up_again() {
+    let more = "[[guests.mercure.hooks]]\nname = \"its own export\"\nat = \"merge\"\non = \"host\"\n\
+                run = [\"/export\", \"off\", \"{runs_on}\"]\nundo = [\"/export\", \"on\", \"{clone_runs_on}\"]\n";
+    let world = || {
+        let bench = Bench::on(Copies::Dependents, more);
+        fs::write(bench.path("world/hostfs/export"), "exit 0\n").unwrap();
+        bench.sim().configure(|config| config.pool_free_bytes = 60 << 30).unwrap();
+        bench
+    };
+    let wanted = ["shutdown", "/export off here", "storage.merge", "/export on here", "start"];
+    let bench = world();
+    bench.good_way_to("promoted");
+    let before = order(&bench, &["shutdown", "storage.merge", "start"]).len();
+    bench.good("commit", "committed");
+    assert_eq!(order(&bench, &["shutdown", "storage.merge", "start"])[before..], wanted);
+
+    // A commit that cannot merge takes it up again before production starts.
+    let bench = world();
+    bench.good_way_to("promoted");
+    let before = order(&bench, &["shutdown", "storage.merge", "start"]).len();
+    bench.fault("storage.merge", "", 1, How::Fail);
+    bench.verb("commit");
+    let all = order(&bench, &["shutdown", "start"])[before..].to_vec();
+    assert_eq!(all[..2], wanted[..2], "{all:?}");
+    bench.no_conflicts("merge");
+
+    let bench = world();
+    bench.edit_inventory("clone = { ip = [\".16\"] }", "clone = { ip = [\".16\"], strategy = \"origin\" }");
+    bench.good("clone", "cloned");
+    let before = order(&bench, &["shutdown", "storage.merge", "start"]).len();
+    bench.good("abort", "aborted");
+    let all = order(&bench, &["shutdown", "storage.merge", "start"])[before..].to_vec();
+    assert_eq!(all[all.len() - 5..], wanted, "{all:?}");
+}

@@ -84,6 +84,8 @@ const CLONE_ORIGIN: Passage = Passage {
     failing: &[(1, "aborted"), (7, ""), (8, "cloning")],
     ..CLONE
 };
+/// The guest is frozen for the snapshot.
+const CLONE_THICK: Passage = Passage { on: Some((THICK, "snapshot")), ..CLONE };
 const PROMOTE_ORIGIN: Passage = Passage { on: Some((THIN, "origin")), ..PROMOTE };
 const COMMIT_THICK: Passage = Passage {
     on: Some((THICK, "snapshot")),
@@ -285,6 +287,10 @@ strikes! {
     abort_is_killed: ABORT KillAfter,
     abort_of_a_clone_fails: ABORT_CLONE Fail,
     abort_of_a_clone_is_killed: ABORT_CLONE KillAfter,
+    thick_clone_fails: CLONE_THICK Fail,
+    thick_clone_is_killed: CLONE_THICK KillAfter,
+    thick_clone_is_killed_half_way: CLONE_THICK KillMid,
+    thick_clone_loses_the_link: CLONE_THICK UnknownAfter,
     origin_clone_fails: CLONE_ORIGIN Fail,
     origin_clone_is_killed: CLONE_ORIGIN KillAfter,
     origin_clone_is_killed_half_way: CLONE_ORIGIN KillMid,

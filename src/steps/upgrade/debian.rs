@@ -184,7 +184,7 @@ impl Step for DebianUpdate {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         vec![apt::update()]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
@@ -249,7 +249,7 @@ impl Step for DebianUpgrade {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         vec![apt::upgrade(self.phase)]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
@@ -307,7 +307,7 @@ impl Step for DebianConfigure {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         vec![apt::configure(), apt::fix()]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
@@ -347,7 +347,7 @@ impl Step for DebianClean {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         vec![apt::autoremove(), apt::clean()]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
@@ -385,7 +385,7 @@ impl Step for CollectConffiles {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         vec![conffiles::find_argv()]
     }
     /// It only looks, so there is nothing of it to find.

@@ -110,7 +110,7 @@ impl Step for Reboot {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         vec![vec!["systemctl".into(), "reboot".into()]]
     }
     /// Whether it happened is told by comparing with what was captured, so `apply` decides; unreachable counts as begun.
@@ -171,7 +171,7 @@ impl Step for Settle {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         vec![vec!["systemctl".into(), "is-system-running".into()]]
     }
     /// Not reachable yet is what it waits for: only a settled guest is Present.
@@ -241,7 +241,7 @@ impl Step for Script {
     fn undo_title(&self) -> String {
         "-".into()
     }
-    fn commands(&self) -> Vec<Vec<String>> {
+    fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         vec![self.argv.clone()]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {

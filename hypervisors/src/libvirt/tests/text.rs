@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use crate::libvirt::{edit, xml};
-use crate::{DefinitionEdit, DiskEdit, DiskSource, MacAddr, Mark, Role, VolumeKind, VolumeRef};
+use crate::{DefinitionEdit, DiskEdit, DiskSource, HostKernel, MacAddr, Mark, Role, VolumeKind, VolumeRef};
 
 const LXC: &str = include_str!("../../../tests/fixtures/libvirt-9.0/lxc.xml");
 const XEN: &str = include_str!("../../../tests/fixtures/libvirt-9.0/xen-pv.xml");
@@ -46,6 +46,34 @@ fn a_container_is_read() {
     assert_eq!(facts.nics[0].filter.as_deref(), Some("clean-traffic"));
     assert_eq!(facts.nics[0].addresses, ["10.0.5.12".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(facts.mark, None);
+}
+
+#[test]
+fn a_kernel_of_the_host_is_read_and_replaced() {
+    let old = HostKernel {
+        kernel: "/boot/vmlinuz-6.1.0-13-amd64".into(),
+        initrd: Some("/boot/initrd.img-6.1.0-13-amd64".into()),
+        arguments: Some("root=/dev/xvda2 ro console=hvc0 \"quoted\"".into()),
+    };
+    assert_eq!(xml::read(XEN).unwrap().kernel.as_ref(), Some(&old));
+    for other in [LXC, QEMU, TEST] {
+        assert_eq!(xml::read(other).unwrap().kernel, None);
+    }
+    let with = |text: &str, kernel: &HostKernel| {
+        edit::apply(text, &DefinitionEdit { kernel: Some(kernel.clone()), ..DefinitionEdit::default() })
+    };
+    assert_eq!(with(XEN, &old).unwrap(), XEN);
+    let new =
+        HostKernel { kernel: "/boot/new & <6>".into(), initrd: None, arguments: Some("root=/dev/xvda2 rw".into()) };
+    let text = with(XEN, &new).unwrap();
+    assert_eq!(xml::read(&text).unwrap().kernel.as_ref(), Some(&new));
+    assert_eq!(text.lines().count() + 1, XEN.lines().count(), "only the initrd's line is gone");
+    let back = with(&text, &old).unwrap();
+    assert_eq!(xml::read(&back).unwrap().kernel.as_ref(), Some(&old));
+    assert!(with(LXC, &new).is_err());
+    // A boot loader takes the guest's own.
+    let loader = XEN.replace("/boot/vmlinuz-6.1.0-13-amd64", "/usr/lib/xen/boot/pv-grub-x86_64");
+    assert_eq!(xml::read(&loader).unwrap().kernel, None);
 }
 
 #[test]
@@ -98,6 +126,7 @@ fn a_clone_differs_in_the_named_lines_only() {
         ]),
         memory_bytes: Some(128 << 20),
         vcpus: Some(1),
+        kernel: None,
     };
     let edited = edit::apply(LXC, &change).unwrap();
     insta::assert_snapshot!(diff(LXC, &edited), @r#"
@@ -281,6 +310,7 @@ proptest! {
             disks: path.as_deref().map(disks).unwrap_or_default(),
             memory_bytes: mebibytes.map(|n| n << 20),
             vcpus,
+            kernel: None,
         };
         let edited = edit::apply(text, &change).unwrap();
         let inverse = DefinitionEdit {
@@ -292,6 +322,7 @@ proptest! {
             disks: root.as_ref().map(|(_, path)| disks(path)).unwrap_or_default(),
             memory_bytes: Some(before.memory_bytes),
             vcpus: Some(before.vcpus),
+            kernel: None,
         };
         // a balloon that differed from the memory cannot be told to differ again
         let same = before.current_memory_bytes == Some(before.memory_bytes);

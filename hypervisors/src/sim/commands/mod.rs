@@ -6,6 +6,7 @@
 mod apt;
 mod dpkg;
 mod files;
+mod freeze;
 mod network;
 mod systemd;
 
@@ -99,6 +100,9 @@ impl<'w> Inside<'w> {
 
     /// `sh -c 'A && B'`.
     fn shell(&mut self, args: &[&str]) -> Result<Output> {
+        if let Some(words) = freeze::script(args) {
+            return Ok(self.freeze(words));
+        }
         let ["-c", line] = args else { return Ok(fail(127, "sh: scripts are not interpreted in the simulated world")) };
         if line.contains(['|', ';', '>', '<', '$', '`', '"', '\'', '(', '\n', '\\', '*']) {
             return Ok(fail(127, "sh: only plain words joined by && are understood in the simulated world"));
@@ -173,6 +177,7 @@ pub(super) fn only_looks(argv: &[String]) -> bool {
         "ip" => !["add", "replace", "del", "flush"].iter().any(|verb| args.contains(verb)),
         "dpkg" => args.contains(&"--audit") || args.contains(&"-C"),
         "apt-get" => args.contains(&"-s") || args.contains(&"--simulate"),
+        "sh" if freeze::script(args).is_some_and(|words| words.first() == Some(&"can")) => true,
         "sh" | "env" | "touch" | "rm" | "rmdir" | "cp" | "mkdir" | "nft" | "iptables" | "ip6tables" => false,
         _ => true,
     }
@@ -198,3 +203,4 @@ fn operands<'a>(args: &[&'a str]) -> Vec<&'a str> {
 }
 
 pub(super) use apt::{os_release, progress};
+pub(super) use freeze::is_script as is_freeze;

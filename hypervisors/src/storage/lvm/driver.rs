@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use super::name::{self, LvName};
 use super::report::{Lv, Report};
 use super::{LvmStorage, command, covering_of, facts, kind_of, lost, merge_into, size, stands, unfit};
+use crate::storage::disk::{self, Layout};
 use crate::storage::mount::{self, Access, Opened};
 use crate::storage::{
     Copies, CopyRequest, CowSize, Merge, SizePolicy, SizedSnapshot, Snapshot, Storage, VolumeFacts, VolumeKind,
@@ -43,7 +44,7 @@ impl LvmStorage {
     }
 
     async fn mkswap(&self, doing: &str, like: &LvName, name: &LvName) -> Result<()> {
-        let found = mount::probe(&*self.host, doing, &like.path()).await?;
+        let found = mount::probe(&*self.host, doing, &like.path(), None).await?;
         // A guest that hibernated has its image there; the place is swap space all the same.
         if !matches!(found.get("TYPE").map(String::as_str), Some("swap" | "swsuspend")) {
             return Err(Error::refused(doing, format!("{like} holds no swap space")).help("declare it as what it is"));
@@ -51,6 +52,18 @@ impl LvmStorage {
         let field = |key| found.get(key).map(String::as_str);
         let command = command::mkswap(name, field("UUID"), field("LABEL"));
         self.host.run(&command).await?.checked(doing, &command).map(drop)
+    }
+
+    /// Bytes in use in the file systems on a volume. Of a disk with partitions what is not one that is opened here counts whole:
+    /// swap space is written all over.
+    async fn used(&self, volume: &VolumeRef) -> Result<Option<u64>> {
+        let layout = self.layout(volume).await?.unwrap_or_default();
+        if layout.table.is_none() {
+            return Ok(self.open(volume, Access::Glance).await?.used_bytes().ok());
+        }
+        let whole: u64 = layout.areas.iter().filter(|area| !area.container).map(|area| area.bytes).sum();
+        let Ok(opened) = self.open(volume, Access::Glance).await else { return Ok(Some(whole)) };
+        Ok(opened.free_bytes().ok().map(|free| whole.saturating_sub(free)))
     }
 
     /// What stands in the way of merging: both sides have to be closed, everywhere.
@@ -235,7 +248,7 @@ impl Storage for LvmStorage {
             Some(_) => false,
         };
         let used_bytes = match count {
-            true => self.open(source, Access::Glance).await?.used_bytes().ok(),
+            true => self.used(source).await?,
             false => None,
         };
         let known = size::Known {
@@ -344,6 +357,15 @@ impl Storage for LvmStorage {
                 Some((VolumeRef { kind: self.kind, path: name.path() }, lv.marks().into_iter().next()?))
             })
             .collect())
+    }
+
+    async fn layout(&self, volume: &VolumeRef) -> Result<Option<Layout>> {
+        let doing = format!("look what is on {volume}");
+        let name = self.name(&doing, volume)?;
+        let (report, found) = self.look(&doing, &name).await?;
+        let Some(lv) = found else { return Err(Error::not_found(doing, format!("{name} does not exist"))) };
+        let size = facts(&report, &lv).block.map_or(lv.size_bytes, |block| block.size_bytes);
+        disk::layout(&*self.host, &doing, &name.path(), size).await.map(Some)
     }
 
     async fn open(&self, volume: &VolumeRef, access: Access) -> Result<Opened> {
@@ -487,7 +509,7 @@ impl Storage for LvmStorage {
             Snapshot::Partial | Snapshot::Present => {}
             other => return Ok(other),
         }
-        let there = mount::probe(&*self.host, &doing, &name.path()).await?;
+        let there = mount::probe(&*self.host, &doing, &name.path(), None).await?;
         Ok(if there.get("TYPE").is_some_and(|kind| kind == "swap") { Snapshot::Present } else { Snapshot::Partial })
     }
 }

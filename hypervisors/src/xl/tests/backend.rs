@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fake::{FakeXen, Life};
+use super::fake::{FAR, FakeXen, Life};
 use super::text::MERCURE;
 use crate::net::RealNet;
 use crate::xl::Xl;
 use crate::xl::files::Places;
+use crate::xl::shelf::Shelf;
 use crate::{
-    Cause, Change, Definition, DefinitionEdit, DiskEdit, DiskSource, Error, Hypervisor, Mark, Power, Role, VolumeKind,
-    VolumeRef,
+    Cause, Change, Definition, DefinitionEdit, DiskEdit, DiskSource, Error, Host, Hypervisor, Mark, Power, Role,
+    VolumeKind, VolumeRef,
 };
+use tokio::sync::OnceCell;
 
 const SECONDS: Duration = Duration::from_secs(2);
 
@@ -43,7 +45,10 @@ impl Dom0 {
                 state.devices.insert(Path::new("/dev/vg1").join(name), format!("dm-{}", name.len()));
             }
         });
-        let xl = Xl { host: xen.clone(), net: Arc::new(RealNet), storages: Vec::new(), places, in_service: false };
+        let host: Arc<dyn Host> = xen.clone();
+        let (net, there) = (Arc::new(RealNet), OnceCell::from(places.clone()));
+        let shelf = Shelf::new(&host);
+        let xl = Xl { host, net, storages: Vec::new(), places, there, shelf, in_service: false };
         Self { xen, xl, directory }
     }
     pub fn at(&self, name: &str) -> PathBuf {
@@ -415,4 +420,20 @@ async fn a_new_definition_belongs_to_whom_the_directory_belongs_to() {
     dom0.xl.define(&dom0.xl.derive(&original, &clone_edit()).unwrap()).await.unwrap();
     let facts = fs::metadata(dom0.at("config/mercure--k3f9.cfg")).unwrap();
     assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (1234, 1235, 0o600));
+}
+
+/// Every other test of this module and of `versions` again, on a machine whose files are reached by commands alone.
+#[test]
+fn everything_is_so_on_another_machine_too() {
+    if std::env::var_os(FAR).is_some() {
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["xl::tests::backend::", "xl::tests::versions::", "--test-threads", "2"])
+        .env(FAR, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let passed = said.lines().filter(|line| line.ends_with("... ok")).count();
+    assert!(output.status.success() && passed > 20, "{said}");
 }

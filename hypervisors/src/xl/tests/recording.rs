@@ -35,6 +35,16 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
+fn the_recorded_free_memory_is_read() {
+    let cases = cases();
+    let info = cases.iter().find(|case| case.command.starts_with("xl info")).unwrap();
+    assert_eq!(crate::xl::parse::free_memory(&info.printed), Some(954 << 20));
+    for other in ["", "free_memory : much\n", "free_memory: 99999999999999999\n", "sharing_freed_memory : 0\n"] {
+        assert_eq!(crate::xl::parse::free_memory(other), None, "{other}");
+    }
+}
+
+#[test]
 fn every_recorded_list_is_read() {
     let cases = cases();
     let lists: Vec<_> = cases.iter().filter(|case| case.command == "xl list").collect();

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::xl::cfg::{Cfg, Value};
 use crate::xl::{edit, facts, spec};
-use crate::{DefinitionEdit, DiskEdit, DiskSource, MacAddr, Mark, Role, VolumeKind, VolumeRef};
+use crate::{DefinitionEdit, DiskEdit, DiskSource, HostKernel, MacAddr, Mark, Role, VolumeKind, VolumeRef};
 
 pub(super) const MERCURE: &str = include_str!("../../../tests/fixtures/xen-4.17/mercure.cfg");
 const TOOLS: &str = include_str!("../../../tests/fixtures/xen-4.17/xen-tools.cfg");
@@ -59,6 +59,37 @@ fn an_operators_file_is_read() {
     let nics: Vec<_> =
         facts.nics.iter().map(|n| (n.mac.map(|m| m.to_string()), n.bridge.as_str(), n.addresses.len())).collect();
     assert_eq!(nics, [(Some("00:16:3e:00:05:0c".to_owned()), "br5", 1), (None, "br6", 0)]);
+}
+
+#[test]
+fn a_kernel_of_the_host_is_read_and_replaced() {
+    let text = "name = 'm' # the mail host\nkernel = \"/boot/vmlinuz-6.1\"\nramdisk='/boot/initrd-6.1'\nroot = '/dev/xvda1 ro'\n\
+                extra = 'console=hvc0'\ndisk = ['phy:/dev/vg1/m,xvda1,w']\n";
+    let old = HostKernel {
+        kernel: "/boot/vmlinuz-6.1".into(),
+        initrd: Some("/boot/initrd-6.1".into()),
+        arguments: Some("root=/dev/xvda1 ro console=hvc0".into()),
+    };
+    assert_eq!(facts::read(text).unwrap().kernel.as_ref(), Some(&old));
+    let with = |kernel: &HostKernel| {
+        edit::apply(text, &DefinitionEdit { kernel: Some(kernel.clone()), ..DefinitionEdit::default() })
+    };
+    assert_eq!(with(&old).unwrap(), text);
+    let new =
+        HostKernel { kernel: "/boot/vmlinuz-6.12".into(), initrd: None, arguments: Some("root=/dev/xvda1 rw".into()) };
+    let edited = with(&new).unwrap();
+    assert_eq!(
+        changed(text, &edited),
+        "-kernel = \"/boot/vmlinuz-6.1\"\n-ramdisk='/boot/initrd-6.1'\n+cmdline = 'root=/dev/xvda1 rw'\n\
+         +kernel = \"/boot/vmlinuz-6.12\"\n+ramdisk=''\n"
+    );
+    assert_eq!(facts::read(&edited).unwrap().kernel.as_ref(), Some(&new));
+    // A boot loader takes the guest's own.
+    for own in ["bootloader = 'pygrub'", "kernel = '/usr/lib/xen-4.17/boot/pv-grub-x86_64.gz'"] {
+        let loaded = format!("{text}{own}\n");
+        assert_eq!(facts::read(&loaded).unwrap().kernel, None, "{own}");
+    }
+    assert!(edit::apply("name = 'm'\n", &DefinitionEdit { kernel: Some(new), ..DefinitionEdit::default() }).is_err());
 }
 
 #[test]
