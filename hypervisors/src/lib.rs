@@ -133,10 +133,12 @@ pub struct HostKernel {
     pub arguments: Option<String>,
 }
 
-/// Whether a kernel of the host's is a boot loader (pv-grub, pygrub's kin) that starts the guest's own.
-pub(crate) fn loads_another(kernel: &str) -> bool {
-    let name = kernel.rsplit('/').next().unwrap_or(kernel);
-    name.contains("grub") || name == "hvmloader"
+impl HostKernel {
+    /// Whether a kernel of the host's is a boot loader (pv-grub, pygrub's kin) that starts the guest's own.
+    pub(crate) fn is_loader(kernel: &str) -> bool {
+        let name = kernel.rsplit('/').next().unwrap_or(kernel);
+        name.contains("grub") || name == "hvmloader"
+    }
 }
 
 /// What the platform knows about a guest, without looking inside it.

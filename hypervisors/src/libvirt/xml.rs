@@ -138,7 +138,7 @@ fn kernel(domain: Element<'_>) -> Option<HostKernel> {
     let os = domain.child("os")?;
     let text = |name: &'static str| Some(os.child(name)?.value().trim().to_owned()).filter(|text| !text.is_empty());
     let kernel =
-        text("kernel").filter(|kernel| domain.child("bootloader").is_none() && !crate::loads_another(kernel))?;
+        text("kernel").filter(|kernel| domain.child("bootloader").is_none() && !HostKernel::is_loader(kernel))?;
     Some(HostKernel { kernel, initrd: text("initrd"), arguments: text("cmdline") })
 }
 

@@ -118,7 +118,7 @@ fn disks(cfg: &Cfg) -> Result<Vec<Disk>, Wrong> {
 /// A kernel of the host's; a boot loader takes the guest's own.
 fn kernel(cfg: &Cfg) -> Result<Option<HostKernel>, Wrong> {
     let text = |name: &str| Ok::<_, Wrong>(cfg.text(name)?.filter(|text| !text.is_empty()));
-    match text("kernel")?.filter(|kernel| !crate::loads_another(kernel)) {
+    match text("kernel")?.filter(|kernel| !HostKernel::is_loader(kernel)) {
         Some(kernel) if text("bootloader")?.is_none() => Ok(Some(HostKernel {
             kernel,
             initrd: text("ramdisk")?,
