@@ -3,6 +3,7 @@
 
 use super::history::{Status, StepHistory};
 use super::{OnFailure, Op, Plan, PlanStep, Stage, Undo};
+use crate::steps::domain::Stop;
 use crate::steps::{Action, StepRef};
 
 /// The steps that take back what the journal holds of a plan, in reverse. `None` if something irreversible was begun.
@@ -29,9 +30,13 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
                 undo.op = Op::Undo(StepRef { plan: id, index }, action.clone());
                 undo.clone_side = step.clone_side;
                 undo.outage_begins = step.goes_live;
-                undo.outage_ends = step.outage_begins && !step.after_undo.iter().any(|step| step.outage_ends);
+                // A guest that was found off stays off: there is nothing to wait for.
+                let found = histories[index].found.as_ref();
+                let stays_off = matches!(action, Action::Stop(_)) && found.is_some_and(Stop::found_off);
+                let after = if stays_off { &[][..] } else { &step.after_undo };
+                undo.outage_ends = step.outage_begins && !after.iter().any(|step| step.outage_ends);
                 steps.push(undo);
-                steps.extend(step.after_undo.iter().cloned());
+                steps.extend(after.iter().cloned());
             }
         }
     }

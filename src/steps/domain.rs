@@ -275,6 +275,11 @@ pub struct Stop {
 }
 
 impl Stop {
+    /// Whether the guest was off already, by what was captured: it is not started when the stop is taken back.
+    pub fn found_off(found: &Value) -> bool {
+        super::read(&found["was"]).is_ok_and(|was: Power| was == Power::Off)
+    }
+
     /// A shutdown that was asked for cannot be called back: waits until the guest is off, or is seen to stay up.
     async fn outlast(&self, world: &World) -> Result<(), StepError> {
         let Some(link) = &self.link else { return Ok(()) };

@@ -1,5 +1,9 @@
 //! The good way and the ways back from each of its states.
 
+use std::fs;
+
+use serde_json::Value;
+
 use crate::bench::{Bench, WAY};
 
 #[test]
@@ -48,4 +52,22 @@ fn rollback_returns_the_world_and_promotion_works_again() {
     bench.good("promote", "promoted");
     bench.good("commit", "committed");
     bench.no_conflicts("rollback");
+}
+
+#[test]
+fn an_original_that_was_off_at_promotion_is_off_afterwards() {
+    for (verb, state) in [("rollback", "upgraded"), ("abort", "none")] {
+        let bench = Bench::new();
+        bench.good_way_to("verified");
+        let file = bench.path("world/power/mercure.json");
+        let mut power: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        power["power"] = "off".into();
+        fs::write(&file, power.to_string()).unwrap();
+        bench.good("promote", "promoted");
+        let said = bench.verb(verb);
+        assert_eq!((said.code, bench.state().as_str()), (0, state), "{verb}: {said}");
+        let power: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert_eq!(power["power"], "off", "{verb}: it was off");
+        bench.no_conflicts(verb);
+    }
 }
