@@ -309,6 +309,7 @@ async fn disks_that_cannot_be_opened_say_why() {
             device.write_all_at(&entry, 446 + at * 16).unwrap();
         }
         device.sync_all().unwrap();
+        drop(device);
         let error = disk.open(Access::Write).await.unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
         disk.close();
