@@ -20,7 +20,7 @@ use integration::dom0::tale::{CLONE, Tale, Thickness};
 use integration::dom0::{Toolstack, ring};
 
 /// What a script recipe leaves.
-const SCRIPT: &str = "upgrade = { recipe = \"script\", run = [\"touch\", \"/etc/upgraded\"] }\n";
+const SCRIPT: &str = "kernel = \"host\"\nupgrade = { recipe = \"script\", run = [\"touch\", \"/etc/upgraded\"] }\n";
 
 /// A whole run from `clone` to `commit` under libvirt; both sides write.
 fn whole_run(on: Thickness, strategy: &str) -> Result<()> {
@@ -77,7 +77,9 @@ fn a_release_upgrade_of_a_clone_on_a_snapshot() -> Result<()> {
     dom0.vg().mounted("mercure", "mv etc/apt/debian etc/apt/sources.list")?;
     dom0.open_mirror()?;
     tale.start()?;
-    tale.inventory("upgrade = { recipe = \"debian\", to = \"trixie\" }\nclone = { ip = [\".16\"] }")?;
+    tale.inventory(
+        "kernel = \"host\"\nupgrade = { recipe = \"debian\", to = \"trixie\" }\nclone = { ip = [\".16\"] }",
+    )?;
     let original = MERCURE.address();
     tale.verb("clone", &[])?;
     tale.writes(&original, "production")?;

@@ -233,8 +233,13 @@ mod tests {
         assert!(bench.writes());
         assert_eq!(bench.begin().await, Held::Frozen);
         assert!(!bench.writes());
-        // As after a crash: begun once more.
-        assert_eq!(bench.begin().await, Held::Frozen);
+        // As after a crash: begun once more. And whoever waits for the end of what it prints, as sshd does, is not kept until
+        // the timer has run out.
+        let again = bench.freeze.command("freeze", &bench.name).argv;
+        let begun = std::time::Instant::now();
+        let said = std::process::Command::new(&again[0]).args(&again[1..]).output().unwrap();
+        assert_eq!(answer(&String::from_utf8_lossy(&said.stdout)).0, "frozen");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         assert!(!bench.writes());
         assert_eq!(bench.end().await, Held::Frozen);
         assert!(bench.writes() && bench.state().is_none());

@@ -104,7 +104,8 @@ points=${points% }
 # Of an attempt that was cut short.
 undo > /dev/null
 mkdir -m 700 "$d" && echo "$points" > "$d/points" || { echo "none $d cannot be made"; exit; }
-hold < /dev/null > /dev/null 2>&1 &
+# A subshell: for a function alone dash keeps what it redirects open beside, and ssh would wait for the timer to let go of it.
+( hold ) < /dev/null > /dev/null 2>&1 &
 tries=0
 while ! [ -s "$d/state" ] && [ "$tries" -lt $((seconds * 5)) ]; do
     sleep 0.2

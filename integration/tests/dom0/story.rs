@@ -16,16 +16,20 @@ fn a_promotion_is_taken_back_and_the_clone_given_up() -> Result<()> {
     ensure!(root.stdout.split_whitespace().eq(["/dev/xvda", "ext4"]), "{root}");
     let open = dom0.vg().volume("mercure")?;
     ensure!(open.attr.as_bytes().get(5) == Some(&b'o'), "its volume is open: {open:?}");
-    tale.inventory("clone = { ip = [\".16\"] }")?;
+    let keys = "kernel = \"host\"\nupgrade = { recipe = \"script\", run = [\"touch\", \"/etc/upgraded\"] }\nclone = { ip = [\".16\"] }";
+    tale.inventory(keys)?;
     let (definition, boot) = (tale.definition()?, ["cat", "/proc/sys/kernel/random/boot_id"]);
     let booted = dom0.in_guest(&original, boot)?.expect(0)?.stdout;
 
     tale.writes(&original, "before")?;
-    tale.verb("clone", &[])?;
+    let said = tale.verb("clone", &[])?;
+    ensure!(said.stderr.contains(", frozen: created"), "it was not frozen for the snapshot: {said}");
+    ensure!(!said.stderr.contains("not frozen"), "it was not frozen for the snapshot: {said}");
     ensure!(dom0.in_guest(&original, boot)?.expect(0)?.stdout == booted, "production was restarted");
     tale.writes(&original, "production")?;
     tale.writes(CLONE, "clone")?;
     ensure!(tale.reads(CLONE)? == "before clone", "{}", tale.reads(CLONE)?);
+    tale.verb("upgrade", &[])?;
     tale.verb("verify", &[])?;
     tale.verb("promote", &["--yes"])?;
     tale.production_has("before clone")?;

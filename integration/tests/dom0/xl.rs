@@ -16,7 +16,9 @@ fn from_clone_to_commit_with_small_packages() -> Result<()> {
     // Its definition is written beforehand: the power cut is the change of the toolstack, one boot for both.
     let dom0 = ring::standing(Toolstack::Libvirt)?;
     let tale = Tale::begin(&dom0, Toolstack::Xl, Thickness::Thick, SIZE)?;
-    tale.inventory("upgrade = { recipe = \"debian\", to = \"trixie\" }\nclone = { ip = [\".16\"] }")?;
+    tale.inventory(
+        "kernel = \"host\"\nupgrade = { recipe = \"debian\", to = \"trixie\" }\nclone = { ip = [\".16\"] }",
+    )?;
     dom0.sh(
         "cd /etc/xen; rm -rf .git; git init --quiet; git config user.name root; git config user.email root@trolls.lab
         git add mercure.cfg; git commit --quiet --message start; sync",
