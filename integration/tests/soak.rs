@@ -4,14 +4,17 @@
 
 #[path = "dom0/killed.rs"]
 mod killed;
+#[path = "soak/story.rs"]
+mod story;
 #[path = "soak/strategies.rs"]
 mod strategies;
 #[path = "soak/trouble.rs"]
 mod trouble;
 #[path = "dom0/world.rs"]
 mod world;
-
-#[path = "dom0/xl_backend.rs"]
+#[path = "soak/xl.rs"]
+mod xl;
+#[path = "soak/xl_backend.rs"]
 mod xl_backend;
 
 use anyhow::{Result, ensure};
