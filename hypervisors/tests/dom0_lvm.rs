@@ -2,6 +2,9 @@
 //! device-mapper with snapshot and thin-pool targets, and e2fsprogs.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/run.rs"]
+mod run;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -13,19 +16,9 @@ use hypervisors::host::LocalHost;
 use hypervisors::storage::lvm::recognise;
 use hypervisors::storage::{Access, BlockFacts, CopyRequest, CowSize, LvmStorage, Merge, SizePolicy, Snapshot};
 use hypervisors::{Cause, Change, Mark, Role, Storage, VolumeKind, VolumeRef};
+use run::run;
 
 const RUN: &str = "mercure--k3f9";
-
-fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Process::new(program)
-        .args(arguments)
-        .env("LVM_SUPPRESS_FD_WARNINGS", "1")
-        .output()
-        .map_err(|error| format!("{program}: {error}"))?;
-    let said =
-        String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr }).into_owned();
-    if output.status.success() { Ok(said) } else { Err(format!("{program} {arguments:?}: {said}")) }
-}
 
 /// A volume group of 900 MiB; taken away when dropped.
 struct Group {

@@ -3,6 +3,9 @@
 //! The test thread moves into one namespace; raw sockets are opened on threads of a runtime started there, so they inherit it.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::fs::File;
 use std::net::IpAddr;
 use std::process::Command as Process;
@@ -10,6 +13,7 @@ use std::process::Command as Process;
 use hypervisors::Cause;
 use hypervisors::net::{MacAddr, Net, RealNet};
 use nix::sched::{CloneFlags, setns};
+use skip::skip;
 
 /// A namespace by name, deleted (with its end of the pair) when dropped.
 struct Namespace(String);
@@ -48,7 +52,7 @@ fn address(text: &str) -> IpAddr {
 fn owners_are_found_and_announcements_are_believed() {
     let able = Process::new("ip").arg("netns").output().is_ok_and(|output| output.status.success());
     if !able || !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root and ip (package iproute2) with network namespaces");
+        skip("root and ip (package iproute2) with network namespaces");
         return;
     }
     let (here, there) = (Namespace::new("a"), Namespace::new("b"));

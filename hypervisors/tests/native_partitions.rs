@@ -2,6 +2,11 @@
 //! sfdisk, e2fsprogs and xfsprogs.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/run.rs"]
+mod run;
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -10,13 +15,8 @@ use std::process::{Command as Process, Stdio};
 use hypervisors::host::LocalHost;
 use hypervisors::storage::{Access, Opened, open_device};
 use hypervisors::{Cause, Result};
-
-fn run(program: &str, arguments: &[&str]) -> std::result::Result<String, String> {
-    let output = Process::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
-    let said =
-        String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr }).into_owned();
-    if output.status.success() { Ok(said) } else { Err(format!("{program} {arguments:?}: {said}")) }
-}
+use run::run;
+use skip::skip;
 
 const MIB: u64 = 1 << 20;
 
@@ -50,7 +50,7 @@ impl Disk {
         match made() {
             Ok(device) => Some(Self { directory, device }),
             Err(why) => {
-                eprintln!("SKIPPED: needs root, loop devices, sfdisk and mkfs: {why}");
+                skip(format_args!("root, loop devices, sfdisk and mkfs: {why}"));
                 None
             }
         }

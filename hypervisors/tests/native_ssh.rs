@@ -2,6 +2,9 @@
 //! (sshd then needs its privilege separation directory, `/run/sshd`).
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -10,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use hypervisors::host::{Command, GuestLink, Job, JobStatus, SshHost};
 use hypervisors::{Cause, Change, Host};
+use skip::skip;
 
 /// A private sshd; ended and removed when dropped.
 struct Sshd {
@@ -34,7 +38,7 @@ impl Sshd {
     /// `None`, said on stderr, where sshd cannot run.
     fn start() -> Option<Self> {
         if !Path::new("/usr/sbin/sshd").exists() || !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: needs /usr/sbin/sshd (package openssh-server) and root");
+            skip("/usr/sbin/sshd (package openssh-server) and root");
             return None;
         }
         std::fs::create_dir_all("/run/sshd").unwrap();

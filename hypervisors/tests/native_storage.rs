@@ -2,26 +2,25 @@
 //! devices and btrfs-progs.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/run.rs"]
+mod run;
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command as Process;
 use std::sync::Arc;
 
 use hypervisors::host::LocalHost;
 use hypervisors::storage::{Access, BtrfsStorage, DirectoryStorage, Snapshot, detect};
 use hypervisors::{Cause, Change, Mark, Role, Storage, VolumeKind, VolumeRef};
+use run::run;
+use skip::skip;
 
 /// A mounted btrfs; unmounted when dropped, and proven to leave nothing.
 struct Lab {
     directory: tempfile::TempDir,
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Process::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
-    let said =
-        String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr }).into_owned();
-    if output.status.success() { Ok(said) } else { Err(format!("{program} {arguments:?}: {said}")) }
 }
 
 impl Lab {
@@ -33,7 +32,7 @@ impl Lab {
         let (image, mount) = (image.to_str().unwrap(), mount.to_str().unwrap());
         let made = run("mkfs.btrfs", &["-q", image]).and_then(|_| run("mount", &["-o", "loop", image, mount]));
         if let Err(why) = made {
-            eprintln!("SKIPPED: needs root, loop devices and btrfs-progs: {why}");
+            skip(format_args!("root, loop devices and btrfs-progs: {why}"));
             return None;
         }
         Some(Self { directory })

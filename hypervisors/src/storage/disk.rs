@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::mount;
 use crate::host::{Command, printable};
 use crate::{Error, Host, Result};
 
@@ -177,6 +176,43 @@ pub fn unsound(areas: &[Area], size: u64) -> Option<String> {
     None
 }
 
+/// What is on a device, or on so many bytes of it from a start on, as `blkid -p` tells: `TYPE`, `UUID`, `LABEL`, `PTTYPE` …;
+/// empty if nothing is.
+pub(super) async fn probe(
+    host: &dyn Host,
+    doing: &str,
+    device: &Path,
+    part: Option<(u64, u64)>,
+) -> Result<BTreeMap<String, String>> {
+    let path = device.to_str().ok_or_else(|| Error::refused(doing, "its path is not UTF-8"))?;
+    let mut argv: Vec<String> = ["blkid", "-p", "-o", "export"].map(str::to_owned).to_vec();
+    if let Some((start, bytes)) = part {
+        argv.extend(["-O".to_owned(), start.to_string(), "-S".to_owned(), bytes.to_string()]);
+    }
+    argv.extend(["--".to_owned(), path.to_owned()]);
+    let command = Command::new(argv);
+    let output = host.run(&command).await?;
+    match output.status {
+        2 => Ok(BTreeMap::new()),
+        8 => Err(Error::refused(doing, "it bears the marks of more than one file system")
+            .help(format!("wipefs {path} lists them; take the wrong ones off"))),
+        _ => Ok(parse_export(&output.checked(doing, &command)?.text())),
+    }
+}
+
+/// `KEY=value` lines; blanks and quotes in values are escaped by a backslash (`blkid(8)`).
+fn parse_export(text: &str) -> BTreeMap<String, String> {
+    let unescape = |value: &str| {
+        let mut chars = value.chars();
+        let mut plain = String::new();
+        while let Some(c) = chars.next() {
+            plain.extend(if c == '\\' { chars.next() } else { Some(c) });
+        }
+        plain
+    };
+    text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), unescape(value))).collect()
+}
+
 /// The partitions of a device, not looked into; empty if its table has none.
 pub(super) async fn table(host: &dyn Host, doing: &str, device: &Path, size: u64) -> Result<Vec<Area>> {
     let path = device.to_str().ok_or_else(|| Error::refused(doing, "its path is not UTF-8"))?;
@@ -208,7 +244,7 @@ pub async fn areas(host: &dyn Host, doing: &str, device: &Path) -> Result<Vec<Ar
 
 /// What lies on a device of that size.
 pub(super) async fn layout(host: &dyn Host, doing: &str, device: &Path, size: u64) -> Result<Layout> {
-    let found = mount::probe(host, doing, device, None).await?;
+    let found = probe(host, doing, device, None).await?;
     let whole = filled(Area { bytes: size, ..Area::default() }, &found);
     let areas = match found.get("PTTYPE") {
         Some(_) => table(host, doing, device, size).await?,
@@ -225,7 +261,7 @@ pub(super) async fn layout(host: &dyn Host, doing: &str, device: &Path, size: u6
         looked.push(match area.container {
             true => area,
             false => {
-                let found = mount::probe(host, doing, device, Some((area.start, area.bytes))).await?;
+                let found = probe(host, doing, device, Some((area.start, area.bytes))).await?;
                 filled(area, &found)
             }
         });
@@ -339,6 +375,13 @@ NR="2" START="208896" SECTORS="40960" TYPE="0x82" UUID="04030201-02" NAME="" SCH
 NR="3" START="249856" SECTORS="143360" TYPE="0x5" UUID="04030201-03" NAME="" SCHEME="dos"
 NR="5" START="251904" SECTORS="61440" TYPE="0x83" UUID="04030201-05" NAME="" SCHEME="dos"
 "#;
+
+    /// Printed by util-linux 2.38.1.
+    #[test]
+    fn what_blkid_says_is_read() {
+        let ext = parse_export("DEVNAME=/dev/loop0\nLABEL=my\\ root\nUUID=62f0\nVERSION=1.0\nTYPE=ext4\n");
+        assert_eq!((ext["LABEL"].as_str(), ext["TYPE"].as_str()), ("my root", "ext4"));
+    }
 
     #[test]
     fn a_table_with_logical_partitions_is_read() {

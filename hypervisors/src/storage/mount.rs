@@ -27,7 +27,7 @@ use rustix::mount::{
 
 use super::disk::{self, Area};
 use super::{parts, readonly};
-use crate::host::{Command, printable};
+use crate::host::printable;
 use crate::{Cause, Error, Host, Result};
 
 /// What a volume is opened for.
@@ -155,43 +155,6 @@ fn openable(doing: &str, areas: &[Area]) -> Result<Vec<(Area, FileSystem)>> {
             Err(Error::refused(doing, why).help("ext2, ext3, ext4 and xfs can be"))
         }
     }
-}
-
-/// What is on a device, or on so many bytes of it from a start on, as `blkid -p` tells: `TYPE`, `UUID`, `LABEL`, `PTTYPE` …;
-/// empty if nothing is.
-pub(super) async fn probe(
-    host: &dyn Host,
-    doing: &str,
-    device: &Path,
-    part: Option<(u64, u64)>,
-) -> Result<BTreeMap<String, String>> {
-    let path = device.to_str().ok_or_else(|| Error::refused(doing, "its path is not UTF-8"))?;
-    let mut argv: Vec<String> = ["blkid", "-p", "-o", "export"].map(str::to_owned).to_vec();
-    if let Some((start, bytes)) = part {
-        argv.extend(["-O".to_owned(), start.to_string(), "-S".to_owned(), bytes.to_string()]);
-    }
-    argv.extend(["--".to_owned(), path.to_owned()]);
-    let command = Command::new(argv);
-    let output = host.run(&command).await?;
-    match output.status {
-        2 => Ok(BTreeMap::new()),
-        8 => Err(Error::refused(doing, "it bears the marks of more than one file system")
-            .help(format!("wipefs {path} lists them; take the wrong ones off"))),
-        _ => Ok(parse_export(&output.checked(doing, &command)?.text())),
-    }
-}
-
-/// `KEY=value` lines; blanks and quotes in values are escaped by a backslash (`blkid(8)`).
-fn parse_export(text: &str) -> BTreeMap<String, String> {
-    let unescape = |value: &str| {
-        let mut chars = value.chars();
-        let mut plain = String::new();
-        while let Some(c) = chars.next() {
-            plain.extend(if c == '\\' { chars.next() } else { Some(c) });
-        }
-        plain
-    };
-    text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), unescape(value))).collect()
 }
 
 /// The driver for a content by blkid's name, if it is one that is opened here.
@@ -435,16 +398,9 @@ fn ext_dirty(superblock: &[u8; 256]) -> bool {
 mod tests {
     use super::*;
 
-    fn found(text: &str) -> BTreeMap<String, String> {
-        parse_export(text)
-    }
-
-    /// Printed by util-linux 2.38.1.
     #[test]
-    fn what_blkid_says_is_read_and_judged() {
-        let ext = found("DEVNAME=/dev/loop0\nLABEL=my\\ root\nUUID=62f0\nVERSION=1.0\nTYPE=ext4\nUSAGE=filesystem\n");
-        assert_eq!(ext["LABEL"], "my root");
-        assert_eq!(file_system(&ext["TYPE"]), Some(FileSystem::Ext));
+    fn contents_are_judged() {
+        assert_eq!(file_system("ext4"), Some(FileSystem::Ext));
         assert_eq!(recognise("d", "xfs").unwrap(), FileSystem::Xfs);
         for (content, word) in [
             ("btrfs", "same id"),

@@ -44,7 +44,7 @@ impl LvmStorage {
     }
 
     async fn mkswap(&self, doing: &str, like: &LvName, name: &LvName) -> Result<()> {
-        let found = mount::probe(&*self.host, doing, &like.path(), None).await?;
+        let found = disk::probe(&*self.host, doing, &like.path(), None).await?;
         // A guest that hibernated has its image there; the place is swap space all the same.
         if !matches!(found.get("TYPE").map(String::as_str), Some("swap" | "swsuspend")) {
             return Err(Error::refused(doing, format!("{like} holds no swap space")).help("declare it as what it is"));
@@ -509,7 +509,7 @@ impl Storage for LvmStorage {
             Snapshot::Partial | Snapshot::Present => {}
             other => return Ok(other),
         }
-        let there = mount::probe(&*self.host, &doing, &name.path(), None).await?;
+        let there = disk::probe(&*self.host, &doing, &name.path(), None).await?;
         Ok(if there.get("TYPE").is_some_and(|kind| kind == "swap") { Snapshot::Present } else { Snapshot::Partial })
     }
 }
