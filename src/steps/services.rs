@@ -55,6 +55,14 @@ fn full(name: &str) -> String {
     }
 }
 
+/// The properties in which systemd keeps what stops when a unit is stopped.
+const DEPENDENTS: &str = "ConsistsOf,BoundBy,RequiredBy";
+
+/// The units named by `systemctl show --property`, lines as `ConsistsOf=postfix@-.service`.
+fn dependents(shown: &str) -> impl Iterator<Item = &str> {
+    shown.lines().filter_map(|line| line.split_once('=')).flat_map(|(_, units)| units.split_whitespace())
+}
+
 impl StartWhileVerifying {
     /// Of this clone, these services of those that are off.
     pub fn new(host: &str, link: &GuestLink, services: &[String], off: &[String]) -> Self {
@@ -65,6 +73,28 @@ impl StartWhileVerifying {
             units: services.iter().map(|name| full(name)).collect(),
             masked: off.iter().filter(wanted).map(|unit| full(unit)).collect(),
         }
+    }
+
+    /// Stops the services and all that stops with them, and returns when nothing of it runs.
+    ///
+    /// systemd stops what is `PartOf=` a unit, bound to it or requires it, but waits for the unit it was told alone
+    /// (systemd.unit(5)): Debian's postfix.service is gone at once, while postfix@-.service, the mail server, takes its
+    /// time. The fence must not go before it. So they are stopped by their names as well.
+    async fn stop(&self, world: &World) -> Result<(), StepError> {
+        let guest = world.hypervisor(&self.host)?.guest(&self.link)?;
+        let mut units = self.units.clone();
+        let mut looked_at = 0;
+        while let Some(unit) = units.get(looked_at) {
+            looked_at += 1;
+            let shown = run(&*guest, &["systemctl", "show", "--property", DEPENDENTS, "--", unit]).await?;
+            for name in dependents(&shown) {
+                if !units.iter().any(|known| known == name) {
+                    units.push(name.to_owned());
+                }
+            }
+        }
+        let argv: Vec<&str> = ["systemctl", "stop", "--"].into_iter().chain(units.iter().map(String::as_str)).collect();
+        run(&*guest, &argv).await.map(drop)
     }
 
     async fn each(&self, world: &World, verb: &str, units: &[String]) -> Result<(), StepError> {
@@ -105,7 +135,7 @@ impl Step for StartWhileVerifying {
         Ok(Change::Changed.into())
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        self.each(world, "stop", &self.units).await?;
+        self.stop(world).await?;
         self.each(world, "mask", &self.masked).await?;
         let guest = world.hypervisor(&self.host)?.guest(&self.link)?;
         for unit in &self.masked {
@@ -131,5 +161,12 @@ mod tests {
             assert_eq!(service(unit), "postfix");
         }
         assert_eq!(service("foo.bar"), "foo.bar");
+    }
+
+    #[test]
+    fn what_stops_with_a_unit_is_read() {
+        let shown = "ConsistsOf=postfix@-.service a.socket\nBoundBy=\nRequiredBy=b.service\n";
+        let read: Vec<&str> = dependents(shown).collect();
+        assert_eq!(read, ["postfix@-.service", "a.socket", "b.service"]);
     }
 }

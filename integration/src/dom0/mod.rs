@@ -183,6 +183,17 @@ impl Dom0 {
         machine::cut(self)
     }
 
+    /// Limits what the disk of the volume group takes, in bytes a second, until the machine's next start.
+    ///
+    /// # Errors
+    /// qemu refuses.
+    pub fn slow_volumes(&self, written: u64) -> Result<()> {
+        // bps bps_rd bps_wr iops iops_rd iops_wr; it prints nothing unless it refuses.
+        let said = monitor::human(&self.path("monitor"), &format!("block_set_io_throttle vdb 0 0 {written} 0 0 0"))?;
+        ensure!(said.trim().is_empty(), "qemu: {said}");
+        Ok(())
+    }
+
     /// Power cut and boot with the toolstack it had.
     ///
     /// # Errors

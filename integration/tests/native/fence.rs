@@ -172,6 +172,11 @@ fn what_runs_for_a_verification_runs_for_it_alone_and_sends_nothing() -> Result<
     fs::write(root.join("during"), DURING.replace("RELAY", &relay.address))?;
     fs::write(root.join("wait"), "2")?;
     lab.ssh(&address, ["chmod", "755", "/root/during"])?;
+    // The mail server takes its time to end; the unit people name is done before it.
+    let slow = MERCURE.root(lab).join("etc/systemd/system/postfix@.service.d");
+    fs::create_dir_all(&slow)?;
+    let stop = "ExecStop=\nExecStop=/bin/sleep 3\nExecStop=/usr/sbin/postmulti -i %i -p stop\n";
+    fs::write(slow.join("slow.conf"), format!("[Service]\n{stop}"))?;
     // The original, which nothing fences, sends at once.
     lab.ssh(&address, ["sh", "-c", &format!("echo mail | sendmail someone@[{}]", relay.address)])?;
     relay.hears(&address)?;
