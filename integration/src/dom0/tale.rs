@@ -86,7 +86,7 @@ host = \"trolls\"
     /// It did not.
     pub fn verb(&self, name: &str, more: &[&str]) -> Result<Said> {
         let said = self.dom0.upgradectl([name, MERCURE.name].into_iter().chain(more.iter().copied()))?.expect(0)?;
-        eprintln!("{name}: {:.0} s\n{}", said.took.as_secs_f64(), said.stderr);
+        eprintln!("{name}: {:.0} s\n{}{}", said.took.as_secs_f64(), said.stderr, said.stdout);
         Ok(said)
     }
 

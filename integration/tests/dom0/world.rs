@@ -10,7 +10,7 @@ use hypervisors::storage::Copies;
 use integration::cli::Said;
 use integration::command::run;
 use integration::dom0::{Dom0, Toolstack, ring};
-use integration::walk::Stage;
+use integration::walk::{Stage, ending};
 use serde_json::Value;
 
 /// Where the world lies in trolls.
@@ -173,11 +173,28 @@ impl World {
     }
 }
 
+/// The steps of a verb that took the most time, longest first.
+fn slowest(said: &Said) -> Vec<String> {
+    let steps = said.events().unwrap_or_default().into_iter().filter(|event| event["event"] == "step_finished");
+    let mut steps: Vec<(f64, String)> = steps
+        .filter_map(|event| Some((event["elapsed_s"].as_f64()?, event["step"]["title"].as_str()?.to_owned())))
+        .collect();
+    steps.sort_by(|one, other| other.0.total_cmp(&one.0));
+    steps.into_iter().take(4).map(|(took, title)| format!("{took:6.1} s  {title}")).collect()
+}
+
 impl Stage for World {
     fn ctl(&self, args: &[&str]) -> Result<Said> {
         let begun = Instant::now();
         let said = self.dom0.upgradectl(args.iter().copied())?;
-        eprintln!("{:6.1} s  {}", begun.elapsed().as_secs_f64(), said.line);
+        // Longer than the verb itself took, by what ssh and a start of the program take in trolls.
+        let took = begun.elapsed().as_secs_f64();
+        let down = ending(&said).ok().and_then(|ending| ending["outage_s"].as_f64());
+        let down = down.map(|down| format!(", production down {down:.1} s")).unwrap_or_default();
+        eprintln!("{took:6.1} s  {}{down}", said.line);
+        for step in slowest(&said) {
+            eprintln!("          {step}");
+        }
         Ok(said)
     }
     fn write(&self, guest: &str, name: &str) -> Result<()> {

@@ -58,25 +58,39 @@ fn a_killed_thick_snapshot_is_not_promoted() -> Result<()> {
 }
 
 /// Given up from each state that the walks do not give up from.
-#[test]
-fn abort_from_every_state() -> Result<()> {
-    for thick in [true, false] {
-        for strategy in ["snapshot", "origin"] {
-            let world = World::by(strategy, thick)?;
-            let walk = Walk::new(&world, strategy, thick);
-            let before = world.around()?;
-            let way = [("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")];
-            for last in [1, 3] {
-                for (verb, state) in way.iter().take(last) {
-                    walk.good(verb, state)?;
-                }
-                walk.write("mercure", &format!("state{last}"))?;
-                walk.good("abort", "aborted")?;
-                walk.back(&before)?;
-            }
-            walk.reads("mercure", &["last=state3", "state1", "state3"])?;
-            walk.abort_after_rollback()?;
+fn abort_from_every_state(strategy: &'static str, thick: bool) -> Result<()> {
+    let world = World::by(strategy, thick)?;
+    let walk = Walk::new(&world, strategy, thick);
+    let before = world.around()?;
+    let way = [("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")];
+    for last in [1, 3] {
+        for (verb, state) in way.iter().take(last) {
+            walk.good(verb, state)?;
         }
+        walk.write("mercure", &format!("state{last}"))?;
+        walk.good("abort", "aborted")?;
+        walk.back(&before)?;
     }
-    Ok(())
+    walk.reads("mercure", &["last=state3", "state1", "state3"])?;
+    walk.abort_after_rollback()
+}
+
+#[test]
+fn abort_from_every_state_by_snapshot_thick() -> Result<()> {
+    abort_from_every_state("snapshot", true)
+}
+
+#[test]
+fn abort_from_every_state_by_snapshot_thin() -> Result<()> {
+    abort_from_every_state("snapshot", false)
+}
+
+#[test]
+fn abort_from_every_state_by_origin_thick() -> Result<()> {
+    abort_from_every_state("origin", true)
+}
+
+#[test]
+fn abort_from_every_state_by_origin_thin() -> Result<()> {
+    abort_from_every_state("origin", false)
 }
