@@ -57,6 +57,10 @@ impl<'a> Walk<'a> {
         self.write("mercure", "a")?;
         let said = self.good("clone", "cloned")?;
         ensure!((outage(&said)? > 0.0) == origin, "{said}");
+        let down = while_down(&said)?;
+        let kinds: Vec<&str> = down.iter().map(String::as_str).collect();
+        ensure!(kinds.contains(&"storage.snapshot") == origin, "{kinds:?}: {said}");
+        ensure!(!kinds.contains(&"swap.fresh"), "swap space does not wait for production to be down: {said}");
         let run = self.run()?;
         self.write("mercure", "production")?;
         self.write(&run, "clone")?;
@@ -245,6 +249,20 @@ pub fn ending(said: &Said) -> Result<serde_json::Value> {
 /// How long production was down.
 pub fn outage(said: &Said) -> Result<f64> {
     ending(said)?["outage_s"].as_f64().with_context(|| format!("an outage in {said}"))
+}
+
+/// The kinds of the steps that were taken while production was down.
+pub fn while_down(said: &Said) -> Result<Vec<String>> {
+    let (mut down, mut kinds) = (false, Vec::new());
+    for event in said.events()? {
+        match event["event"].as_str() {
+            Some("outage_started") => down = true,
+            Some("outage_ended") => down = false,
+            Some("step_started") if down => kinds.extend(event["step"]["kind"].as_str().map(str::to_owned)),
+            _ => {}
+        }
+    }
+    Ok(kinds)
 }
 
 /// What a guest had, and more; a `last=` of the latter counts.

@@ -49,12 +49,11 @@ pub(super) fn move_production(facts: &Facts, record: &RunFacts) -> Result<Vec<Pl
         disks_before,
     };
     let boots_s = if facts.hypervisor.capabilities().shares_host_kernel { 6.0 } else { 80.0 };
-    let mut steps = vec![
-        PlanStep::new(Stage::Quiesce, production::autostart(record, false), 0.1),
-        production::stop(record),
-        PlanStep::new(Stage::Duplicate, snapshot, 1.0),
-    ];
-    steps.extend(clone::swaps(record, Role::Production));
+    // Swap space needs nothing of what production leaves: it is made while production is still up.
+    let mut steps = clone::swaps(record, Role::Production);
+    steps.push(PlanStep::new(Stage::Quiesce, production::autostart(record, false), 0.1));
+    steps.push(production::stop(record));
+    steps.push(PlanStep::new(Stage::Duplicate, snapshot, 1.0));
     steps.extend(Hooks::new(facts, record).with_volumes());
     // It was shut down: nothing is left to be replayed.
     steps.extend(clone::disarm(&record.host, record.copies().map(|(_, _, copy)| copy)));
