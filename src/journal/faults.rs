@@ -178,7 +178,8 @@ impl Journal for Faulty {
         data: &Value,
     ) -> Result<i64, JournalError> {
         let word = serde_json::to_value(kind)?;
-        let what = format!("{} {} {}", word.as_str().unwrap_or_default(), plan.unwrap_or(0), step.map_or(0, |at| at + 1));
+        let what =
+            format!("{} {} {}", word.as_str().unwrap_or_default(), plan.unwrap_or(0), step.map_or(0, |at| at + 1));
         self.write(&what, || self.inner.append(lease, plan, step, kind, data))
     }
     fn events(&self, run: &str) -> Result<Vec<EventRecord>, JournalError> {

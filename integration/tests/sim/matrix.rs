@@ -3,6 +3,7 @@
 
 use hypervisors::sim::{How, TraceEntry};
 use hypervisors::storage::Copies;
+use integration::crash::{self, Figures};
 
 use crate::bench::{Bench, Ending as _, Picture};
 
@@ -188,6 +189,10 @@ impl Ground {
     /// Takes everything back.
     fn backward(&self, about: &str) {
         let state = self.bench.state();
+        if state == "none" && self.passage.verb == "commit" {
+            // It was done when it struck: there is no way back.
+            return;
+        }
         if let Some(step) = self.bench.run().and_then(|run| run["stuck_step"].as_u64()) {
             let step = step.to_string();
             let said = self.bench.verb_with("retry", &["--step", &step, "--reason", "the fault is gone"]);
@@ -255,8 +260,16 @@ fn every_strike(passage: &'static Passage, how: How) {
     for strike in &ground.strikes {
         wrong.extend(what_goes_wrong(|| ground.strike(strike, how)));
     }
-    let count = wrong.len();
-    assert!(wrong.is_empty(), "{count} of {} go wrong:\n{}", ground.strikes.len(), wrong.join("\n----\n"));
+    tell(passage, ground.strikes.len(), ground.strikes.len(), &wrong);
+}
+
+/// Counts what was struck, and tells of what went wrong.
+pub fn tell(passage: &Passage, points: usize, strikes: usize, wrong: &[String]) {
+    let well = strikes - wrong.len();
+    let figures = Figures { points, hit: strikes, resumed_ok: well, aborted_ok: well };
+    let test = std::thread::current().name().unwrap().to_owned();
+    crash::count(env!("CARGO_TARGET_TMPDIR"), "sim", passage.verb, &test, figures).unwrap();
+    assert!(wrong.is_empty(), "{} of {strikes} go wrong:\n{}", wrong.len(), wrong.join("\n----\n"));
 }
 
 /// The words with which something panics.

@@ -209,6 +209,8 @@ pub fn virt_clone(dom0: &Dom0, results: &mut Results) -> Result<()> {
         BY_HAND,
         "--file",
         &device,
+        "--check",
+        "path_exists=off",
     ])?;
     // Its appliance gets what memory dom0 has to spare.
     let edit = |file: &str| format!("{file}:s/{}/{CLONE}/", original.replace('.', "\\."));
