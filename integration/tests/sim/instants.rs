@@ -4,7 +4,10 @@
 //! Between two writes lies a probe or one effect; what happens in the middle of an effect is [`crate::matrix`]'s. Which
 //! writes there are is taken from a good run: a step that is new tomorrow is struck without a line here.
 
-use crate::matrix::{self, Ground, Passage, tell, what_goes_wrong};
+use hypervisors::sim;
+use integration::cli::Said;
+
+use crate::matrix::{self, Ground, Passage, Strike, tell, what_goes_wrong};
 
 /// A write of a good run: its number, and what is written.
 struct Instant {
@@ -41,69 +44,109 @@ impl How {
     }
 }
 
-/// The instants of a good run, from the kept beginning.
-fn instants(ground: &Ground, passage: &Passage) -> Vec<Instant> {
-    ground.bench.back_to("start");
-    let (said, told) = ground.bench.verb_with_journal(passage.verb, "0 trace");
-    assert_eq!(said.code, 0, "{said}");
-    let lines = told.lines().map(|line| line.split_once(' ').unwrap());
-    lines.map(|(number, what)| Instant { number: number.parse().unwrap(), what: what.to_owned() }).collect()
+/// A verb from the kept beginning, an operation of which fails, if any is named.
+struct Verb<'a> {
+    ground: &'a Ground,
+    passage: &'a Passage,
+    failing: Option<&'a Strike>,
 }
 
-fn strike(ground: &Ground, passage: &Passage, instant: &Instant, how: How) {
-    let Instant { number, what } = instant;
-    let about = format!("{}: {} at write {number}, {what}", passage.verb, how.word());
-    ground.bench.back_to("start");
-    let (said, told) = ground.bench.verb_with_journal(passage.verb, &format!("{number} {}", how.word()));
-    assert_eq!(told, format!("{number} {what}\n"), "{about}: another point was hit: {said}");
-    match how {
-        How::KillBefore | How::KillAfter => assert_eq!(said.code, -1, "{about}: was not killed: {said}"),
-        // Giving the lease back is tried, not insisted on: whoever comes next sees that its holder is gone.
-        How::Full | How::ReadOnly if what == "release" => assert_eq!(said.code, 0, "{about}: {said}"),
-        How::Full | How::ReadOnly => assert_eq!(said.code, 11, "{about}: {said}"),
-        // Within a step a panic is an effect that nobody can tell of: it is tried again.
-        How::Panic if what == "blob" => {}
-        How::Panic => assert_eq!(said.code, 70, "{about}: {said}"),
+impl Verb<'_> {
+    fn run(&self, fault: &str) -> (Said, String) {
+        self.ground.bench.back_to("start");
+        if let Some(failing) = self.failing {
+            self.ground.bench.fault(&failing.op, &failing.object, failing.nth, sim::How::Fail);
+        }
+        let ran = self.ground.bench.verb_with_journal(self.passage.verb, fault);
+        self.ground.bench.no_faults();
+        ran
     }
-    ground.bench.no_conflicts(&about);
-    ground.both_ways(&about);
+
+    /// Its instants, by a run in which nothing strikes; and how that ended.
+    fn instants(&self) -> (i32, Vec<Instant>) {
+        let (said, told) = self.run("0 trace");
+        let lines = told.lines().map(|line| line.split_once(' ').unwrap());
+        let instants = lines.map(|(number, what)| Instant { number: number.parse().unwrap(), what: what.to_owned() });
+        (said.code, instants.collect())
+    }
+
+    fn strike(&self, instant: &Instant, how: How) {
+        let Instant { number, what } = instant;
+        let about = format!("{}: {} at write {number}, {what}", self.passage.verb, how.word());
+        let (said, told) = self.run(&format!("{number} {}", how.word()));
+        assert_eq!(told, format!("{number} {what}\n"), "{about}: another point was hit: {said}");
+        match how {
+            How::KillBefore | How::KillAfter => assert_eq!(said.code, -1, "{about}: was not killed: {said}"),
+            // Giving the lease back is tried, not insisted on: whoever comes next sees that its holder is gone.
+            How::Full | How::ReadOnly if what == "release" => assert_ne!(said.code, 11, "{about}: {said}"),
+            How::Full | How::ReadOnly => assert_eq!(said.code, 11, "{about}: {said}"),
+            // Within a step a panic is an effect that nobody can tell of: it is tried again.
+            How::Panic if what == "blob" => {}
+            How::Panic => assert_eq!(said.code, 70, "{about}: {said}"),
+        }
+        self.ground.bench.no_conflicts(&about);
+        self.ground.both_ways(&about);
+    }
+
+    /// Strikes at all of these; tells of all that go wrong, not only the first.
+    fn strike_all(&self, instants: &[Instant]) {
+        let (mut wrong, mut tried) = (Vec::new(), 0);
+        for (index, instant) in instants.iter().enumerate() {
+            let mut hows = vec![How::KillBefore];
+            if instant.begins() {
+                hows.push(How::KillAfter);
+            }
+            // What a disk that is full does is the same on whatever volumes, and at neighbours.
+            if self.passage.on.is_none() && index % 2 == 0 {
+                hows.push([How::Full, How::Panic, How::ReadOnly][index / 2 % 3]);
+            }
+            for how in hows {
+                tried += 1;
+                wrong.extend(what_goes_wrong(|| self.strike(instant, how)));
+            }
+        }
+        tell(self.passage, instants.len(), tried, &wrong);
+    }
 }
 
-/// Strikes at every instant; tells of all that go wrong, not only the first.
+/// Every instant of a good run.
 fn every_instant(passage: &'static Passage) {
     let ground = Ground::new(passage);
-    let instants = instants(&ground, passage);
+    let verb = Verb { ground: &ground, passage, failing: None };
+    let (code, instants) = verb.instants();
+    assert_eq!(code, 0);
     let steps = instants.iter().filter(|instant| instant.what.starts_with("intent ")).count();
     assert!(steps >= 1 && instants.len() > 2 * steps, "{} writes, {steps} steps", instants.len());
-    let (mut wrong, mut tried) = (Vec::new(), 0);
-    for (index, instant) in instants.iter().enumerate() {
-        let trouble = [How::Full, How::Panic, How::ReadOnly][index % 3];
-        let mut hows = vec![How::KillBefore];
-        if instant.begins() {
-            hows.push(How::KillAfter);
-        }
-        // What a disk that is full does is the same on whatever volumes.
-        if passage.on.is_none() {
-            hows.push(trouble);
-        }
-        for how in hows {
-            tried += 1;
-            wrong.extend(what_goes_wrong(|| strike(&ground, passage, instant, how)));
+    verb.strike_all(&instants);
+}
+
+/// Every instant of the undoing that follows when the last operation fails that can.
+fn every_instant_of_undoing(passage: &'static Passage) {
+    let ground = Ground::new(passage);
+    for failing in ground.strikes.iter().rev() {
+        let verb = Verb { ground: &ground, passage, failing: Some(failing) };
+        let (code, instants) = verb.instants();
+        let failed = instants.iter().position(|instant| instant.what.starts_with("failed "));
+        // Undone, and not only tidied up.
+        let undone = |at: &usize| instants[*at..].iter().any(|instant| instant.what.starts_with("plan "));
+        if let Some(failed) = failed.filter(undone).filter(|_| code == 1) {
+            return verb.strike_all(&instants[failed..]);
         }
     }
-    tell(passage, instants.len(), tried, &wrong);
+    panic!("no failure is undone");
 }
 
 macro_rules! instants {
-    ($($name:ident: $passage:ident),+ $(,)?) => {
+    ($every:ident; $($name:ident: $passage:ident),+ $(,)?) => {
         $(#[test]
         fn $name() {
-            every_instant(&matrix::$passage);
+            $every(&matrix::$passage);
         })+
     };
 }
 
 instants! {
+    every_instant;
     of_a_clone: CLONE,
     of_an_upgrade: UPGRADE,
     of_a_verification: VERIFY,
@@ -118,4 +161,11 @@ instants! {
     of_a_thick_commit: COMMIT_THICK,
     of_a_thin_commit: COMMIT_THIN,
     of_an_abort_by_origin: ABORT_ORIGIN,
+}
+
+instants! {
+    every_instant_of_undoing;
+    of_an_undone_clone: CLONE,
+    of_an_undone_promotion: PROMOTE,
+    of_an_undone_promotion_by_origin: PROMOTE_ORIGIN,
 }

@@ -119,7 +119,7 @@ pub struct Ground {
     first: Picture,
     /// Before the verb.
     start: Picture,
-    strikes: Vec<Strike>,
+    pub strikes: Vec<Strike>,
 }
 
 impl Ground {

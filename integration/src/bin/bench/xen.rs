@@ -14,7 +14,7 @@ use crate::prober::{EMULATED, Prober};
 use crate::results::Results;
 
 /// Pairs per ratio.
-const PAIRS: usize = 3;
+const PAIRS: usize = 2;
 
 /// What Debian has for the same purpose.
 const PACKAGES: &str = "virtinst guestfs-tools";
