@@ -1,8 +1,10 @@
 //! Every instant of every verb: the controller is killed, panics, or finds its journal unwritable, before and after each
-//! write of its journal. From there, both ways out.
+//! write of its journal, or in the middle of it. From there, both ways out.
 //!
 //! Between two writes lies a probe or one effect; what happens in the middle of an effect is [`crate::matrix`]'s. Which
 //! writes there are is taken from a good run: a step that is new tomorrow is struck without a line here.
+
+use std::fs::File;
 
 use hypervisors::sim;
 use integration::cli::Said;
@@ -30,13 +32,15 @@ enum How {
     Panic,
     Full,
     ReadOnly,
+    /// Killed, and the machine with it: of the last write there is a part only.
+    Torn,
 }
 
 impl How {
     fn word(self) -> &'static str {
         match self {
             How::KillBefore => "kill-before",
-            How::KillAfter => "kill-after",
+            How::KillAfter | How::Torn => "kill-after",
             How::Panic => "panic",
             How::Full => "full",
             How::ReadOnly => "read-only",
@@ -72,11 +76,15 @@ impl Verb<'_> {
 
     fn strike(&self, instant: &Instant, how: How) {
         let Instant { number, what } = instant;
-        let about = format!("{}: {} at write {number}, {what}", self.passage.verb, how.word());
+        let about = format!("{}: {how:?} at write {number}, {what}", self.passage.verb);
         let (said, told) = self.run(&format!("{number} {}", how.word()));
         assert_eq!(told, format!("{number} {what}\n"), "{about}: another point was hit: {said}");
         match how {
             How::KillBefore | How::KillAfter => assert_eq!(said.code, -1, "{about}: was not killed: {said}"),
+            How::Torn => {
+                let wal = File::options().write(true).open(self.ground.bench.path("state/journal.db-wal")).unwrap();
+                wal.set_len(wal.metadata().unwrap().len() - 100).unwrap();
+            }
             // Giving the lease back is tried, not insisted on: whoever comes next sees that its holder is gone.
             How::Full | How::ReadOnly if what == "release" => assert_ne!(said.code, 11, "{about}: {said}"),
             How::Full | How::ReadOnly => assert_eq!(said.code, 11, "{about}: {said}"),
@@ -98,7 +106,7 @@ impl Verb<'_> {
             }
             // What a disk that is full does is the same on whatever volumes, and at neighbours.
             if self.passage.on.is_none() && index % 2 == 0 {
-                hows.push([How::Full, How::Panic, How::ReadOnly][index / 2 % 3]);
+                hows.push([How::Full, How::Panic, How::ReadOnly, How::Torn][index / 2 % 4]);
             }
             for how in hows {
                 tried += 1;
