@@ -145,12 +145,9 @@ fn promoted(ending: &Ending<'_>, record: &RunFacts, guest: &str, down: &str) -> 
     let proven = if ending.finish.code == exit::UNPROVEN { " but unproven" } else { "" };
     let passed = ending.report.filter(|report| report.passed()).map_or(0, |report| report.count(Verdict::Passed));
     let passed = if passed > 0 { format!(" {} passed.", count(passed, "check")) } else { String::new() };
-    let kept: Vec<String> = record
-        .disks
-        .iter()
-        .filter(|disk| disk.rule == DiskRule::Clone)
-        .filter_map(|disk| disk.source.as_ref().map(ToString::to_string))
-        .collect();
+    // By strategy `origin` it is the promoted guest that stands on what was the original's.
+    let production = record.sides().filter(|(disk, ..)| disk.rule == DiskRule::Clone);
+    let kept: Vec<String> = production.map(|(_, original, _)| original.to_string()).collect();
     let first = hanging("", &printable(&format!("{guest} is promoted{proven}. {down}{passed}")));
     format!("{first}{}", hanging("", &printable(&format!("The original is stopped and kept: {}.", kept.join(", ")))))
 }

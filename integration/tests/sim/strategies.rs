@@ -129,3 +129,19 @@ fn trees_know_one_strategy_only() {
         before.assert_same(&bench.picture(), strategy);
     }
 }
+
+#[test]
+fn what_is_kept_after_promotion_is_what_production_stood_on() -> Result<()> {
+    for strategy in ["snapshot", "origin"] {
+        let bench = Bench::with_copies(Copies::Dependents, strategy);
+        bench.good_way_to("verified");
+        let stood_on = root_of(&bench, "mercure")?;
+        let said = bench.ctl_run(&["promote", "mercure", "--yes"]);
+        assert_eq!(said.code, 0, "{said}");
+        let words: Vec<&str> = said.stdout.split_whitespace().skip_while(|word| *word != "kept:").collect();
+        let kept = words[1].trim_end_matches('.').rsplit('/').next();
+        assert_eq!(kept, Some(stood_on.as_str()), "{strategy}: {said}");
+        assert_ne!(root_of(&bench, "mercure")?, stood_on);
+    }
+    Ok(())
+}
