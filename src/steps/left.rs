@@ -3,7 +3,7 @@
 //! throw-away snapshot, and that is read instead. Where there can be none (a thick snapshot cannot be snapshotted), the
 //! journal bars the way.
 
-use hypervisors::storage::{Access, Copies, CopyRequest};
+use hypervisors::storage::{Access, Copies, CopyRequest, Opened};
 use hypervisors::{Cause, Mark, Role, VolumeRef};
 
 use super::{StepError, World, files};
@@ -13,22 +13,19 @@ use crate::guest::Tree;
 pub(super) struct Left {
     /// Its files.
     pub tree: Tree,
+    /// What they are in.
+    pub opened: Opened,
     /// The snapshot they are in, if not in the volume itself.
     thrown_away: Option<VolumeRef>,
 }
 
 impl Left {
-    /// The volume that the files are in, if it was `original` that was opened.
-    pub fn volume<'a>(&'a self, original: &'a VolumeRef) -> &'a VolumeRef {
-        self.thrown_away.as_ref().unwrap_or(original)
-    }
-
     /// Ends the reading, whatever came of it.
     ///
     /// # Errors
     /// What came of it; else why the snapshot is still there.
     pub async fn closing<T>(self, world: &World, host: &str, came: Result<T, StepError>) -> Result<T, StepError> {
-        drop(self.tree);
+        drop((self.tree, self.opened));
         let Some(copy) = self.thrown_away else { return came };
         let removed = world.hypervisor(host)?.storage(copy.kind)?.remove(&copy, &world.run).await;
         let came = came?;
@@ -44,7 +41,7 @@ impl Left {
 pub(super) async fn open(world: &World, host: &str, volume: &VolumeRef) -> Result<Left, StepError> {
     let storage = world.hypervisor(host)?.storage(volume.kind)?;
     let dirty = match storage.open(volume, Access::Read).await {
-        Ok(opened) => return Ok(Left { tree: Tree::open(opened.path())?.keeping(opened), thrown_away: None }),
+        Ok(opened) => return Ok(Left { tree: files::tree_of(&opened)?, opened, thrown_away: None }),
         Err(error) if matches!(error.cause, Cause::DirtyJournal(_)) => error,
         Err(error) => return Err(error.into()),
     };
@@ -61,8 +58,12 @@ pub(super) async fn open(world: &World, host: &str, volume: &VolumeRef) -> Resul
     let request = CopyRequest { source: volume, target: &copy, size };
     storage.snapshot_set(&[request], &mark).await?;
     // Opened to be written once, the journal is replayed.
-    match files::open(world, host, &copy).await {
-        Ok(tree) => Ok(Left { tree, thrown_away: Some(copy) }),
+    let opened = match storage.open(&copy, Access::Write).await {
+        Ok(opened) => files::tree_of(&opened).map(|tree| (tree, opened)).map_err(StepError::from),
+        Err(error) => Err(error.into()),
+    };
+    match opened {
+        Ok((tree, opened)) => Ok(Left { tree, opened, thrown_away: Some(copy) }),
         Err(error) => {
             storage.remove(&copy, &world.run).await?;
             Err(error)

@@ -1,6 +1,6 @@
-//! The file system of a block volume, opened without leaving a mount behind: a *detached* mount (`fsopen(2)`, `fsmount(2)`,
-//! Linux 5.2) that no mount table shows, reached through a descriptor of this process, and gone with it, however the
-//! process ends. It is `nosuid,nodev,noexec`, and a guest's own wish of what happens on errors (`errors=panic`) is
+//! The file system of a block volume, opened without leaving a mount behind: one (`fsopen(2)`, `fsmount(2)`, Linux 5.2) that no
+//! mount table of this machine shows, in a namespace of its own ([`super::parts`]), reached through a descriptor of this
+//! process, and gone with it, however the process ends. It is `nosuid,nodev,noexec`, and a guest's own wish of what happens on errors (`errors=panic`) is
 //! overruled: what is mounted here was written by a guest.
 //!
 //! Only file systems that can stand beside a copy of themselves on one kernel are opened: ext and XFS (`nouuid`). btrfs is
@@ -67,6 +67,10 @@ impl Opened {
     pub fn nested(&self) -> &[PathBuf] {
         self.mount.as_ref().map_or(&[], |mount| &mount.nested)
     }
+    /// The mount namespace that holds it, if it is a mount.
+    pub(super) fn space(&self) -> Option<&OwnedFd> {
+        self.mount.as_ref().map(|mount| &mount.space)
+    }
     /// Bytes that are free in the file system and in those nested in it.
     pub fn free_bytes(&self) -> io::Result<u64> {
         let free = |path: &Path| super::marked::free_and_used(path).map(|(free, _)| free);
@@ -82,8 +86,8 @@ impl Opened {
 #[derive(Debug)]
 struct Mount {
     descriptor: OwnedFd,
-    /// The mount namespace that holds nested mounts together.
-    _space: Option<OwnedFd>,
+    /// The mount namespace that holds it and what is nested in it.
+    space: OwnedFd,
     nested: Vec<PathBuf>,
     access: Access,
     _loops: Vec<readonly::Loop>,
@@ -233,8 +237,14 @@ fn whole(doing: &str, device: &Path, file: &File, system: FileSystem, access: Ac
         _ => None,
     };
     let source = through.as_ref().map_or(device, readonly::Loop::path);
-    let descriptor = attach(source, system, access).map_err(|trouble| worded(doing, trouble))?;
-    Ok(Mount { descriptor, _space: None, nested: Vec::new(), access, _loops: through.into_iter().collect() })
+    let mount = attach(source, system, access).map_err(|trouble| worded(doing, trouble))?;
+    held(doing, parts::Part { mount, through }, Vec::new(), access)
+}
+
+fn held(doing: &str, top: parts::Part, nested: Vec<(PathBuf, parts::Part)>, access: Access) -> Result<Mount> {
+    let parts::Together { root, space, nested, loops } =
+        parts::together(top, nested).map_err(|error| Error::io(doing, error))?;
+    Ok(Mount { descriptor: root, space, nested, access, _loops: loops })
 }
 
 /// One partition of a device, with the loop device it is mounted through.
@@ -249,7 +259,7 @@ fn part(doing: &str, file: &File, (area, system): &(Area, FileSystem), access: A
         _ => io_error(error),
     })?;
     let mount = attach(through.path(), *system, access).map_err(|trouble| worded(doing, trouble))?;
-    Ok(parts::Part { mount, through })
+    Ok(parts::Part { mount, through: Some(through) })
 }
 
 /// A device with partitions: the guest's root, and in their places the others that its fstab mounts.
@@ -295,8 +305,7 @@ fn divided(doing: &str, device: &Path, able: &[(Area, FileSystem)], access: Acce
     for (point, at) in inner {
         nested.push((point, part(&named(&able[at].0), &file, &able[at], access)?));
     }
-    let whole = parts::together(top, nested).map_err(|error| Error::io(doing, error))?;
-    Ok(Mount { descriptor: whole.root, _space: whole.space, nested: whole.nested, access, _loops: whole.loops })
+    held(doing, top, nested, access)
 }
 
 /// The kernel's refusal of a mount.

@@ -1,9 +1,8 @@
-//! Partitions of one disk, put together as the guest mounts them: a mount namespace that holds nothing but the guest's root
-//! and what is mounted in it, that no process lives in, and that goes with the descriptors that hold it, however this
-//! process ends.
+//! A guest's file systems, put together as it mounts them: a mount namespace that holds nothing but the guest's root and what
+//! is mounted in it, that no process lives in, and that goes with the descriptors that hold it, however this process ends.
 //!
-//! A mount can be put into another only within a mount namespace, and the kernel changes the namespace of a thread: so a
-//! thread of its own makes it, and ends.
+//! A mount can be put into another, and copied to be shown to a program ([`super::shown`]), only within a mount namespace, and
+//! the kernel changes the namespace of a thread: so a thread of its own makes it, and ends.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,19 +19,20 @@ use super::readonly::Loop;
 /// No fstab is larger.
 const FSTAB_MOST: u64 = 1 << 20;
 
-/// A mounted partition that stands nowhere yet.
+/// A mounted file system that stands nowhere yet.
 #[derive(Debug)]
 pub struct Part {
     pub mount: OwnedFd,
-    pub through: Loop,
+    /// The loop device it is mounted through, if any.
+    pub through: Option<Loop>,
 }
 
-/// Partitions put together.
+/// File systems put together.
 #[derive(Debug)]
 pub struct Together {
     pub root: OwnedFd,
-    /// The namespace that holds what is nested, if anything is.
-    pub space: Option<OwnedFd>,
+    /// The namespace that holds them.
+    pub space: OwnedFd,
     /// What is mounted, beneath the root.
     pub nested: Vec<PathBuf>,
     pub loops: Vec<Loop>,
@@ -51,12 +51,9 @@ pub fn fstab(root: &OwnedFd) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Mounts partitions in another, outer ones first. A mount point that does not exist is passed over: the guest mounts nothing
+/// Mounts file systems in another, outer ones first. A mount point that does not exist is passed over: the guest mounts nothing
 /// there either.
 pub fn together(top: Part, nested: Vec<(PathBuf, Part)>) -> io::Result<Together> {
-    if nested.is_empty() {
-        return Ok(Together { root: top.mount, space: None, nested: Vec::new(), loops: vec![top.through] });
-    }
     let thread = std::thread::Builder::new().name("mount".into());
     let joined = thread.spawn(move || joined(top, nested))?.join();
     joined.map_err(|_| io::Error::other("the thread that mounts ended early"))?
@@ -72,7 +69,8 @@ fn joined(top: Part, nested: Vec<(PathBuf, Part)>) -> io::Result<Together> {
     nix::unistd::fchdir(&top.mount)?;
     nix::unistd::pivot_root(".", ".")?;
     nix::mount::umount2(".", MntFlags::MNT_DETACH)?;
-    let mut whole = Together { root: top.mount, space: Some(space), nested: Vec::new(), loops: vec![top.through] };
+    let loops = top.through.into_iter().collect();
+    let mut whole = Together { root: top.mount, space, nested: Vec::new(), loops };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // Not through links: paths of what is nested are used as they stand.
     let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
@@ -80,7 +78,7 @@ fn joined(top: Part, nested: Vec<(PathBuf, Part)>) -> io::Result<Together> {
         let Ok(place) = rustix::fs::openat2(&whole.root, &point, flags, Mode::empty(), within) else { continue };
         put(&mount, &place, "")?;
         whole.nested.push(point);
-        whole.loops.push(through);
+        whole.loops.extend(through);
     }
     Ok(whole)
 }
