@@ -92,11 +92,8 @@ impl Carry {
             }
             None if from == Access::Read => {
                 let left = left::open(world, &self.host, &self.from).await?;
-                let copied = match self.place(world, Side::From, &left.tree, left.opened.clone()) {
-                    Ok(from) => self.copy(world, Source::Here(from), to, more).await,
-                    Err(error) => Err(error),
-                };
-                left.closing(world, &self.host, copied).await
+                let from = self.place(world, Side::From, &left.tree, left.opened)?;
+                self.copy(world, Source::Here(from), to, more).await
             }
             None => {
                 let opened = world.hypervisor(&self.host)?.storage(self.from.kind)?.open(&self.from, from).await?;
@@ -195,10 +192,7 @@ impl Step for Carry {
             .and_then(|count| count.replace([',', '.'], "").trim().parse::<u64>().ok());
         Ok(Done::new(Change::Changed).with(json!({ "files": files })))
     }
-    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        if self.last {
-            left::forget(world, &self.host, &self.from).await?;
-        }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         Ok(Change::Unchanged.into())
     }
 }

@@ -1,6 +1,6 @@
-//! The file system of a block volume, opened without leaving a mount behind: one (`fsopen(2)`, `fsmount(2)`, Linux 5.2) that no
-//! mount table of this machine shows, in a namespace of its own ([`super::parts`]), reached through a descriptor of this
-//! process, and gone with it, however the process ends. It is `nosuid,nodev,noexec`, and a guest's own wish of what happens on errors (`errors=panic`) is
+//! The file system of a block volume, opened without leaving a mount behind: a *detached* mount (`fsopen(2)`, `fsmount(2)`,
+//! Linux 5.2) that no mount table shows, reached through a descriptor of this process, and gone with it, however the
+//! process ends. It is `nosuid,nodev,noexec`, and a guest's own wish of what happens on errors (`errors=panic`) is
 //! overruled: what is mounted here was written by a guest.
 //!
 //! Only file systems that can stand beside a copy of themselves on one kernel are opened: ext and XFS (`nouuid`). btrfs is
@@ -67,9 +67,16 @@ impl Opened {
     pub fn nested(&self) -> &[PathBuf] {
         self.mount.as_ref().map_or(&[], |mount| &mount.nested)
     }
-    /// The mount namespace that holds it, if it is a mount.
-    pub(super) fn space(&self) -> Option<&OwnedFd> {
-        self.mount.as_ref().map(|mount| &mount.space)
+    /// A descriptor for the mount namespace that holds it, if it is a mount. Where it is in none yet, it is put into one: the
+    /// thread is there afterwards.
+    pub(super) fn space(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(mount) = &self.mount else { return Ok(None) };
+        let mut space = mount.space.lock().unwrap_or_else(PoisonError::into_inner);
+        let space = match &mut *space {
+            Some(space) => space,
+            none => none.insert(parts::alone(&mount.descriptor)?),
+        };
+        space.try_clone().map(Some)
     }
     /// Bytes that are free in the file system and in those nested in it.
     pub fn free_bytes(&self) -> io::Result<u64> {
@@ -86,8 +93,8 @@ impl Opened {
 #[derive(Debug)]
 struct Mount {
     descriptor: OwnedFd,
-    /// The mount namespace that holds it and what is nested in it.
-    space: OwnedFd,
+    /// The mount namespace that holds it and what is nested in it, if it is in one.
+    space: Mutex<Option<OwnedFd>>,
     nested: Vec<PathBuf>,
     access: Access,
     _loops: Vec<readonly::Loop>,
@@ -244,7 +251,7 @@ fn whole(doing: &str, device: &Path, file: &File, system: FileSystem, access: Ac
 fn held(doing: &str, top: parts::Part, nested: Vec<(PathBuf, parts::Part)>, access: Access) -> Result<Mount> {
     let parts::Together { root, space, nested, loops } =
         parts::together(top, nested).map_err(|error| Error::io(doing, error))?;
-    Ok(Mount { descriptor: root, space, nested, access, _loops: loops })
+    Ok(Mount { descriptor: root, space: Mutex::new(space), nested, access, _loops: loops })
 }
 
 /// One partition of a device, with the loop device it is mounted through.

@@ -4,23 +4,22 @@
 //! A program that is given `/proc/PID/fd/N` may resolve it and go on with what the kernel prints for it (rsync does; seen:
 //! 3.5.0). For a directory of an opened volume that is a path from the root of *its* namespace, `/home` say, and leads to
 //! the `/home` of this machine. So here nothing is looked up again: what is mounted is the very directory behind a descriptor
-//! (`open_tree(2)`), taken from the namespace that holds its volume ([`super::parts`]) into one that is this machine's and has
-//! nothing else beside. It has the attributes of the opened volume (`nosuid,nodev,noexec`), and what is mounted further down
+//! (`open_tree(2)`), taken from the namespace that holds its volume ([`super::parts`]) into one that is this machine's with
+//! nothing else added. It has the attributes of the opened volume (`nosuid,nodev,noexec`), and what is mounted further down
 //! does not come along.
 //!
 //! No process lives in that namespace until the program is started in it. It goes with the program and the descriptor, however
 //! either ends.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use rustix::mount::OpenTreeFlags;
 
-use super::Opened;
+use super::{Opened, parts};
 use crate::{Error, Result};
 
 /// A directory to be shown.
@@ -48,13 +47,8 @@ impl Shown {
     /// One is of no mount, or the kernel refuses (older than Linux 5.2, no root).
     pub async fn new(doing: &str, places: Vec<Place>) -> Result<Self> {
         crate::host::blocking(doing.to_owned(), move |doing| {
-            // The kernel changes the namespace of a thread, so one of its own goes there, and ends.
-            let space = std::thread::scope(|scope| {
-                let thread = std::thread::Builder::new().name("show".into());
-                let joined = thread.spawn_scoped(scope, || shown(&places))?.join();
-                joined.map_err(|_| io::Error::other("the thread that mounts ended early"))?
-            });
-            Ok(Self { space: space.map_err(|error| Error::io(doing, error))?, _places: places })
+            let space = parts::aside(|| shown(&places)).map_err(|error| Error::io(doing, error))?;
+            Ok(Self { space, _places: places })
         })
         .await
     }
@@ -67,20 +61,26 @@ impl Shown {
 }
 
 fn shown(places: &[Place]) -> io::Result<OwnedFd> {
-    let nothing: Option<&str> = None;
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
-    // Nothing gets out of it, while what this machine unmounts goes in it too: a long copy keeps no file system busy.
-    nix::mount::mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)?;
-    let here = OwnedFd::from(File::open("/proc/thread-self/ns/mnt")?);
-    for Place { opened, directory, point } in places {
-        let space = opened.space().ok_or_else(|| io::Error::other(format!("{} is no mount", opened.path().display())))?;
+    let go = |space: &OwnedFd| nix::sched::setns(space, CloneFlags::CLONE_NEWNS).map_err(io::Error::from);
+    // A thread that shares its root and working directory with others cannot change namespaces.
+    nix::sched::unshare(CloneFlags::CLONE_FS)?;
+    let machine = parts::namespace()?;
+    let mut copies = Vec::new();
+    for Place { directory, opened, point } in places {
+        let no_mount = || io::Error::other(format!("{} is no mount", opened.path().display()));
         // A mount can be copied only where it is.
-        nix::sched::setns(space, CloneFlags::CLONE_NEWNS)?;
+        go(&opened.space()?.ok_or_else(no_mount)?)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        let copy = rustix::mount::open_tree(directory, "", flags)?;
-        nix::sched::setns(&here, CloneFlags::CLONE_NEWNS)?;
-        let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&copy, "", rustix::fs::CWD, point, empty)?;
+        copies.push((rustix::mount::open_tree(directory, "", flags)?, point));
+        go(&machine)?;
     }
-    Ok(here)
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    let space = parts::namespace()?;
+    // Nothing gets out of it, while what this machine unmounts goes in it too: a long copy keeps no file system busy.
+    let nothing: Option<&str> = None;
+    nix::mount::mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)?;
+    for (copy, point) in copies {
+        parts::put(&copy, rustix::fs::CWD, point)?;
+    }
+    Ok(space)
 }
