@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod cli;
 pub mod command;
+pub mod crash;
 pub mod dom0;
 pub mod lab;
 pub mod mail;

@@ -14,6 +14,8 @@ mod fence;
 mod freeze;
 #[path = "sim/hooks.rs"]
 mod hooks;
+#[path = "sim/instants.rs"]
+mod instants;
 #[path = "sim/kernel.rs"]
 mod kernel;
 #[path = "sim/light.rs"]

@@ -6,6 +6,10 @@
 mod divided;
 #[path = "dom0/killed.rs"]
 mod killed;
+#[path = "soak/lvm_driver.rs"]
+mod lvm_driver;
+#[path = "soak/program.rs"]
+mod program;
 #[path = "soak/story.rs"]
 mod story;
 #[path = "soak/strategies.rs"]

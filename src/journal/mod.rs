@@ -10,6 +10,8 @@
 //! The journal knows nothing of steps: plans and events are JSON to it. [`Journal`] is a trait so that a shared
 //! store can come later; [`sqlite::SqliteJournal`] is the one implementation.
 
+#[cfg(debug_assertions)]
+pub mod faults;
 mod holder;
 mod sqlite;
 

@@ -56,7 +56,10 @@ impl App {
     /// # Errors
     /// Exit code 11 with the place.
     pub fn journal(&self) -> Result<Arc<dyn Journal>, Failure> {
-        Ok(Arc::new(SqliteJournal::open(&self.state)?))
+        let journal = Arc::new(SqliteJournal::open(&self.state)?);
+        #[cfg(debug_assertions)]
+        let journal = crate::journal::faults::wrapped(journal);
+        Ok(journal)
     }
 
     /// The journal for reading; `None` if there is none yet.

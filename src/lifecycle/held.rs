@@ -94,7 +94,12 @@ impl Held<'_> {
         match verb {
             Verb::Resume => match active {
                 Some(past) => self.resume(past, options).await,
-                None => Ok(self.finish(exit::DONE, 0.0, None)?),
+                // The controller went before it could store the plan: nothing was begun, so there is nothing to go on with.
+                None if state == State::Cloning && !options.dry_run => {
+                    self.journal.set_state(&self.lease, State::Aborted.word(), true)?;
+                    self.finish(exit::DONE, 0.0, None)
+                }
+                None => self.finish(exit::DONE, 0.0, None),
             },
             Verb::Upgrade => self.upgrade(state, options).await,
             Verb::Verify => self.verify(state, options).await,

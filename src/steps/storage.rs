@@ -176,9 +176,14 @@ impl Step for Snapshot {
             let volumes = [pair.source.to_string(), pair.target.to_string()];
             words.iter().map(|word| (*word).to_owned()).chain(volumes).collect()
         };
-        let pause = |act| if self.pause { manners.act(&self.host, act, &self.guest) } else { Vec::new() };
+        // In the guest, of all it has mounted; paused only where that fails.
+        let hold = |act, flag: &str| match &self.freeze {
+            Some(_) => vec![["fsfreeze", flag, "MOUNTPOINT…"].map(str::to_owned).to_vec()],
+            None if self.pause => manners.act(&self.host, act, &self.guest),
+            None => Vec::new(),
+        };
         let copies = self.copies.iter().map(copy);
-        pause(Act::Pause).into_iter().chain(copies).chain(pause(Act::Resume)).collect()
+        hold(Act::Pause, "-f").into_iter().chain(copies).chain(hold(Act::Resume, "-u")).collect()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;

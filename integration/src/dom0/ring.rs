@@ -51,7 +51,7 @@ pub fn standing(toolstack: Toolstack) -> Result<Dom0> {
     let number = by_hand.as_deref().map_or(Ok(NUMBER), str::parse).context("UPGRADECTL_LAB_NUMBER")?;
     let dom0 = Dom0::numbered(number)?;
     if by_hand.is_some() && dom0.is_up() {
-        dom0.output(["timeout", "300", "sh", "-euc", TIDY])?;
+        tidy(&dom0)?;
         return Ok(dom0);
     }
     match reuse(&dom0, toolstack) {
@@ -65,6 +65,14 @@ pub fn standing(toolstack: Toolstack) -> Result<Dom0> {
     Ok(dom0)
 }
 
+/// Puts a machine into the state in which a test finds it: no guests, no volumes, nothing of the product.
+///
+/// # Errors
+/// Something does not go.
+pub fn tidy(dom0: &Dom0) -> Result<()> {
+    dom0.output(["timeout", "300", "sh", "-euc", TIDY]).map(drop)
+}
+
 /// Makes what is there fit, if there is something made of the present images.
 fn reuse(dom0: &Dom0, toolstack: Toolstack) -> Result<bool> {
     let images = image::built()?;
@@ -75,7 +83,7 @@ fn reuse(dom0: &Dom0, toolstack: Toolstack) -> Result<bool> {
     if !dom0.is_up() {
         dom0.boot(toolstack)?;
     }
-    dom0.output(["timeout", "300", "sh", "-euc", TIDY])?;
+    tidy(dom0)?;
     if dom0.toolstack()? != toolstack {
         dom0.output(["sync"])?;
         dom0.power_cut()?;

@@ -2,6 +2,7 @@
 //! exchange.
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -145,6 +146,19 @@ pub fn line(dom0: &Dom0) -> Result<String> {
         key.display(),
         port(dom0)?
     ))
+}
+
+/// A socket of this machine behind which a port in trolls' network is (`10.0.5.12:22`), while the shared connection lives.
+///
+/// # Errors
+/// The machine is off, or ssh refuses.
+pub fn forward(dom0: &Dom0, to: &str) -> Result<SocketAddr> {
+    // ssh cannot be asked for a port of its choice over a shared connection: one that was free just now.
+    let here = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    options(dom0, ssh::client(&dom0.key()))?
+        .args(["-O", "forward", "-L", &format!("{here}:{to}"), "root@127.0.0.1"])
+        .output()?;
+    Ok(here)
 }
 
 /// The command that carries an ssh connection on to a guest, for `ProxyCommand`: over the shared connection.

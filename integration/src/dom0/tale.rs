@@ -42,7 +42,12 @@ impl<'a> Tale<'a> {
         }
         dom0.place(&MERCURE, "mercure")?;
         dom0.define_for(toolstack, &MERCURE, "mercure", true)?;
-        Ok(Tale { dom0, toolstack })
+        Ok(Tale::of(dom0, toolstack))
+    }
+
+    /// A mercure that is there, whatever it stands on.
+    pub fn of(dom0: &'a Dom0, toolstack: Toolstack) -> Tale<'a> {
+        Tale { dom0, toolstack }
     }
 
     /// Gives the product its inventory; `keys` are lines of `[guests.mercure]`.

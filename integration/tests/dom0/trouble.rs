@@ -2,6 +2,9 @@
 //! shut down. More of it: `make soak`.
 
 use anyhow::{Result, ensure};
+use integration::dom0::guest::MERCURE;
+use integration::dom0::tale::Tale;
+use integration::dom0::{Toolstack, ring};
 use integration::walk::{Stage as _, Walk, ending};
 
 use crate::killed::killed;
@@ -35,4 +38,35 @@ fn a_full_snapshot_loses_the_clone_and_nothing_else() -> Result<()> {
 #[test]
 fn a_killed_original_is_carried_from_a_thick_snapshot() -> Result<()> {
     killed(true)
+}
+
+/// As Debian's installer makes it when LVM is asked for: /boot on a partition, the rest in a volume group of the guest's.
+const DISK_WITH_LVM: &str = r#"
+printf '%s\n' 'label: gpt' 'size=24MiB' 'type=E6D6D379-F507-44C2-A23C-238F2A3DF928' | sfdisk --quiet /dev/vg1/mercure
+modprobe loop
+disk=$(losetup --find --show --partscan /dev/vg1/mercure)
+mkfs.ext4 -q "${disk}p1"
+mkdir -p /run/lvm-loop
+echo 'devices { filter = [ "a|^/dev/loop|", "r|.*|" ] }' > /run/lvm-loop/lvm.conf
+LVM_SYSTEM_DIR=/run/lvm-loop vgcreate -q inside "${disk}p2"
+losetup --detach "$disk"
+"#;
+
+#[test]
+fn a_volume_group_inside_a_guest_is_refused_and_never_scanned() -> Result<()> {
+    let dom0 = ring::standing(Toolstack::Libvirt)?;
+    dom0.vg().thick("mercure", "64m")?;
+    dom0.sh(DISK_WITH_LVM)?;
+    dom0.define(&MERCURE, "mercure", false)?;
+    let tale = Tale::of(&dom0, Toolstack::Libvirt);
+    tale.inventory("kernel = \"host\"\nclone = { ip = [\".16\"] }")?;
+    let said = dom0.upgradectl(["clone", MERCURE.name])?.expect(7)?;
+    for words in ["holds a volume group of the guest's own", "upgrade it in place", "scan_lvs = 0"] {
+        ensure!(said.stderr.contains(words) || said.stdout.contains(words), "{words:?} is not said: {said}");
+    }
+    tale.volumes_are("mercure")?;
+    let groups = dom0.output(["vgs", "--noheadings", "--options", "vg_name"])?;
+    ensure!(groups.trim() == "vg1", "the guest's own is seen by the host: {groups}");
+    ensure!(dom0.output(["losetup", "--list", "--noheadings"])?.is_empty(), "a loop device is left");
+    Ok(())
 }

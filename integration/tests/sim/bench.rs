@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use hypervisors::sim::{self, Fault, How, Sim, TraceEntry};
@@ -136,16 +136,36 @@ impl Bench {
 
     /// Runs the product. One that does not end is ended, and named.
     pub fn ctl_run(&self, args: &[&str]) -> Said {
-        let said = self.ended(self.spawn(args), args);
-        assert!(said.took < PATIENCE, "it did not end: {said}");
-        said
+        self.ran(self.spawn(args), args)
+    }
+
+    /// Runs a verb whose journal fails as `src/journal/faults.rs` says. What it was told of that; empty: it did not.
+    pub fn verb_with_journal(&self, verb: &str, fault: &str) -> (Said, String) {
+        let told = self.path("told");
+        let _ = fs::remove_file(&told);
+        let args = ["--json", verb, "mercure", "--yes"];
+        let mut command = self.command(&args);
+        command.env("UPGRADECTL_JOURNAL_FAULT", format!("{fault} {}", told.display()));
+        let said = self.ran(command.spawn().unwrap(), &args);
+        (said, fs::read_to_string(told).unwrap_or_default())
     }
 
     /// Starts the product, its output in files.
     pub fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).spawn().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let file = |name: &str| File::create(self.path(name)).unwrap();
         let mut command = self.ctl.command(args.iter().copied());
-        command.stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap()
+        command.stdout(file("stdout")).stderr(file("stderr"));
+        command
+    }
+
+    fn ran(&self, child: Child, args: &[&str]) -> Said {
+        let said = self.ended(child, args);
+        assert!(said.took < PATIENCE, "it did not end: {said}");
+        said
     }
 
     /// Waits for what [`Bench::spawn`] started.

@@ -3,6 +3,7 @@
 
 use hypervisors::sim::{How, TraceEntry};
 use hypervisors::storage::Copies;
+use integration::crash::{self, Figures};
 
 use crate::bench::{Bench, Ending as _, Picture};
 
@@ -15,35 +16,35 @@ pub struct Strike {
 }
 
 /// A verb with what leads to it.
-struct Passage {
+pub struct Passage {
     /// Kind of volume and strategy; `None`: trees, by `snapshot`.
-    on: Option<(Copies, &'static str)>,
-    verb: &'static str,
+    pub on: Option<(Copies, &'static str)>,
+    pub verb: &'static str,
     /// Verbs before it, with the states they lead to.
     before: &'static [(&'static str, &'static str)],
     /// The state it leads to.
-    done: &'static str,
+    pub done: &'static str,
     /// States it may end in when an operation fails, by exit code.
     failing: &'static [(i32, &'static str)],
 }
 
-const CLONE: Passage =
+pub const CLONE: Passage =
     Passage { on: None, verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
-const UPGRADE: Passage = Passage {
+pub const UPGRADE: Passage = Passage {
     on: None,
     verb: "upgrade",
     before: &[("clone", "cloned")],
     done: "upgraded",
     failing: &[(8, "upgrading"), (7, "")],
 };
-const VERIFY: Passage = Passage {
+pub const VERIFY: Passage = Passage {
     on: None,
     verb: "verify",
     before: &[("clone", "cloned"), ("upgrade", "upgraded")],
     done: "verified",
     failing: &[(3, "upgraded"), (10, "verified")],
 };
-const PROMOTE: Passage = Passage {
+pub const PROMOTE: Passage = Passage {
     on: None,
     verb: "promote",
     before: &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")],
@@ -52,23 +53,23 @@ const PROMOTE: Passage = Passage {
 };
 const PROMOTED: &[(&str, &str)] =
     &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted")];
-const ROLLBACK: Passage = Passage {
+pub const ROLLBACK: Passage = Passage {
     on: None,
     verb: "rollback",
     before: PROMOTED,
     done: "upgraded",
     failing: &[(4, "rolling_back"), (8, "rolling_back")],
 };
-const COMMIT: Passage =
+pub const COMMIT: Passage =
     Passage { on: None, verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
-const ABORT: Passage = Passage {
+pub const ABORT: Passage = Passage {
     on: None,
     verb: "abort",
     before: PROMOTED,
     done: "aborted",
     failing: &[(4, "aborting"), (8, "aborting")],
 };
-const ABORT_CLONE: Passage = Passage {
+pub const ABORT_CLONE: Passage = Passage {
     on: None,
     verb: "abort",
     before: &[("clone", "cloned")],
@@ -78,22 +79,22 @@ const ABORT_CLONE: Passage = Passage {
 
 const THICK: Copies = Copies::Dependents;
 const THIN: Copies = Copies::Peers;
-const CLONE_ORIGIN: Passage = Passage {
+pub const CLONE_ORIGIN: Passage = Passage {
     on: Some((THICK, "origin")),
     // Once production has moved, the clone stays where it stopped.
     failing: &[(1, "aborted"), (7, ""), (8, "cloning")],
     ..CLONE
 };
 /// The guest is frozen for the snapshot.
-const CLONE_THICK: Passage = Passage { on: Some((THICK, "snapshot")), ..CLONE };
-const PROMOTE_ORIGIN: Passage = Passage { on: Some((THIN, "origin")), ..PROMOTE };
-const COMMIT_THICK: Passage = Passage {
+pub const CLONE_THICK: Passage = Passage { on: Some((THICK, "snapshot")), ..CLONE };
+pub const PROMOTE_ORIGIN: Passage = Passage { on: Some((THIN, "origin")), ..PROMOTE };
+pub const COMMIT_THICK: Passage = Passage {
     on: Some((THICK, "snapshot")),
     failing: &[(1, "promoted"), (8, "committing"), (3, "committed")],
     ..COMMIT
 };
-const COMMIT_THIN: Passage = Passage { on: Some((THIN, "snapshot")), ..COMMIT };
-const ABORT_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..ABORT };
+pub const COMMIT_THIN: Passage = Passage { on: Some((THIN, "snapshot")), ..COMMIT };
+pub const ABORT_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..ABORT };
 const ABORT_CLONE_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..ABORT_CLONE };
 
 /// The operations of a good run of the verb.
@@ -110,8 +111,9 @@ pub fn strikes(trace: &[TraceEntry], run: &str) -> Vec<Strike> {
     strikes
 }
 
-struct Ground {
-    bench: Bench,
+/// A world in which one verb can be done again and again from the same beginning.
+pub struct Ground {
+    pub bench: Bench,
     passage: &'static Passage,
     /// Before the run.
     first: Picture,
@@ -121,7 +123,7 @@ struct Ground {
 }
 
 impl Ground {
-    fn new(passage: &'static Passage) -> Self {
+    pub fn new(passage: &'static Passage) -> Self {
         let bench = passage.on.map_or_else(Bench::new, |(copies, strategy)| Bench::with_copies(copies, strategy));
         let first = bench.picture();
         for (verb, state) in passage.before {
@@ -187,6 +189,10 @@ impl Ground {
     /// Takes everything back.
     fn backward(&self, about: &str) {
         let state = self.bench.state();
+        if state == "none" && self.passage.verb == "commit" {
+            // It was done when it struck: there is no way back.
+            return;
+        }
         if let Some(step) = self.bench.run().and_then(|run| run["stuck_step"].as_u64()) {
             let step = step.to_string();
             let said = self.bench.verb_with("retry", &["--step", &step, "--reason", "the fault is gone"]);
@@ -233,6 +239,11 @@ impl Ground {
             // It was tried again, and is done: there is no way back.
             return;
         }
+        self.both_ways(&about);
+    }
+
+    /// Both ways out, from copies of this instant.
+    pub fn both_ways(&self, about: &str) {
         self.bench.keep("struck");
         self.forward(&format!("{about}, forward"));
         if self.bench.path("kept/struck").exists() {
@@ -247,14 +258,25 @@ fn every_strike(passage: &'static Passage, how: How) {
     let ground = Ground::new(passage);
     let mut wrong = Vec::new();
     for strike in &ground.strikes {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ground.strike(strike, how)));
-        if let Err(why) = result {
-            let text = why.downcast_ref::<String>().cloned();
-            wrong.push(text.or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default());
-        }
+        wrong.extend(what_goes_wrong(|| ground.strike(strike, how)));
     }
-    let count = wrong.len();
-    assert!(wrong.is_empty(), "{count} of {} go wrong:\n{}", ground.strikes.len(), wrong.join("\n----\n"));
+    tell(passage, ground.strikes.len(), ground.strikes.len(), &wrong);
+}
+
+/// Counts what was struck, and tells of what went wrong.
+pub fn tell(passage: &Passage, points: usize, strikes: usize, wrong: &[String]) {
+    let well = strikes - wrong.len();
+    let figures = Figures { points, hit: strikes, resumed_ok: well, aborted_ok: well };
+    let test = std::thread::current().name().unwrap().to_owned();
+    crash::count(env!("CARGO_TARGET_TMPDIR"), "sim", passage.verb, &test, figures).unwrap();
+    assert!(wrong.is_empty(), "{} of {strikes} go wrong:\n{}", wrong.len(), wrong.join("\n----\n"));
+}
+
+/// The words with which something panics.
+pub fn what_goes_wrong(act: impl FnOnce()) -> Option<String> {
+    let why = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).err()?;
+    let text = why.downcast_ref::<String>().cloned();
+    Some(text.or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default())
 }
 
 macro_rules! strikes {

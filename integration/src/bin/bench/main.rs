@@ -11,22 +11,36 @@
 //! binary_mib         size of the program, MiB
 //! ```
 //!
-//! `bench [KEY…]` measures these alone. `UPGRADECTL_LAB_NUMBER` chooses another lab than 0.
+//! On the emulated Xen host, with a guest that boots (minutes a sample; only if they are named, `xen` names them all):
+//!
+//! ```text
+//! xen_commands                  how many commands a verb runs, what part of its time they run, and the slowest programs
+//! xen_clone_over_script         `clone mercure` against `integration/bench/clone-xen-by-hand`
+//! xen_outage_clone_origin_s     mercure's outage in `clone` with strategy `origin`, seen from outside, seconds
+//! xen_outage_promote_over_hand  mercure's outage in `promote` against `virsh shutdown`, wait, `virsh start`
+//! virtclone_over_us             `virt-clone` and `virt-sysprep` (of Debian, installed for it) against `clone mercure`
+//! ```
+//!
+//! `bench [KEY…]` measures these alone. `UPGRADECTL_LAB_NUMBER` chooses another native lab than 0, and a standing dom0 lab
+//! instead of one that is built and taken down.
 
 mod measure;
 mod prober;
 mod results;
+mod xen;
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use integration::dom0::{Dom0, Toolstack, ring};
 use integration::lab::Lab;
 use results::Results;
 
 /// A measurement and the key it is written under.
-type Measurement = (&'static str, fn(&Lab, &mut Results) -> Result<()>);
+type Measurement<L> = (&'static str, fn(&L, &mut Results) -> Result<()>);
 
-const ALL: [Measurement; 5] = [
+/// On the native lab.
+const NATIVE: &[Measurement<Lab>] = &[
     ("binary_mib", measure::binary),
     ("clone_over_script", measure::clone),
     ("outage_over_hand", measure::outage),
@@ -34,26 +48,61 @@ const ALL: [Measurement; 5] = [
     ("peak_rss_mib", measure::memory),
 ];
 
+/// On the dom0 lab.
+const XEN: &[Measurement<Dom0>] = &[
+    ("xen_commands", xen::commands),
+    ("xen_clone_over_script", xen::clone),
+    ("xen_outage_clone_origin_s", xen::origin),
+    ("xen_outage_promote_over_hand", xen::outage),
+    ("virtclone_over_us", xen::virt_clone),
+];
+
+/// All of [`XEN`].
+const ALL_OF_XEN: &str = "xen";
+
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let Some((measure::MEMORY_OF, command)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         return measure::memory_of(command);
     }
+    let known = NATIVE.iter().map(|(key, _)| *key).chain(XEN.iter().map(|(key, _)| *key)).chain([ALL_OF_XEN]);
+    let known: Vec<&str> = known.collect();
     for key in &args {
-        ensure!(ALL.iter().any(|(known, _)| known == key), "there is no measurement {key}");
+        ensure!(known.contains(&key.as_str()), "there is no measurement {key}; there are {}", known.join(", "));
     }
-    let number = std::env::var("UPGRADECTL_LAB_NUMBER").unwrap_or_else(|_| "0".to_owned());
-    let lab = Lab::numbered(number.parse().context("UPGRADECTL_LAB_NUMBER is not a number")?)?;
+    let named = |key: &str| args.iter().any(|wanted| wanted == key);
+    let number = std::env::var("UPGRADECTL_LAB_NUMBER").ok();
     let mut results = Results::read()?;
-    for (key, measurement) in ALL {
-        if args.is_empty() || args.iter().any(|wanted| wanted == key) {
-            measurement(&lab, &mut results).with_context(|| format!("measuring {key}"))?;
-            results.write()?;
+
+    let lab = Lab::numbered(number.as_deref().unwrap_or("0").parse().context("UPGRADECTL_LAB_NUMBER is no number")?)?;
+    let wanted = NATIVE.iter().filter(|(key, _)| args.is_empty() || named(key));
+    measure_all(wanted, &lab, &mut results)?;
+
+    let wanted: Vec<_> = XEN.iter().filter(|(key, _)| named(key) || named(ALL_OF_XEN)).collect();
+    if !wanted.is_empty() {
+        let dom0 = ring::standing(Toolstack::Libvirt)?;
+        let measured = measure_all(wanted.into_iter(), &dom0, &mut results);
+        if number.is_none() {
+            dom0.down()?;
         }
+        measured?;
     }
+
     let missed = results.missed();
     if !missed.is_empty() {
         bail!("missed: {}", missed.join(", "));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn measure_all<'a, L: 'a>(
+    wanted: impl Iterator<Item = &'a Measurement<L>>,
+    lab: &L,
+    results: &mut Results,
+) -> Result<()> {
+    for (key, measurement) in wanted {
+        measurement(lab, results).with_context(|| format!("measuring {key}"))?;
+        results.write()?;
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is measured, and how.
+//! What is measured on the native lab, and how.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use integration::lab::guest::{self, Guest, TINY};
 use integration::lab::{Lab, inventory};
 use nix::sys::resource::{UsageWho, getrusage};
 
-use crate::prober::{Prober, answers};
+use crate::prober::{NATIVE, Prober, answers};
 use crate::results::Results;
 
 /// Pairs per ratio.
@@ -95,10 +95,11 @@ pub fn outage(lab: &Lab, results: &mut Results) -> Result<()> {
         product.run([verb, "tiny"])?.expect(0)?;
     }
     let address = lab.address(TINY.host);
+    let socket: SocketAddr = format!("{address}:22").parse()?;
     let mut pairs = Vec::new();
     for _ in 0..PAIRS {
         product.run(["verify", "tiny"])?.expect(0)?;
-        let prober = Prober::watch(&address)?;
+        let prober = Prober::watch(socket, NATIVE)?;
         product.run(["promote", "tiny", "--yes"])?.expect(0)?;
         let promoted = prober.longest_gap()?;
         product.run(["rollback", "tiny", "--yes"])?.expect(0)?;
@@ -112,13 +113,13 @@ pub fn outage(lab: &Lab, results: &mut Results) -> Result<()> {
 /// Stops and starts tiny as one does by hand; its outage, in seconds.
 fn by_hand(lab: &Lab, address: &str) -> Result<f64> {
     let socket: SocketAddr = format!("{address}:22").parse()?;
-    let prober = Prober::watch(address)?;
+    let prober = Prober::watch(socket, NATIVE)?;
     lab.virsh(["shutdown", TINY.name])?;
     while lab.virsh(["domstate", TINY.name])? != "shut off" {
         std::thread::sleep(Duration::from_millis(50));
     }
     lab.virsh(["start", TINY.name])?;
-    while !answers(socket) {
+    while !answers(socket, NATIVE) {
         std::thread::sleep(Duration::from_millis(10));
     }
     guest::wait_settled(lab, address, Duration::from_secs(60))?;

@@ -1,4 +1,4 @@
-//! Watches an address from outside: connects to its ssh port every 10 ms and waits for the banner.
+//! Watches a guest from outside: connects to its ssh port again and again and waits for the banner.
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
@@ -9,10 +9,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 
-const EVERY: Duration = Duration::from_millis(10);
+/// How a guest is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The time between two questions.
+    every: Duration,
+    /// An answer that takes longer is none.
+    patience: Duration,
+}
 
-/// An answer that takes longer is none.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// A guest on this machine's own processors.
+pub const NATIVE: Pace = Pace { every: Duration::from_millis(10), patience: Duration::from_millis(100) };
+
+/// An emulated guest, which needs a good part of a second for a banner: asked more often it would do nothing else.
+pub const EMULATED: Pace = Pace { every: Duration::from_secs(1), patience: Duration::from_secs(5) };
 
 /// A prober at work.
 #[derive(Debug)]
@@ -22,20 +32,19 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Begins to watch an address that answers now.
-    pub fn watch(address: &str) -> Result<Prober> {
-        let address: SocketAddr = format!("{address}:22").parse()?;
-        ensure!(answers(address), "{address} does not answer now");
+    /// Begins to watch a socket that answers now.
+    pub fn watch(address: SocketAddr, pace: Pace) -> Result<Prober> {
+        ensure!(answers(address, pace), "{address} does not answer now");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
             while !stopped.load(Ordering::Relaxed) {
-                if answers(address) {
+                if answers(address, pace) {
                     longest = longest.max(last.elapsed());
                     last = Instant::now();
                 }
-                std::thread::sleep(EVERY);
+                std::thread::sleep(pace.every);
             }
             longest
         });
@@ -50,10 +59,10 @@ impl Prober {
 }
 
 /// Whether sshd's banner comes.
-pub fn answers(address: SocketAddr) -> bool {
+pub fn answers(address: SocketAddr, pace: Pace) -> bool {
     let banner = || -> std::io::Result<[u8; 4]> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&address, pace.patience)?;
+        stream.set_read_timeout(Some(pace.patience))?;
         let mut begin = [0; 4];
         stream.read_exact(&mut begin)?;
         Ok(begin)
