@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use hypervisors::host::{Command, LocalHost};
-use hypervisors::storage::{Access, Opened, open_device};
+use hypervisors::storage::{Access, Opened, Place, Shown, open_device};
 use hypervisors::{Cause, Host, Result};
 use run::run;
 use skip::skip;
@@ -128,6 +128,34 @@ async fn an_opened_volume_is_read_and_written_and_leaves_nothing() {
             assert!(matches!(error.cause, Cause::Refused(_)), "{error:?}");
         }
         assert_eq!(disk.sum(), before, "{mkfs:?}");
+        disk.close();
+    }
+}
+
+/// A program that resolves the path it is given finds the guest's `/etc` there, and not this machine's.
+#[tokio::test]
+async fn a_program_is_shown_a_directory_as_often_as_wanted() {
+    for mkfs in [EXT4, XFS] {
+        let Some(disk) = Disk::new(&mkfs) else { continue };
+        let written = disk.open(Access::Write).await.unwrap();
+        fs::create_dir(written.path().join("etc")).unwrap();
+        fs::write(written.path().join("etc/hostname"), "mercure\n").unwrap();
+        let points = tempfile::tempdir().unwrap();
+        for round in 0..3 {
+            let point = points.path().join(if round == 1 { "other" } else { "point" });
+            fs::create_dir_all(&point).unwrap();
+            let directory = fs::File::open(written.path().join("etc")).unwrap().into();
+            let place = Place { directory, opened: written.clone(), point: point.clone() };
+            let shown = Shown::new("show it", vec![place]).await.unwrap();
+            let script = format!("cd $(realpath {0}); ls -A; cat hostname; echo {round} > round", point.display());
+            let argv = shown.argv(["sh", "-euc", &script].map(str::to_owned).to_vec());
+            let output = LocalHost::new("here").run(&Command::new(argv)).await.unwrap();
+            let before = if round == 0 { "" } else { "round\n" };
+            assert_eq!(output.text(), format!("hostname\n{before}mercure\n"), "{output:?}");
+            assert_eq!(fs::read_to_string(written.path().join("etc/round")).unwrap(), format!("{round}\n"));
+            assert_eq!(fs::read_dir(point).unwrap().count(), 0);
+        }
+        drop(written);
         disk.close();
     }
 }

@@ -12,8 +12,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 
-use hypervisors::host::LocalHost;
-use hypervisors::storage::{Access, Opened, open_device};
+use hypervisors::host::{Command, Host as _, LocalHost};
+use hypervisors::storage::{Access, Opened, Place, Shown, open_device};
 use hypervisors::{Cause, Result};
 use run::run;
 use skip::skip;
@@ -316,11 +316,83 @@ async fn disks_that_cannot_be_opened_say_why() {
     }
 }
 
+/// A directory of an opened disk, to be shown at `point`.
+fn place(opened: &Opened, path: &str, point: &Path) -> Place {
+    fs::create_dir_all(point).unwrap();
+    let directory = fs::File::open(opened.path().join(path)).unwrap().into();
+    Place { directory, opened: opened.clone(), point: point.to_owned() }
+}
+
+#[tokio::test]
+async fn a_program_is_shown_directories_of_disks_and_nothing_else_changes() {
+    let (Some(original), Some(copy)) = (guest("mkfs.ext4"), guest("mkfs.xfs")) else { return };
+    // What a guest could contrive: links out of it, a program, a device.
+    original.within(353, 32, |var| {
+        symlink("/", var.join("spool/out")).unwrap();
+        symlink("/etc", var.join("lib")).unwrap();
+        fs::write(var.join("spool/mail"), "queued").unwrap();
+        fs::copy("/bin/true", var.join("spool/program")).unwrap();
+    });
+    original.within(33, 320, |root| fs::write(root.join("etc/motd"), "hello").unwrap());
+    let before = original.sum();
+    let points = tempfile::tempdir().unwrap();
+    let (from, to) = (points.path().join("from"), points.path().join("to"));
+    let host = LocalHost::new("here");
+    {
+        let source = original.open(Access::Read).await.unwrap();
+        let target = copy.open(Access::Write).await.unwrap();
+        let run = async |path: &str, argv: &[&str]| {
+            let places = vec![place(&source, path, &from), place(&target, path, &to)];
+            let shown = Shown::new("show them", places).await.unwrap();
+            let argv = shown.argv(argv.iter().map(|word| (*word).to_owned()).collect());
+            host.run(&Command::new(argv)).await.unwrap()
+        };
+        let (a, b) = (format!("{}/", from.display()), format!("{}/", to.display()));
+        // A partition of its own, the root, and the root of all, into which the others are mounted.
+        for path in ["var/spool", "etc", "."] {
+            let output = run(path, &["rsync", "-aHAXx", "--delete", "--", &a, &b]).await;
+            assert_eq!(output.status, 0, "{path}: {output:?}");
+        }
+        assert_eq!(fs::read_to_string(target.path().join("var/spool/mail")).unwrap(), "queued");
+        assert_eq!(fs::read_link(target.path().join("var/spool/out")).unwrap(), PathBuf::from("/"));
+        assert_eq!(fs::read_to_string(target.path().join("etc/motd")).unwrap(), "hello");
+        assert!(target.path().join("boot/vmlinuz").is_file(), "what is mounted further down is left alone");
+        // The volumes' own attributes hold there too.
+        let output = run("var/spool", &[&format!("{a}program")]).await;
+        assert_ne!(output.status, 0, "something of a guest was run: {output:?}");
+        let output = run("var/spool", &["findmnt", "-n", "-o", "OPTIONS", "-M", from.to_str().unwrap()]).await;
+        for option in ["ro", "nosuid", "nodev", "noexec"] {
+            assert!(output.text().trim().split(',').any(|word| word == option), "{option}: {output:?}");
+        }
+        let output = run("etc", &["touch", &format!("{a}x")]).await;
+        assert!(output.status != 0 && !source.path().join("etc/x").exists(), "{output:?}");
+        // Nothing of it is seen outside.
+        for point in [&from, &to] {
+            assert_eq!(fs::read_dir(point).unwrap().count(), 0);
+            assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(point.to_str().unwrap()));
+        }
+    }
+    assert_eq!(original.sum(), before, "the original was written to");
+    original.close();
+    copy.close();
+}
+
+#[tokio::test]
+async fn only_what_is_a_mount_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = Opened::directory(directory.path());
+    let place = place(&opened, ".", &directory.path().join("point"));
+    let error = Shown::new("show it", vec![place]).await.unwrap_err();
+    assert!(error.to_string().contains("show it"), "{error}");
+}
+
 /// Not a test of its own: what [`a_killed_process_leaves_nothing`] starts and kills.
 #[tokio::test]
 async fn opens_and_waits_to_be_killed() {
     let Ok(device) = std::env::var("UPGRADECTL_TEST_DISK") else { return };
     let opened = open_device(&LocalHost::new("here"), "open it", Path::new(&device), Access::Write).await.unwrap();
+    let point = tempfile::tempdir().unwrap();
+    let _shown = Shown::new("show it", vec![place(&opened, "var", point.path())]).await.unwrap();
     println!("open at {}", opened.path().display());
     tokio::time::sleep(std::time::Duration::from_secs(60)).await;
 }

@@ -3,6 +3,8 @@
 //! Tests run one at a time in one machine (`src/dom0/ring.rs`). No guest boots in it: what stands on the volumes is the
 //! simulated platform ([`world`]). Guests that boot take their time: `make soak`.
 
+#[path = "dom0/divided.rs"]
+mod divided;
 #[path = "dom0/killed.rs"]
 mod killed;
 #[path = "dom0/lab.rs"]

@@ -2,6 +2,8 @@
 //! the strategies with guests that boot; and every way of every strategy, with what can go wrong, on volumes under guests
 //! that do not.
 
+#[path = "dom0/divided.rs"]
+mod divided;
 #[path = "dom0/killed.rs"]
 mod killed;
 #[path = "soak/lvm_driver.rs"]

@@ -133,20 +133,6 @@ pub fn check(facts: &Facts, findings: &mut Findings) {
 
 /// File systems that are not reached with the root, and what would have to be done in them.
 fn apart(facts: &Facts, findings: &mut Findings) {
-    for CarryRule::Rsync { path, .. } in &facts.spec.carry {
-        let below = facts.placed.iter().filter(|one| one.rule == DiskRule::Clone && path.starts_with(&one.point));
-        let home = below.max_by_key(|one| one.point.components().count());
-        if let Some(Placed { disk, number: Some(number), .. }) = home {
-            findings.refuse(
-                "file_systems",
-                format!(
-                    "{} is on partition {number} of {disk}, into which rsync is not shown a way yet",
-                    path.display()
-                ),
-                "take the carry rule out of the inventory",
-            );
-        }
-    }
     let reached = |point: &Path| facts.root.nested().iter().any(|nested| Path::new("/").join(nested) == *point);
     let unreached = facts.placed.iter().filter(|one| {
         let plain = one.auto && one.rule == DiskRule::Clone && one.point.is_absolute() && one.point != Path::new("/");

@@ -19,7 +19,7 @@ use super::state::State;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::guest::{self, FileEdit, Tree};
 use crate::inventory::{CarryRule, GuestSpec, Strategy, Verb};
-use crate::steps::{StepRef, adopt, block, carry, domain, files, fsck, net, queues, storage};
+use crate::steps::{StepRef, adopt, block, carry, domain, files, fsck, left, net, queues, storage};
 use crate::verify::Side;
 
 /// What promotion rests on, as it is now.
@@ -199,6 +199,10 @@ pub fn plan(
     let outage_from = steps.len();
     steps.push(production::stop(record));
     steps.push(PlanStep::new(Stage::Fence, production::silent(record, None), 0.5).undo(Undo::Nothing));
+    if !old_root.kind.opens_under_a_guest() {
+        let replayed = left::Replayed { host: host.clone(), volume: old_root.clone() };
+        steps.push(PlanStep::new(Stage::FinalCarry, replayed, 0.0).temporary().undo_late());
+    }
     for rule in carry_last {
         steps.push(PlanStep::new(Stage::FinalCarry, rule, 1.0).undo(Undo::WithClone));
     }

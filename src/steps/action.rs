@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, net, queues, services, storage, upgrade,
-    verify, visible,
+    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, left, net, queues, services, storage,
+    upgrade, verify, visible,
 };
 
 macro_rules! actions {
@@ -61,6 +61,7 @@ actions! {
     "queues.mirror" Mirror(queues::Mirror),
     "queues.return" Return(queues::Return),
     "queues.discard" Discard(queues::Discard),
+    "storage.replayed" Replayed(left::Replayed),
     "carry.rsync" Carry(carry::Carry),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),

@@ -83,15 +83,14 @@ impl Step for Restamp {
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let original = left::open(world, &self.host, &self.from).await?;
-        let stamps = system::stamps(&original.tree).map_err(StepError::from);
-        let original = original.closing(world, &self.host, stamps).await?;
+        let stamps = system::stamps(&original.tree)?;
+        drop(original);
         let tree = files::open(world, &self.host, &self.to).await?;
-        let changed = system::restamp(&tree, &original, Timestamp::now().as_second())?;
+        let changed = system::restamp(&tree, &stamps, Timestamp::now().as_second())?;
         let change = if changed > 0 { Change::Changed } else { Change::Unchanged };
         Ok(Done::new(change).with(json!({ "timers": changed })))
     }
-    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        left::forget(world, &self.host, &self.from).await?;
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         Ok(Change::Unchanged.into())
     }
 }

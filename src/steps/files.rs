@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hypervisors::host::Command;
-use hypervisors::storage::Access;
+use hypervisors::storage::{Access, Opened};
 use hypervisors::{Change, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Done, Probe, Step, StepError, StepRef, World, sha256};
-use crate::guest::{self, CloneSpec, FileEdit, Tree};
+use crate::guest::{self, CloneSpec, FileEdit, GuestError, Tree};
 
 /// A file as the plan expects it, before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,8 +61,12 @@ pub(super) async fn open(world: &World, host: &str, volume: &VolumeRef) -> Resul
 
 /// A volume for what `access` says.
 pub(super) async fn open_for(world: &World, host: &str, volume: &VolumeRef, access: Access) -> Result<Tree, StepError> {
-    let opened = world.hypervisor(host)?.storage(volume.kind)?.open(volume, access).await?;
-    Ok(Tree::open(opened.path())?.keeping(opened))
+    Ok(tree_of(&world.hypervisor(host)?.storage(volume.kind)?.open(volume, access).await?)?)
+}
+
+/// The files of an opened volume, which stays open as long as they are used.
+pub(super) fn tree_of(opened: &Opened) -> Result<Tree, GuestError> {
+    Ok(Tree::open(opened.path())?.keeping(opened.clone()))
 }
 
 pub(super) fn reversed(edits: &[FileEdit]) -> Vec<FileEdit> {

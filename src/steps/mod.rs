@@ -14,7 +14,7 @@ pub mod files;
 pub mod freeze;
 pub mod fsck;
 pub mod hook;
-mod left;
+pub mod left;
 pub mod net;
 pub mod queues;
 pub mod services;

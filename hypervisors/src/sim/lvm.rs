@@ -6,7 +6,7 @@
 //! /dev/vg1/N             a volume: a disk named by a path holds an ext4, another one swap space
 //! volumes/N.device       while a guest runs on it, what it sees of it: a link to a loop device, which the volume stays
 //!                        under when it is renamed. LVM sees the volume open, and not mounted, as under a real guest
-//! volumes/N/             where that is mounted then
+//! volumes/N/             where that is mounted then; of a disk with a GPT the partitions whose names are paths (`/`, `/home`), there
 //! volumes/N/.jobs.json   detached jobs, with the guest's files as those of a real one
 //! ```
 //!
@@ -34,9 +34,12 @@ nix::ioctl_none_bad!(loop_ctl_get_free, 0x4c82);
 nix::ioctl_write_int_bad!(loop_set_fd, 0x4c00);
 nix::ioctl_none_bad!(loop_clr_fd, 0x4c01);
 nix::ioctl_write_int_bad!(loop_set_direct_io, 0x4c08);
+nix::ioctl_write_ptr_bad!(loop_set_status64, 0x4c04, [u32; 58]);
 
 /// `EXT4_GOING_FLAGS_LOGFLUSH`: what was synced is in the journal, and nothing more is written.
 const JOURNAL_ONLY: u32 = 1;
+/// `LO_FLAGS_PARTSCAN`, in `lo_flags` of `struct loop_info64`, its 14th word.
+const PARTSCAN: u32 = 8;
 
 impl Sim {
     /// The volume group its volumes are in, if they are logical volumes.
@@ -104,9 +107,13 @@ impl Locked {
             }
             fs::create_dir_all(&tree)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            Ok(mount(Some(&device), &tree, Some("ext4"), flags, None::<&str>)?)
+            for (device, point) in file_systems(&device)? {
+                mount(Some(&device), &tree.join(point), Some("ext4"), flags, None::<&str>)?;
+            }
+            Ok(())
         };
         hold().inspect_err(|_| {
+            let _ = let_go(&device, &tree);
             let _ = detach(&device);
             let _ = fs::remove_file(&link);
         })
@@ -125,12 +132,14 @@ impl Locked {
         let Ok(device) = fs::read_link(&link) else { return };
         let tree = self.tree(&disk.volume);
         if !disk.is_swap() {
-            if !clean && let Ok(root) = File::open(&tree) {
+            let points = file_systems(&device).unwrap_or_default().into_iter().map(|(_, point)| tree.join(point));
+            for point in points.filter(|_| !clean) {
+                let Ok(root) = File::open(point) else { continue };
                 let mut how = JOURNAL_ONLY;
                 // SAFETY: the kernel reads one u32 through the pointer; the descriptor is open.
                 let _ = unsafe { ext4_shutdown(root.as_raw_fd(), &raw mut how) };
             }
-            if umount(&tree).is_ok() {
+            if let_go(&device, &tree).is_ok() {
                 let _ = fs::remove_dir(&tree);
             }
         }
@@ -192,7 +201,30 @@ impl DiskEntry {
     }
 }
 
-/// A loop device over a volume, past this machine's buffers as a guest's disk is; it stays until it is detached.
+/// What a guest mounts of its disk, outer ones first: device, and point beneath its root.
+fn file_systems(device: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let Some(name) = device.file_name() else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(Path::new("/sys/class/block").join(name))? {
+        let entry = entry?;
+        // Everything else in that directory has no such line.
+        let facts = fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
+        let point = facts.lines().find_map(|line| line.strip_prefix("PARTNAME=/"));
+        found.extend(point.map(|point| (device.with_file_name(entry.file_name()), PathBuf::from(point))));
+    }
+    found.sort_by(|one, other| one.1.cmp(&other.1));
+    Ok(if found.is_empty() { vec![(device.to_owned(), PathBuf::new())] } else { found })
+}
+
+fn let_go(device: &Path, tree: &Path) -> io::Result<()> {
+    for (_, point) in file_systems(device)?.into_iter().rev() {
+        // EINVAL: nothing is mounted there.
+        umount(&tree.join(point)).or_else(|errno| if errno == nix::Error::EINVAL { Ok(()) } else { Err(errno) })?;
+    }
+    Ok(())
+}
+
+/// A loop device over a volume with its partitions, past this machine's buffers as a guest's disk is; it stays until it is detached.
 fn attach(volume: &Path) -> io::Result<PathBuf> {
     let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
     let (control, backing) = (open(Path::new("/dev/loop-control"))?, open(volume)?);
@@ -204,7 +236,12 @@ fn attach(volume: &Path) -> io::Result<PathBuf> {
         // SAFETY: both take a number, and both descriptors are open.
         match unsafe { loop_set_fd(device.as_raw_fd(), backing.as_raw_fd()) } {
             Ok(_) => {
-                return unsafe { loop_set_direct_io(device.as_raw_fd(), 1) }.map(|_| path).map_err(io::Error::from);
+                let mut status = [0; 58];
+                status[13] = PARTSCAN;
+                unsafe { loop_set_direct_io(device.as_raw_fd(), 1) }?;
+                // SAFETY: the kernel reads a `struct loop_info64`, which is as large.
+                unsafe { loop_set_status64(device.as_raw_fd(), &raw const status) }?;
+                return Ok(path);
             }
             // Someone else took it between the two calls.
             Err(nix::errno::Errno::EBUSY) => {}

@@ -8,12 +8,14 @@ mod marked;
 mod mount;
 mod parts;
 mod readonly;
+mod shown;
 
 pub use btrfs::BtrfsStorage;
 pub use directory::DirectoryStorage;
 pub use lvm::LvmStorage;
 pub use marked::detect;
 pub use mount::{Access, Opened, open_device};
+pub use shown::{Place, Shown};
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -67,6 +67,17 @@ impl Opened {
     pub fn nested(&self) -> &[PathBuf] {
         self.mount.as_ref().map_or(&[], |mount| &mount.nested)
     }
+    /// A descriptor for the mount namespace that holds it, if it is a mount. Where it is in none yet, it is put into one: the
+    /// thread is there afterwards.
+    pub(super) fn space(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(mount) = &self.mount else { return Ok(None) };
+        let mut space = mount.space.lock().unwrap_or_else(PoisonError::into_inner);
+        let space = match &mut *space {
+            Some(space) => space,
+            none => none.insert(parts::alone(&mount.descriptor)?),
+        };
+        space.try_clone().map(Some)
+    }
     /// Bytes that are free in the file system and in those nested in it.
     pub fn free_bytes(&self) -> io::Result<u64> {
         let free = |path: &Path| super::marked::free_and_used(path).map(|(free, _)| free);
@@ -82,8 +93,8 @@ impl Opened {
 #[derive(Debug)]
 struct Mount {
     descriptor: OwnedFd,
-    /// The mount namespace that holds nested mounts together.
-    _space: Option<OwnedFd>,
+    /// The mount namespace that holds it and what is nested in it, if it is in one.
+    space: Mutex<Option<OwnedFd>>,
     nested: Vec<PathBuf>,
     access: Access,
     _loops: Vec<readonly::Loop>,
@@ -233,8 +244,14 @@ fn whole(doing: &str, device: &Path, file: &File, system: FileSystem, access: Ac
         _ => None,
     };
     let source = through.as_ref().map_or(device, readonly::Loop::path);
-    let descriptor = attach(source, system, access).map_err(|trouble| worded(doing, trouble))?;
-    Ok(Mount { descriptor, _space: None, nested: Vec::new(), access, _loops: through.into_iter().collect() })
+    let mount = attach(source, system, access).map_err(|trouble| worded(doing, trouble))?;
+    held(doing, parts::Part { mount, through }, Vec::new(), access)
+}
+
+fn held(doing: &str, top: parts::Part, nested: Vec<(PathBuf, parts::Part)>, access: Access) -> Result<Mount> {
+    let parts::Together { root, space, nested, loops } =
+        parts::together(top, nested).map_err(|error| Error::io(doing, error))?;
+    Ok(Mount { descriptor: root, space: Mutex::new(space), nested, access, _loops: loops })
 }
 
 /// One partition of a device, with the loop device it is mounted through.
@@ -249,7 +266,7 @@ fn part(doing: &str, file: &File, (area, system): &(Area, FileSystem), access: A
         _ => io_error(error),
     })?;
     let mount = attach(through.path(), *system, access).map_err(|trouble| worded(doing, trouble))?;
-    Ok(parts::Part { mount, through })
+    Ok(parts::Part { mount, through: Some(through) })
 }
 
 /// A device with partitions: the guest's root, and in their places the others that its fstab mounts.
@@ -295,8 +312,7 @@ fn divided(doing: &str, device: &Path, able: &[(Area, FileSystem)], access: Acce
     for (point, at) in inner {
         nested.push((point, part(&named(&able[at].0), &file, &able[at], access)?));
     }
-    let whole = parts::together(top, nested).map_err(|error| Error::io(doing, error))?;
-    Ok(Mount { descriptor: whole.root, _space: whole.space, nested: whole.nested, access, _loops: whole.loops })
+    held(doing, top, nested, access)
 }
 
 /// The kernel's refusal of a mount.

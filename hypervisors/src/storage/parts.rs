@@ -1,14 +1,13 @@
-//! Partitions of one disk, put together as the guest mounts them: a mount namespace that holds nothing but the guest's root
-//! and what is mounted in it, that no process lives in, and that goes with the descriptors that hold it, however this
-//! process ends.
+//! A guest's file systems, put together as it mounts them: a mount namespace that holds nothing but the guest's root and what
+//! is mounted in it, that no process lives in, and that goes with the descriptors that hold it, however this process ends.
 //!
-//! A mount can be put into another only within a mount namespace, and the kernel changes the namespace of a thread: so a
-//! thread of its own makes it, and ends.
+//! A mount can be put into another, or copied to be shown to a program ([`super::shown`]), only within a mount namespace, and the
+//! kernel changes the namespace of a thread: so a thread of its own makes it, and ends.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
@@ -20,18 +19,19 @@ use super::readonly::Loop;
 /// No fstab is larger.
 const FSTAB_MOST: u64 = 1 << 20;
 
-/// A mounted partition that stands nowhere yet.
+/// A mounted file system that stands nowhere yet.
 #[derive(Debug)]
 pub struct Part {
     pub mount: OwnedFd,
-    pub through: Loop,
+    /// The loop device it is mounted through, if any.
+    pub through: Option<Loop>,
 }
 
-/// Partitions put together.
+/// File systems put together.
 #[derive(Debug)]
 pub struct Together {
     pub root: OwnedFd,
-    /// The namespace that holds what is nested, if anything is.
+    /// The namespace that holds them, if there is more than one.
     pub space: Option<OwnedFd>,
     /// What is mounted, beneath the root.
     pub nested: Vec<PathBuf>,
@@ -51,28 +51,48 @@ pub fn fstab(root: &OwnedFd) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Mounts partitions in another, outer ones first. A mount point that does not exist is passed over: the guest mounts nothing
+/// Mounts file systems in another, outer ones first. A mount point that does not exist is passed over: the guest mounts nothing
 /// there either.
 pub fn together(top: Part, nested: Vec<(PathBuf, Part)>) -> io::Result<Together> {
     if nested.is_empty() {
-        return Ok(Together { root: top.mount, space: None, nested: Vec::new(), loops: vec![top.through] });
+        let loops = top.through.into_iter().collect();
+        return Ok(Together { root: top.mount, space: None, nested: Vec::new(), loops });
     }
-    let thread = std::thread::Builder::new().name("mount".into());
-    let joined = thread.spawn(move || joined(top, nested))?.join();
-    joined.map_err(|_| io::Error::other("the thread that mounts ended early"))?
+    aside(|| joined(top, nested))
 }
 
-fn joined(top: Part, nested: Vec<(PathBuf, Part)>) -> io::Result<Together> {
+/// Works in a thread of its own, which may go to other namespaces.
+pub fn aside<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mount".into());
+        let joined = thread.spawn_scoped(scope, work)?.join();
+        joined.map_err(|_| io::Error::other("the thread that mounts ended early"))?
+    })
+}
+
+/// Puts a mount that stands nowhere into a namespace of its own, in which the thread is afterwards.
+pub fn alone(mount: &OwnedFd) -> io::Result<OwnedFd> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
-    let space = OwnedFd::from(File::open("/proc/thread-self/ns/mnt")?);
+    let space = namespace()?;
     let nothing: Option<&str> = None;
     nix::mount::mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
     // Any directory does: it is gone with all that was the host's two calls later.
-    put(&top.mount, rustix::fs::CWD, "/proc")?;
-    nix::unistd::fchdir(&top.mount)?;
+    put(mount, rustix::fs::CWD, "/proc")?;
+    nix::unistd::fchdir(mount)?;
     nix::unistd::pivot_root(".", ".")?;
     nix::mount::umount2(".", MntFlags::MNT_DETACH)?;
-    let mut whole = Together { root: top.mount, space: Some(space), nested: Vec::new(), loops: vec![top.through] };
+    Ok(space)
+}
+
+/// The mount namespace of this thread.
+pub fn namespace() -> io::Result<OwnedFd> {
+    File::open("/proc/thread-self/ns/mnt").map(OwnedFd::from)
+}
+
+fn joined(top: Part, nested: Vec<(PathBuf, Part)>) -> io::Result<Together> {
+    let space = Some(alone(&top.mount)?);
+    let loops = top.through.into_iter().collect();
+    let mut whole = Together { root: top.mount, space, nested: Vec::new(), loops };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // Not through links: paths of what is nested are used as they stand.
     let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
@@ -80,13 +100,15 @@ fn joined(top: Part, nested: Vec<(PathBuf, Part)>) -> io::Result<Together> {
         let Ok(place) = rustix::fs::openat2(&whole.root, &point, flags, Mode::empty(), within) else { continue };
         put(&mount, &place, "")?;
         whole.nested.push(point);
-        whole.loops.push(through);
+        whole.loops.extend(through);
     }
     Ok(whole)
 }
 
-fn put(mount: &OwnedFd, place: impl std::os::fd::AsFd, path: &str) -> io::Result<()> {
+/// Puts a mount at a place.
+pub fn put(mount: &OwnedFd, place: impl std::os::fd::AsFd, path: impl AsRef<Path>) -> io::Result<()> {
+    let path = path.as_ref();
     let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    flags.set(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH, path.is_empty());
+    flags.set(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH, path.as_os_str().is_empty());
     Ok(rustix::mount::move_mount(mount, "", place, path, flags)?)
 }

@@ -27,11 +27,11 @@ if systemctl --quiet is-active libvirtd; then
 fi
 for guest in $(xl list | awk 'NR > 1 && $2 != 0 && $5 !~ /d/ { print $2 }'); do xl destroy "$guest"; done
 rm -rf /etc/libvirt/libxl/*.xml /etc/libvirt/libxl/autostart/* /etc/xen/auto/* /etc/xen/*.cfg
-for at in $(findmnt --noheadings --list --output SOURCE,TARGET | awk '$1 ~ "^/dev/(mapper/vg1-|loop)" { print $2 }'); do
+for at in $(findmnt --noheadings --list --output SOURCE,TARGET | awk '$1 ~ "^/dev/(mapper/vg1-|loop)" { print $2 }' | sort -r); do
     umount "$at"
 done
 losetup --detach-all
-rm -rf /mnt/* /etc/upgradectl /var/lib/upgradectl /var/lib/sim /root/*.xml
+rm -rf /mnt/* /etc/upgradectl /var/lib/upgradectl /var/lib/sim /root/*.xml /usr/local/bin/ssh
 # A guest's disk backend lets go of a volume a moment after the guest is gone; a merge may be under way.
 tries=0
 until lvremove --quiet --yes --force --force vg1 2> /tmp/lvremove; do

@@ -1,7 +1,7 @@
 //! A promotion from an original that was ended instead of shut down.
 
 use anyhow::{Result, ensure};
-use integration::walk::{Stage as _, Walk};
+use integration::walk::{Stage as _, Walk, outage};
 
 use crate::world::World;
 
@@ -18,7 +18,10 @@ pub fn killed(thick: bool) -> Result<()> {
     world.kill("mercure")?;
     ensure!(world.needs_recovery("mercure")?, "the original's journal is clean");
 
-    walk.good("promote", "promoted")?;
+    let said = walk.good("promote", "promoted")?;
+    eprintln!("an outage of {:.1} s", outage(&said)?);
+    let taken = world.dom0.sh("grep -h 'lvcreate.*replayed' /var/lib/upgradectl/runs/*/output/*.log")?;
+    ensure!(taken.lines().count() == 1, "it was replayed more than once:\n{taken}");
     ensure!(world.inside("mercure", "cat home/probe/letter")? == "late", "what only the journal had is carried");
     ensure!(world.needs_recovery("mercure")?, "the original's own journal was replayed");
     let host = world.dom0.output(["ls", "-A", "/home"])?;

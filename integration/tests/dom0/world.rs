@@ -19,6 +19,10 @@ pub const DIR: &str = "/var/lib/sim";
 /// Bytes of each file that a guest writes: many chunks of a snapshot.
 const FILE_BYTES: u32 = 300_000;
 
+/// Size of the root volume, in bytes.
+const ROOT_BYTES: u64 = 448 << 20;
+const TABLE: &str = "label: gpt\nsize=404MiB, name=\"/\"\nsize=40MiB, name=\"/home\"\n";
+
 const INVENTORY: &str = r#"version = 1
 [hosts]
 trolls = { hypervisor = "sim", state = "/var/lib/sim" }
@@ -30,7 +34,7 @@ checks = [{ kind = "imap" }, { kind = "http" }, { kind = "smtp", rcpt = "probe@m
 "#;
 
 /// Fills the volumes with what was seeded, and lets the guest have them as hypervisors/src/sim/lvm.rs describes. $1: `thick`
-/// or `thin`.
+/// or `thin`. $2: `divided` gives the root volume the partitions of /share/table, which has its size.
 const FILL: &str = r#"
 modprobe loop
 mkdir -p /var/lib/sim
@@ -46,7 +50,7 @@ make() {
     fi
 }
 plug() {
-    ln -s "$(losetup --find --show --direct-io=on "/dev/vg1/$1")" "$1.device"
+    ln -s "$(losetup --find --show --direct-io=on --partscan "/dev/vg1/$1")" "$1.device"
 }
 make mercure "$1" 448m
 make mercure-mail "$1" 32m
@@ -54,12 +58,26 @@ make mercure-swap "$1" 16m
 rmdir mercure-swap
 mkswap -q -L swap /dev/vg1/mercure-swap
 plug mercure-swap
+if [ "$2" = divided ]; then
+    dd if=/share/table of=/dev/vg1/mercure bs=1M count=1 status=none
+    dd if=/share/table of=/dev/vg1/mercure bs=1M skip=447 seek=447 status=none
+    echo 'PARTLABEL=/home /home ext4 defaults 0 2' >> mercure/etc/fstab
+fi
 for volume in mercure mercure-mail; do
-    mkfs.ext4 -q "/dev/vg1/$volume"
     mv "$volume" seeded
     mkdir "$volume"
     plug "$volume"
-    mount "$volume.device" "$volume"
+    device=$(readlink "$volume.device")
+    if [ -e "${device}p1" ]; then
+        mkfs.ext4 -q "${device}p1"
+        mkfs.ext4 -q "${device}p2"
+        mount "${device}p1" "$volume"
+        mkdir "$volume/home"
+        mount "${device}p2" "$volume/home"
+    else
+        mkfs.ext4 -q "$device"
+        mount "$device" "$volume"
+    fi
     cp -a seeded/. "$volume"
     rm -r seeded
 done
@@ -93,13 +111,31 @@ impl World {
     /// # Errors
     /// trolls does not stand, or the world cannot be made.
     pub fn new(thick: bool, clone: &str, more: &str) -> Result<Self> {
+        Self::made(thick, false, clone, more)
+    }
+
+    /// The same; the guest's root volume is a disk with partitions, / and /home.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn divided(thick: bool, more: &str) -> Result<Self> {
+        Self::made(thick, true, "", more)
+    }
+
+    fn made(thick: bool, divided: bool, clone: &str, more: &str) -> Result<Self> {
         let dom0 = ring::standing(Toolstack::Libvirt)?;
         let copies = if thick { Copies::Dependents } else { Copies::Peers };
         let dir = tempfile::tempdir()?;
         let world = sim::seed_with(&dir.path().join("world"), copies)?;
         world.configure(|config| config.volume_group = Some("vg1".into()))?;
         run("tar").arg("-C").arg(world.dir()).args(["-cpf"]).arg(dom0.share("world.tar")).arg(".").output()?;
-        dom0.output(["sh", "-euc", FILL, "sh", if thick { "thick" } else { "thin" }])?;
+        if divided {
+            let table = dom0.share("table");
+            std::fs::File::create(&table)?.set_len(ROOT_BYTES)?;
+            run("sfdisk").arg("--quiet").arg(&table).input(TABLE.as_bytes().to_vec()).output()?;
+        }
+        let (kind, layout) = (if thick { "thick" } else { "thin" }, if divided { "divided" } else { "whole" });
+        dom0.output(["sh", "-euc", FILL, "sh", kind, layout])?;
         let inventory = format!("{INVENTORY}clone = {{ ip = [\".16\"]{clone} }}\n{more}");
         dom0.upload("/etc/upgradectl/inventory.toml", inventory)?;
         dom0.install_product()?;
@@ -143,9 +179,11 @@ impl World {
         // -f: the journal is written, and nothing more.
         self.dom0.sh(&format!(
             "cd {DIR}/volumes
-             xfs_io -x -c 'shutdown -f' {root}
+             for part in {root}/home {root}; do
+                 ! mountpoint -q $part || xfs_io -x -c 'shutdown -f' $part
+             done
              for volume in {}; do
-                 [ ! -d $volume ] || umount $volume
+                 [ ! -d $volume ] || umount --recursive $volume
                  losetup --detach $(readlink $volume.device)
                  rm $volume.device
              done",

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use integration::walk::Walk;
 
+use crate::divided::divided;
 use crate::world::World;
 
 fn walk(strategy: &'static str, thick: bool, ways: impl Fn(&Walk<'_>) -> Result<()>) -> Result<()> {
@@ -46,4 +47,9 @@ fn in_place_thick() -> Result<()> {
 #[test]
 fn in_place_thin() -> Result<()> {
     walk("in-place", false, |walk| walk.in_place())
+}
+
+#[test]
+fn snapshot_thin_of_a_disk_with_partitions() -> Result<()> {
+    divided(false)
 }
