@@ -103,8 +103,8 @@ struct Mount {
 /// What is mounted.
 enum On {
     Whole(FileSystem),
-    /// Partitions that can be.
-    Parts(Vec<(Area, FileSystem)>),
+    /// Partitions that can be; and one that cannot, in which the root may be if it is in none of them.
+    Parts(Vec<(Area, FileSystem)>, Option<Area>),
 }
 
 /// File systems that are opened, by the kernel's names.
@@ -135,7 +135,7 @@ pub async fn open_device(host: &dyn Host, doing: &str, device: &Path, access: Ac
     let layout = disk::layout(host, doing, device, size).await?;
     let on = match (&layout.table, layout.areas.as_slice()) {
         (None, [whole]) => On::Whole(recognise(doing, &whole.content)?),
-        _ => On::Parts(openable(doing, &layout.areas)?),
+        _ => On::Parts(openable(doing, &layout.areas)?, in_the_way(&layout.areas).cloned()),
     };
     let (doing, device) = (doing.to_owned(), device.to_owned());
     crate::host::blocking(doing, move |doing| mount(doing, &device, &on, access)).await
@@ -149,14 +149,12 @@ fn openable(doing: &str, areas: &[Area]) -> Result<Vec<(Area, FileSystem)>> {
         return Ok(able);
     }
     // What stands in the way, if anything is known to; else that nothing was found.
-    let areas = || areas.iter().filter(|area| !area.container);
-    match areas().find(|area| matches!(area.content.as_str(), "LVM2_member" | "crypto_LUKS" | "btrfs")) {
-        Some(area) => {
-            let doing = format!("{doing}: partition {}", area.number.unwrap_or_default());
-            recognise(&doing, &area.content).map(|_| Vec::new())
-        }
+    match in_the_way(areas) {
+        Some(area) => recognise(&named(doing, area), &area.content).map(|_| Vec::new()),
         None => {
-            let held: Vec<String> = areas()
+            let held: Vec<String> = areas
+                .iter()
+                .filter(|area| !area.container)
                 .map(|area| {
                     let what = if area.content.is_empty() { "nothing known" } else { &area.content };
                     format!("{} {}", area.number.unwrap_or_default(), printable(what))
@@ -166,6 +164,16 @@ fn openable(doing: &str, areas: &[Area]) -> Result<Vec<(Area, FileSystem)>> {
             Err(Error::refused(doing, why).help("ext2, ext3, ext4 and xfs can be"))
         }
     }
+}
+
+fn named(doing: &str, area: &Area) -> String {
+    format!("{doing}: partition {}", area.number.unwrap_or_default())
+}
+
+/// A partition that may hold a root and is not looked into.
+fn in_the_way(areas: &[Area]) -> Option<&Area> {
+    let barred = |area: &&Area| matches!(area.content.as_str(), "LVM2_member" | "crypto_LUKS" | "btrfs");
+    areas.iter().filter(|area| !area.container).find(barred)
 }
 
 /// The driver for a content by blkid's name, if it is one that is opened here.
@@ -225,7 +233,7 @@ fn mount(doing: &str, device: &Path, on: &On, access: Access) -> Result<Opened> 
     readonly::flush_buffers(&file).map_err(io_error)?;
     let mount = match on {
         On::Whole(system) => whole(doing, device, &file, *system, access)?,
-        On::Parts(able) => divided(doing, device, able, access)?,
+        On::Parts(able, barred) => divided(doing, device, able, barred.as_ref(), access)?,
     };
     let mount = Arc::new(mount);
     open.insert(facts.rdev(), Arc::downgrade(&mount));
@@ -270,11 +278,17 @@ fn part(doing: &str, file: &File, (area, system): &(Area, FileSystem), access: A
 }
 
 /// A device with partitions: the guest's root, and in their places the others that its fstab mounts.
-fn divided(doing: &str, device: &Path, able: &[(Area, FileSystem)], access: Access) -> Result<Mount> {
+fn divided(
+    doing: &str,
+    device: &Path,
+    able: &[(Area, FileSystem)],
+    barred: Option<&Area>,
+    access: Access,
+) -> Result<Mount> {
     let mut options = File::options();
     let file =
         options.read(true).write(access == Access::Write).open(device).map_err(|error| Error::io(doing, error))?;
-    let named = |area: &Area| format!("{doing}: partition {}", area.number.unwrap_or_default());
+    let named = |area: &Area| named(doing, area);
     let mut trouble = None;
     let mut candidates = Vec::new();
     for one in able {
@@ -291,6 +305,9 @@ fn divided(doing: &str, device: &Path, able: &[(Area, FileSystem)], access: Acce
         (Ok(root), _) => root,
         (Err(_), Some(error)) => return Err(error),
         (Err(why), None) => {
+            if let Some(area) = barred {
+                recognise(&named(area), &area.content)?;
+            }
             return Err(
                 Error::refused(doing, why).help("the root's /etc/fstab has to name it: / by UUID, LABEL or PARTUUID")
             );

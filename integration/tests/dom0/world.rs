@@ -105,6 +105,16 @@ pub struct World {
     pub dom0: Dom0,
 }
 
+/// A disk of so many bytes with this partition table, a script of sfdisk(8), at /share/table: trolls cannot make one.
+///
+/// # Errors
+/// sfdisk refuses.
+pub fn share_table(dom0: &Dom0, bytes: u64, table: &str) -> Result<()> {
+    let file = dom0.share("table");
+    std::fs::File::create(&file)?.set_len(bytes)?;
+    run("sfdisk").arg("--quiet").arg(&file).input(table.as_bytes().to_vec()).output().map(drop)
+}
+
 impl World {
     /// The seeded world on volumes of this kind; `clone`: more of the guest's clone table.
     ///
@@ -130,9 +140,7 @@ impl World {
         world.configure(|config| config.volume_group = Some("vg1".into()))?;
         run("tar").arg("-C").arg(world.dir()).args(["-cpf"]).arg(dom0.share("world.tar")).arg(".").output()?;
         if divided {
-            let table = dom0.share("table");
-            std::fs::File::create(&table)?.set_len(ROOT_BYTES)?;
-            run("sfdisk").arg("--quiet").arg(&table).input(TABLE.as_bytes().to_vec()).output()?;
+            share_table(&dom0, ROOT_BYTES, TABLE)?;
         }
         let (kind, layout) = (if thick { "thick" } else { "thin" }, if divided { "divided" } else { "whole" });
         dom0.output(["sh", "-euc", FILL, "sh", kind, layout])?;
