@@ -39,9 +39,12 @@ undo() {
 # Started before anything is frozen.
 watch() {
     sleep "$seconds" &
-    echo $! > "$d/timer"
-    wait $!
+    mine=$!
+    echo "$mine" > "$d/timer"
+    wait "$mine"
     [ -d "$d" ] && ! [ -e "$d/done" ] || return
+    # Ended for another attempt, the directory is that one's by now.
+    read -r timer < "$d/timer" && [ "$timer" = "$mine" ] || return
     read -r now _ < /proc/uptime
     echo "$now" > "$d/fired"
     while :; do
