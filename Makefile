@@ -3,7 +3,8 @@
 #   make test        all tests; RING=unit|sim|native|dom0 for one ring; dom0: on an emulated Xen host
 #   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy
 #   make lint        format, clippy, licences and advisories
-#   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some
+#   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some,
+#                    KEYS=xen for those on the emulated Xen host (the better part of an hour)
 #   make lab-dom0    an emulated Xen host with LVM, libvirt and xl; says how to get in
 #   make clean-lab   takes every lab down and removes its images: leaves nothing
 
