@@ -195,6 +195,14 @@ impl Locked {
             })
     }
 
+    /// On real disks a file outlives a power cut as a real platform's does.
+    pub fn settle(&self, path: &Path) -> io::Result<()> {
+        match self.sim.group() {
+            Ok(Some(_)) if path.exists() => File::open(path)?.sync_all(),
+            _ => Ok(()),
+        }
+    }
+
     /// What stands beside a volume's files in a world of trees; of one that no guest runs on, nothing is known.
     pub fn described(&self, volume: &str) -> Result<Option<VolumeMeta>> {
         if !self.link(volume).is_symlink() {
