@@ -83,7 +83,8 @@ impl Sim {
             }
             None => {}
         }
-        write_json(&noted, &boot)
+        write_json(&noted, &boot)?;
+        world.settle(&noted).map_err(|error| Error::io(doing, error))
     }
     /// The machine itself, if the world is on its disks.
     pub(super) fn real_host(&self) -> Option<Arc<dyn Host>> {
