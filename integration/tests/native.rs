@@ -14,6 +14,8 @@ mod fence;
 mod interruptions;
 #[path = "native/lab.rs"]
 mod lab;
+#[path = "native/leased.rs"]
+mod leased;
 #[path = "native/lifecycle.rs"]
 mod lifecycle;
 #[path = "native/mail.rs"]

@@ -16,9 +16,11 @@ use serde_json::json;
 
 use super::app::App;
 use super::error::{Failure, exit};
+use super::leased::Left;
 use super::record::RunFacts;
 use crate::engine::{ErrorInfo, lease};
 use crate::journal::{EventKind, RunRecord};
+use crate::steps::leased::{carry_out, standing};
 
 /// What is asked of `gc`.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +43,8 @@ pub enum Kind {
     Definition,
     /// A volume, or what is left of one.
     Volume,
+    /// What takes back a change that a run made of a host, and that is to be carried out.
+    Reversal,
 }
 
 /// A marked object that belongs to no open run.
@@ -50,12 +54,12 @@ pub struct Leftover {
     pub host: String,
     /// What it is.
     pub kind: Kind,
-    /// Name of the guest, or path of the volume.
+    /// Name of the guest, path of the volume, or id of the reversal.
     pub object: String,
     /// Run by its mark.
     pub run: String,
-    /// Role by its mark.
-    pub role: Role,
+    /// Role by its mark; a reversal has none.
+    pub role: Option<Role>,
     /// Bytes in use, where that is cheap to know.
     pub size_bytes: Option<u64>,
     /// Whether `gc` removes it.
@@ -222,7 +226,7 @@ fn judge(survey: &Survey, known: &dyn Fn(&str) -> Known, from_world: bool) -> Ve
             kind,
             object,
             run: mark.run.clone(),
-            role: mark.role,
+            role: Some(mark.role),
             size_bytes: None,
             removable,
             why,
@@ -238,6 +242,32 @@ fn judge(survey: &Survey, known: &dyn Fn(&str) -> Known, from_world: bool) -> Ve
         add(Kind::Volume, volume.to_string(), mark, Some(volume), judge_volume(volume, mark, survey));
     }
     found
+}
+
+/// A reversal that nobody will take away, as a leftover.
+fn reversal(left: &Left, from_world: bool) -> Leftover {
+    let run = &left.standing.run;
+    let what = if left.standing.about.is_empty() { "a leased change" } else { &left.standing.about };
+    let known = match (left.closed, from_world) {
+        (true, _) => format!("{run} is over"),
+        (false, true) => format!("{run} is not known here"),
+        (false, false) => format!("{run} is not known here: another controller's, or the state directory was lost"),
+    };
+    let soon = match left.standing.left_s {
+        Some(left_s) => format!("carried out by itself in {} s", left_s.max(0)),
+        None => "never carried out by itself: its timer is gone".to_owned(),
+    };
+    Leftover {
+        host: left.place.clone(),
+        kind: Kind::Reversal,
+        object: left.standing.id.clone(),
+        run: run.clone(),
+        role: None,
+        size_bytes: None,
+        removable: left.closed || from_world,
+        why: format!("{known}; {what}; {soon}"),
+        volume: None,
+    }
 }
 
 impl App {
@@ -260,6 +290,8 @@ impl App {
             }
             collected.found.extend(found);
         }
+        let left = self.left_leased(&runs).await;
+        collected.found.extend(left.iter().map(|one| reversal(one, from_world)));
         let told = |(host, Failure(error)): (String, Failure)| {
             format!("{host}: {}: {}", error.message, error.causes.join(": "))
         };
@@ -308,7 +340,30 @@ impl App {
                 }
             }
         }
+        let reversals = chosen.iter().filter(|one| one.kind == Kind::Reversal);
+        if let Err(Failure(mut error)) = self.carry_out(reversals, &mut collected.removed).await {
+            error.code = exit::UNTIDY;
+            collected.exit_code = exit::UNTIDY;
+            collected.error.get_or_insert(error);
+        }
         Ok(collected)
+    }
+
+    /// Carries reversals out, those that still stand: with that they are gone.
+    async fn carry_out(
+        &self,
+        chosen: impl Iterator<Item = &Leftover>,
+        removed: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        for one in chosen {
+            let machine =
+                self.machine(&one.host).ok_or_else(|| Failure::new(exit::BUG, format!("reach {}", one.host)))?;
+            if standing(&*machine).await?.iter().any(|standing| standing.id == one.object) {
+                carry_out(&*machine, &one.object).await?;
+            }
+            removed.push(one.object.clone());
+        }
+        Ok(())
     }
 
     /// Removes what was chosen on one host, of one kind, after a fresh look.

@@ -33,6 +33,7 @@ pub mod in_place;
 pub mod init;
 pub mod interrupted;
 pub mod invocation;
+pub mod leased;
 pub mod live;
 pub mod log;
 pub mod memory;

@@ -164,6 +164,7 @@ instants! {
     of_an_abort: ABORT,
     of_an_abort_of_a_clone: ABORT_CLONE,
     of_a_clone_by_origin: CLONE_ORIGIN,
+    of_a_leased_clone: CLONE_LEASED,
     of_a_thick_clone: CLONE_THICK,
     of_a_promotion_by_origin: PROMOTE_ORIGIN,
     of_a_thick_commit: COMMIT_THICK,

@@ -6,6 +6,7 @@ use hypervisors::storage::Copies;
 use integration::crash::{self, Figures};
 
 use crate::bench::{Bench, Ending as _, Picture};
+use crate::leased;
 
 /// Where a fault strikes.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct Strike {
 pub struct Passage {
     /// Kind of volume and strategy; `None`: trees, by `snapshot`.
     pub on: Option<(Copies, &'static str)>,
+    /// What stands at the end of the inventory.
+    more: &'static str,
     pub verb: &'static str,
     /// Verbs before it, with the states they lead to.
     before: &'static [(&'static str, &'static str)],
@@ -29,9 +32,10 @@ pub struct Passage {
 }
 
 pub const CLONE: Passage =
-    Passage { on: None, verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
+    Passage { on: None, more: "", verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
 pub const UPGRADE: Passage = Passage {
     on: None,
+    more: "",
     verb: "upgrade",
     before: &[("clone", "cloned")],
     done: "upgraded",
@@ -39,6 +43,7 @@ pub const UPGRADE: Passage = Passage {
 };
 pub const VERIFY: Passage = Passage {
     on: None,
+    more: "",
     verb: "verify",
     before: &[("clone", "cloned"), ("upgrade", "upgraded")],
     done: "verified",
@@ -46,6 +51,7 @@ pub const VERIFY: Passage = Passage {
 };
 pub const PROMOTE: Passage = Passage {
     on: None,
+    more: "",
     verb: "promote",
     before: &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")],
     done: "promoted",
@@ -55,15 +61,17 @@ const PROMOTED: &[(&str, &str)] =
     &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted")];
 pub const ROLLBACK: Passage = Passage {
     on: None,
+    more: "",
     verb: "rollback",
     before: PROMOTED,
     done: "upgraded",
     failing: &[(4, "rolling_back"), (8, "rolling_back")],
 };
 pub const COMMIT: Passage =
-    Passage { on: None, verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
+    Passage { on: None, more: "", verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
 pub const ABORT: Passage = Passage {
     on: None,
+    more: "",
     verb: "abort",
     before: PROMOTED,
     done: "aborted",
@@ -71,6 +79,7 @@ pub const ABORT: Passage = Passage {
 };
 pub const ABORT_CLONE: Passage = Passage {
     on: None,
+    more: "",
     verb: "abort",
     before: &[("clone", "cloned")],
     done: "aborted",
@@ -85,6 +94,9 @@ pub const CLONE_ORIGIN: Passage = Passage {
     failing: &[(1, "aborted"), (7, ""), (8, "cloning")],
     ..CLONE
 };
+/// Something is changed in the original meanwhile, and its reversal stands there.
+pub const CLONE_LEASED: Passage =
+    Passage { more: leased::IN_ORIGINAL, failing: &[(1, "aborted"), (7, ""), (10, "cloned")], ..CLONE };
 /// The guest is frozen for the snapshot.
 pub const CLONE_THICK: Passage = Passage { on: Some((THICK, "snapshot")), ..CLONE };
 pub const PROMOTE_ORIGIN: Passage = Passage { on: Some((THIN, "origin")), ..PROMOTE };
@@ -124,7 +136,10 @@ pub struct Ground {
 
 impl Ground {
     pub fn new(passage: &'static Passage) -> Self {
-        let bench = passage.on.map_or_else(Bench::new, |(copies, strategy)| Bench::with_copies(copies, strategy));
+        let bench = match passage.on {
+            Some((copies, strategy)) => Bench::with_copies(copies, strategy),
+            None => Bench::with(passage.more),
+        };
         let first = bench.picture();
         for (verb, state) in passage.before {
             bench.good(verb, state);
@@ -300,6 +315,8 @@ strikes! {
     promote_is_killed_half_way: PROMOTE KillMid,
     promote_is_killed_before: PROMOTE KillBefore,
     clone_is_killed_half_way: CLONE KillMid,
+    leased_clone_fails: CLONE_LEASED Fail,
+    leased_clone_is_killed: CLONE_LEASED KillAfter,
     clone_loses_the_link: CLONE UnknownAfter,
     rollback_fails: ROLLBACK Fail,
     rollback_is_killed: ROLLBACK KillAfter,
