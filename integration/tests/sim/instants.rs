@@ -155,7 +155,8 @@ macro_rules! instants {
 
 instants! {
     every_instant;
-    of_a_clone: CLONE,
+    // With a hook whose reversal stands in the original meanwhile.
+    of_a_clone: CLONE_LEASED,
     of_an_upgrade: UPGRADE,
     of_a_verification: VERIFY,
     of_a_promotion: PROMOTE,
@@ -164,7 +165,6 @@ instants! {
     of_an_abort: ABORT,
     of_an_abort_of_a_clone: ABORT_CLONE,
     of_a_clone_by_origin: CLONE_ORIGIN,
-    of_a_leased_clone: CLONE_LEASED,
     of_a_thick_clone: CLONE_THICK,
     of_a_promotion_by_origin: PROMOTE_ORIGIN,
     of_a_thick_commit: COMMIT_THICK,
