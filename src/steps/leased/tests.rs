@@ -41,6 +41,8 @@ for unit in $units; do
 done
 "#;
 
+const SYSTEMD_RUN: &str = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done; shift; exec \"$@\"\n";
+
 /// A machine whose root is a directory.
 #[derive(Debug)]
 struct Machine {
@@ -126,9 +128,6 @@ impl Bench {
             std::fs::create_dir_all(root.join(part)).unwrap();
         }
         std::fs::write(root.join("etc/machine-id"), "0123\n").unwrap();
-        let systemctl = root.join("bin/systemctl");
-        std::fs::write(&systemctl, SYSTEMCTL.replace("ROOT", root.to_str().unwrap())).unwrap();
-        std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o755)).unwrap();
         let told: Arc<Mutex<Vec<String>>> = Arc::default();
         let tell = Arc::clone(&told);
         let world = World {
@@ -144,7 +143,16 @@ impl Bench {
             leased: Arc::new(Keeper::new(move |message| tell.lock().unwrap().push(message))),
             stop: Arc::new(AtomicBool::new(false)),
         };
-        Self { dir, world, told }
+        let bench = Self { dir, world, told };
+        bench.tool("systemctl", SYSTEMCTL);
+        bench.tool("systemd-run", SYSTEMD_RUN);
+        bench
+    }
+    /// A program of the machine.
+    fn tool(&self, name: &str, text: &str) {
+        let file = self.path("bin").join(name);
+        std::fs::write(&file, text.replace("ROOT", self.path("").to_str().unwrap().trim_end_matches('/'))).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
     fn path(&self, path: &str) -> PathBuf {
         self.dir.path().canonicalize().unwrap().join(path)
@@ -259,6 +267,18 @@ async fn nobody_renews_it_and_it_is_taken_back() {
 }
 
 #[tokio::test]
+async fn a_scope_that_cannot_be_made_is_done_without() {
+    let bench = Bench::new();
+    bench.tool("systemd-run", "#!/bin/sh\nexit 1\n");
+    let leased = bench.leased(600);
+    bench.made(&leased).await;
+    bench.due(&leased, -1, true);
+    assert_eq!(bench.tick(&leased, &[]).await, 0);
+    assert_eq!(bench.log(), "before after");
+    bench.nothing_left();
+}
+
+#[tokio::test]
 async fn a_reversal_that_fails_is_tried_again() {
     let bench = Bench::new();
     let flag = bench.path("flag").display().to_string();
@@ -363,17 +383,11 @@ async fn where_there_is_no_systemd_at_keeps_time() {
     let bench = Bench::new();
     std::fs::remove_dir_all(bench.path("run/systemd")).unwrap();
     std::fs::write(bench.path("run/atd.pid"), "1\n").unwrap();
-    let root = bench.path("");
-    let tool = |name: &str, text: &str| {
-        let file = bench.path("bin").join(name);
-        std::fs::write(&file, text.replace("ROOT/", root.to_str().unwrap())).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    };
     let at = "#!/bin/sh\nn=$(cat ROOT/n 2> /dev/null || echo 0); n=$((n + 1)); echo $n > ROOT/n\n\
               cat > ROOT/active/$n; echo 'warning: commands will be executed using /bin/sh' >&2\n\
               echo \"job $n at Thu Nov 26 08:00:00 2026\" >&2\n";
-    tool("at", at);
-    tool("atrm", "#!/bin/sh\nrm ROOT/active/$1\n");
+    bench.tool("at", at);
+    bench.tool("atrm", "#!/bin/sh\nrm ROOT/active/$1\n");
     let jobs = || {
         let mut names: Vec<String> = std::fs::read_dir(bench.path("active"))
             .unwrap()
