@@ -39,76 +39,61 @@ fn log(trial: &Trial) -> Result<String> {
     trial.lab.ssh(&trial.address(), ["cat", "/root/log"])
 }
 
-/// `clone` begun, held up, and killed for good after so many seconds.
+/// Nothing of it stands, after this was done.
+fn over(trial: &Trial, done: &str) -> Result<()> {
+    ensure!(log(trial)? == done, "{}", log(trial)?);
+    ensure!(stands(trial)?.is_empty(), "{}", stands(trial)?);
+    Ok(())
+}
+
+/// `clone` begun, held up, and killed for good after so many seconds; the change is made, and was not taken back.
 fn killed(trial: &Trial, after: u64) -> Result<()> {
     let mut verb = trial.begin("clone tiny")?;
     verb.until(event("step_started", "hook", "run the hook wait on tiny"))?;
     std::thread::sleep(Duration::from_secs(after));
-    ensure!(stands(trial)?.contains("/root/paused"), "{}", stands(trial)?);
+    ensure!(stands(trial)?.contains("/root/paused") && log(trial)? == "before", "{}", stands(trial)?);
     verb.kill()
 }
 
+/// One lab for all of it.
 #[test]
 fn a_guest_takes_back_what_nobody_renews() -> Result<()> {
     let trial = Trial::tiny()?;
     let (lab, address) = (&trial.lab, trial.address());
-    trial.declare(&leased("8s"))?;
     let wait = |seconds: &str| lab.ssh(&address, ["sh", "-c", &format!("echo {seconds} > /root/wait")]).map(drop);
 
-    // Twice its time, and it stands: it is renewed. In the end nothing of it is there.
-    wait("16")?;
-    let said = trial.says("clone tiny", 0)?;
-    ensure!(!said.stderr.contains("reversal"), "{said}");
-    ensure!(log(&trial)? == "before\nafter /root", "{}", log(&trial)?);
-    ensure!(stands(&trial)?.is_empty(), "{}", stands(&trial)?);
-    // Nor in the clone, whose copy had it.
-    let clone = trial.clone_address();
-    until(Duration::from_secs(10), || {
-        let left =
-            lab.ssh(&clone, ["sh", "-c", "ls /var/lib/upgradectl/leased /etc/systemd/system | grep -c leased; true"])?;
-        ensure!(left == "0", "{left}");
-        Ok(())
-    })?;
-    ensure!(
-        lab.ssh(&clone, ["cat", "/root/log"])? == "before",
-        "the clone does not take back what was done to the original"
-    );
-    trial.says("abort tiny", 0)?;
-
-    // The controller is killed for good.
-    lab.ssh(&address, ["rm", "/root/log"])?;
+    // More than its time has passed, and it stands: it is renewed. Then the controller is killed for good.
+    trial.declare(&leased("6s"))?;
     wait("60")?;
-    killed(&trial, 1)?;
-    until(Duration::from_secs(20), || {
-        ensure!(log(&trial)? == "before\nafter /root" && stands(&trial)?.is_empty(), "{}", stands(&trial)?);
-        Ok(())
-    })?;
+    killed(&trial, 9)?;
+    until(Duration::from_secs(15), || over(&trial, "before\nafter /root"))?;
     // What the reversal started outlives its unit.
     lab.ssh(&address, ["sh", "-c", "kill -0 $(cat /root/left) && kill $(cat /root/left)"])?;
-    trial.says("abort tiny", 0)?;
-    ensure!(stands(&trial)?.is_empty(), "{}", stands(&trial)?);
-    Ok(())
-}
 
-#[test]
-fn a_guest_that_reboots_takes_back_what_nobody_renews() -> Result<()> {
-    let trial = Trial::tiny()?;
-    let (lab, address) = (&trial.lab, trial.address());
-    trial.declare(&leased("20s"))?;
-    lab.ssh(&address, ["sh", "-c", "echo 60 > /root/wait"])?;
+    // Whoever comes later finds it gone, and makes it again for what is left to be done. In the end nothing of it is there.
+    wait("0")?;
+    let said = trial.says("resume tiny", 0)?;
+    ensure!(said.stderr.contains("took it back by itself"), "{said}");
+    over(&trial, "before\nafter /root\nbefore\nafter /root")?;
+    // Nor in the clone, whose copy had it: it does not take back what was done to the original.
+    let clone = trial.clone_address();
+    until(Duration::from_secs(10), || {
+        let look = "ls /var/lib/upgradectl/leased /etc/systemd/system | grep -c leased; true";
+        ensure!(lab.ssh(&clone, ["sh", "-c", look])? == "0");
+        Ok(())
+    })?;
+    ensure!(lab.ssh(&clone, ["cat", "/root/log"])? == "before\nafter /root\nbefore");
+    trial.says("abort tiny", 0)?;
+
+    // The guest goes down before its time has come.
+    lab.ssh(&address, ["rm", "/root/log"])?;
+    trial.declare(&leased("12s"))?;
+    wait("60")?;
     killed(&trial, 0)?;
     lab.virsh(["destroy", "tiny"])?;
     ensure!(trial.root().join("root/paused").exists(), "it was taken back before the reboot");
     trial.start()?;
-    until(Duration::from_secs(40), || {
-        ensure!(log(&trial)? == "before\nafter /root" && stands(&trial)?.is_empty(), "{}", stands(&trial)?);
-        Ok(())
-    })?;
-    // Whoever comes later finds it gone, and makes it again for what is left to be done.
-    lab.ssh(&address, ["sh", "-c", "echo 0 > /root/wait"])?;
-    let said = trial.says("resume tiny", 0)?;
-    ensure!(said.stderr.contains("took it back by itself"), "{said}");
-    ensure!(log(&trial)? == "before\nafter /root\nbefore\nafter /root", "{}", log(&trial)?);
-    ensure!(stands(&trial)?.is_empty(), "{}", stands(&trial)?);
-    trial.says("abort tiny", 0).map(drop)
+    until(Duration::from_secs(30), || over(&trial, "before\nafter /root"))?;
+    trial.says("abort tiny", 0)?;
+    over(&trial, "before\nafter /root\nafter /root")
 }
