@@ -490,7 +490,7 @@ fn times_are_told_in_words() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
     /// The machine runs exactly the words that were declared, whatever they are.
     #[test]
     fn a_reversal_keeps_its_words(words in proptest::collection::vec("[^\0]{0,12}", 1..5), name in "[^\0]{0,12}") {
