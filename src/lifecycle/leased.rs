@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hypervisors::{GuestLink, Host, Hypervisor};
 
 use super::app::App;
+use super::gc::{Kind, Leftover};
 use super::preflight::Findings;
 use super::world;
 use crate::engine::{Op, Plan};
@@ -57,6 +58,34 @@ pub struct Left {
     pub standing: Standing,
     /// The run is known here, and over.
     pub closed: bool,
+}
+
+impl Left {
+    /// As what `gc` lists: a reversal that nobody will take away.
+    pub(super) fn leftover(&self, from_world: bool) -> Leftover {
+        let run = &self.standing.run;
+        let what = if self.standing.about.is_empty() { "a leased change" } else { &self.standing.about };
+        let known = match (self.closed, from_world) {
+            (true, _) => format!("{run} is over"),
+            (false, true) => format!("{run} is not known here"),
+            (false, false) => format!("{run} is not known here: another controller's, or the state directory was lost"),
+        };
+        let soon = match self.standing.left_s {
+            Some(left_s) => format!("carried out by itself in {} s", left_s.max(0)),
+            None => "never carried out by itself: its timer is gone".to_owned(),
+        };
+        Leftover {
+            host: self.place.clone(),
+            kind: Kind::Reversal,
+            object: self.standing.id.clone(),
+            run: run.clone(),
+            role: None,
+            size_bytes: None,
+            removable: self.closed || from_world,
+            why: format!("{known}; {what}; {soon}"),
+            volume: None,
+        }
+    }
 }
 
 impl App {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::lab::look::until;
+use integration::verb::event;
 
-use super::trial::{QUICK, Trial, event};
+use super::trial::{QUICK, Trial};
 
 /// A pair in the original around `clone`, leased for so long; `wait` holds the verb up right after it.
 fn leased(lease: &str) -> String {
