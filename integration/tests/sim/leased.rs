@@ -32,7 +32,8 @@ after = ["/watcher", "resume"]
 lease = "10m"
 "#;
 
-const LONG: Duration = Duration::from_secs(11 * 60);
+/// More than its time.
+pub const LONG: Duration = Duration::from_secs(11 * 60);
 const SHORT: Duration = Duration::from_secs(8 * 60);
 
 fn paused(bench: &Bench) -> bool {
@@ -61,7 +62,7 @@ fn killed(more: &str) -> (Bench, Picture) {
 }
 
 /// What the world does without latency is done when it is asked for.
-fn at_once<T>(work: impl Future<Output = T>) -> T {
+pub fn at_once<T>(work: impl Future<Output = T>) -> T {
     match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => done,
         Poll::Pending => panic!("it waits"),
