@@ -37,8 +37,6 @@ struct Lot<'a> {
     before: Picture,
     volumes: usize,
     kills: BTreeMap<String, usize>,
-    /// What was done, for a failure.
-    done: Vec<String>,
 }
 
 /// Where a guest's root is, by its definition.
@@ -53,7 +51,7 @@ impl<'a> Lot<'a> {
         let before = Picture::of(&trial.lab, "tiny", &root(trial)?)?;
         let volumes = subvolumes(&trial.lab)?.len();
         let (rng, lengths, kills) = (Rng::with_seed(seed), BTreeMap::new(), BTreeMap::new());
-        let lot = Lot { trial, rng, lengths, generation: 0, before, volumes, kills, done: Vec::new() };
+        let lot = Lot { trial, rng, lengths, generation: 0, before, volumes, kills };
         lot.declare()?;
         Ok(lot)
     }
@@ -73,7 +71,7 @@ impl<'a> Lot<'a> {
     /// Runs a command to its end.
     fn whole(&mut self, line: &str) -> Result<i32> {
         let (code, events) = self.trial.begin(line)?.end()?;
-        self.done.push(format!("{line} [{code}]"));
+        eprintln!("{line}: {code}");
         if code == 0 {
             self.lengths.insert(first(line).to_owned(), events.len());
         }
@@ -90,10 +88,10 @@ impl<'a> Lot<'a> {
         std::thread::sleep(wait);
         let over = going.kill_or_end()?.map(|(code, _)| code);
         match over {
-            Some(code) => self.done.push(format!("{line} [{code}, too late after {pass} events]")),
+            Some(code) => eprintln!("{line}: {code}, too late after {pass} events"),
             None => {
                 *self.kills.entry(verb.to_owned()).or_default() += 1;
-                self.done.push(format!("{line} [killed {wait:?} after {pass} events]"));
+                eprintln!("{line}: killed {wait:?} after {pass} events");
             }
         }
         Ok(over)
@@ -197,10 +195,11 @@ fn first(line: &str) -> &str {
 fn controllers_killed_by_lot_lose_nothing() -> Result<()> {
     let seed = asked("UPGRADECTL_SEED").unwrap_or_else(|| Rng::new().u64(..));
     let kills = asked("UPGRADECTL_KILLS").unwrap_or(KILLS);
+    eprintln!("UPGRADECTL_SEED={seed}");
     let trial = Trial::tiny()?;
     let mut lot = Lot::new(&trial, seed)?;
     let ended = lot.play(kills);
-    eprintln!("UPGRADECTL_SEED={seed}: {:?}\n{}", lot.kills, lot.done.join("\n"));
+    eprintln!("kills by verb: {:?}", lot.kills);
     let survived = lot.struck() - usize::from(ended.is_err());
     crash::count_ends(env!("CARGO_TARGET_TMPDIR"), End::Kills, "native", lot.struck(), survived)?;
     ended

@@ -272,6 +272,10 @@ impl Ground {
             return;
         }
         self.both_ways(&about);
+        if self.bench.path("kept/struck").exists() {
+            self.bench.back_to("struck");
+            self.state_lost(&about);
+        }
     }
 
     /// The state directory is gone with the controller: `gc --from-world` removes what only the run needed, and leaves
@@ -361,8 +365,6 @@ impl Ground {
         if self.bench.path("kept/struck").exists() {
             self.bench.back_to("struck");
             self.backward(&format!("{about}, backward"));
-            self.bench.back_to("struck");
-            self.state_lost(about);
         }
     }
 }
