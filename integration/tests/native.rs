@@ -18,6 +18,8 @@ mod interruptions;
 mod kills;
 #[path = "native/lab.rs"]
 mod lab;
+#[path = "native/leased.rs"]
+mod leased;
 #[path = "native/lifecycle.rs"]
 mod lifecycle;
 #[path = "native/mail.rs"]

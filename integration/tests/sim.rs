@@ -18,6 +18,8 @@ mod hooks;
 mod instants;
 #[path = "sim/kernel.rs"]
 mod kernel;
+#[path = "sim/leased.rs"]
+mod leased;
 #[path = "sim/light.rs"]
 mod light;
 #[path = "sim/matrix.rs"]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::event::{Emitter, ErrorInfo, EventBody, StepInfo, StepOutcome};
 use super::guarded::{Answer, Work, guarded};
 use super::history::{self, Status, StepHistory};
+use super::standing::take_up;
 use super::undo::{OnRequest, on_request, undo_plan};
 use super::{OnFailure, Op, Plan, PlanStep};
 use crate::journal::{EventKind, Journal, JournalError, Lease, Stuck};
@@ -103,6 +104,11 @@ impl Engine {
                     past.status = Status::Intended;
                     redo[index] = true;
                 }
+            }
+        }
+        if work_left {
+            for index in take_up(&self.world, &self.emit, plan, &histories).await {
+                histories[index].status = Status::Intended;
             }
         }
         for (index, step) in plan.steps.iter().enumerate() {

@@ -19,6 +19,7 @@ mod guarded;
 pub mod history;
 pub mod lease;
 pub mod plan;
+mod standing;
 mod undo;
 
 pub use event::{Emitter, ErrorInfo, Event, EventBody, Sink};

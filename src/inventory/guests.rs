@@ -8,6 +8,9 @@ use super::model::*;
 use super::read::{Item, Place, Problems, Section, absolute_path, did_you_mean};
 use super::values::{AddressWish, Allowed, Size, parse_bytes};
 
+/// Shortest and longest time that a change can be leased for, in seconds.
+const LEASE_S: (u64, u64) = (5, 24 * 3600);
+
 /// Host names that exist, for references.
 pub(super) struct Known<'a> {
     pub hosts: &'a [String],
@@ -287,7 +290,23 @@ fn hook_around(around: &Item<'_>, section: &Section<'_>) -> Option<HookTime> {
     if before.is_none() && after.is_none() {
         section.problem("has neither before nor after", Some("before = [\"program\", \"argument\"]"));
     }
-    Some(HookTime::Around { verbs, before, after })
+    let lease_s = section.get("lease").and_then(|item| lease(&item, after.is_some()));
+    Some(HookTime::Around { verbs, before, after, lease_s })
+}
+
+/// Seconds that a change stands which nobody renews.
+fn lease(item: &Item<'_>, after: bool) -> Option<u64> {
+    if !after {
+        item.problem(
+            "there is nothing to take back: it needs an after",
+            Some("after = [\"program\", \"argument\"]".into()),
+        );
+    }
+    let (least, most) = LEASE_S;
+    item.parse(|text| match super::values::parse_duration(text)?.as_secs() {
+        seconds if (least..=most).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("{text:?} is not between {least}s and {}h", most / 3600)),
+    })
 }
 
 fn hook_at(at: &Item<'_>, section: &Section<'_>) -> Option<HookTime> {

@@ -430,6 +430,9 @@ pub enum HookTime {
         before: Option<Vec<String>>,
         /// Command after the verb, whatever became of it.
         after: Option<Vec<String>>,
+        /// Its machine runs `after` by itself, once the controller has not been heard of for so many seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease_s: Option<u64>,
     },
     /// A step like any other, before or after a verb.
     At {

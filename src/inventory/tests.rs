@@ -272,6 +272,24 @@ name = "no way back"
 on = "host"
 at = "volumes"
 run = ["true"]
+[[guests.web.hooks]]
+name = "nothing to lease"
+on = "host"
+around = ["clone"]
+before = ["true"]
+lease = "10m"
+[[guests.web.hooks]]
+name = "too short"
+on = "host"
+around = ["clone"]
+after = ["true"]
+lease = "4s"
+[[guests.web.hooks]]
+name = "not around"
+on = "host"
+at = "after-clone"
+run = ["true"]
+lease = "10m"
 "#
     ));
 }

@@ -13,6 +13,7 @@ use super::error::{Failure, exit};
 use super::facts::Facts;
 use super::held::Held;
 pub use super::invocation::{Finish, Front, Options};
+use super::leased;
 use super::page::Proposal;
 use super::placement;
 use super::preflight::{self, Finding, Findings, Verdict};
@@ -245,6 +246,7 @@ impl App {
             return Err(refused("clone", &guest, finding));
         }
         let (plan, page) = planned?;
+        leased::check(&plan, &self.platforms(&record)?, Some(&link), &mut findings).await;
         let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
         if let Some(finish) = self.approve(&proposal, options, emit)? {
             return Ok(finish);

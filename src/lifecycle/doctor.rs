@@ -19,6 +19,7 @@ use super::record::RunFacts;
 use crate::inventory::values::AddressWish;
 use crate::inventory::{GuestSpec, HostSpec, HypervisorKind, SnapshotPolicy, Strategy};
 use crate::journal::{Journal, RunRecord};
+use crate::steps::leased::{DIRECTORY, standing};
 
 /// Less free space than this for the journal is refused, in bytes.
 const STATE_BYTES: u64 = 64 << 20;
@@ -263,6 +264,15 @@ impl App {
         link.known_hosts = self.scratch.join(format!("known_hosts.{}", spec.name));
         write_private(&link.known_hosts, &crate::guest::keys::known_hosts(&spec.name, &facts.host_keys))?;
         preflight::for_clone(&facts, &addressing, strategy, true, &link, findings).await?;
+        // There is no open run whose it could be.
+        let guest = facts.hypervisor.guest(&link)?;
+        for left in standing(&*guest).await.unwrap_or_default() {
+            let when =
+                left.left_s.map_or("its timer is gone".to_owned(), |left_s| format!("due in {} s", left_s.max(0)));
+            let detail = format!("a change of {} stands that is to be taken back ({when}): {}", left.run, left.about);
+            let remedy = format!("take it back there: sh {DIRECTORY}/{}/tick now", left.id);
+            warn(findings, "lease", detail, remedy);
+        }
         let wishes = CloneWishes {
             freeze: None,
             hostname: None,

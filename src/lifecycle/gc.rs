@@ -18,6 +18,7 @@ use super::judge::{Known, Marked, Survey, guest_of, judge, place};
 use super::record::RunFacts;
 use crate::engine::{ErrorInfo, lease};
 use crate::journal::{EventKind, RunRecord};
+use crate::steps::leased::{carry_out, standing};
 
 /// What is asked of `gc`.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +41,8 @@ pub enum Kind {
     Definition,
     /// A volume, or what is left of one.
     Volume,
+    /// What takes back a change that a run made of a host, and that is to be carried out.
+    Reversal,
 }
 
 /// A marked object that belongs to no open run.
@@ -49,12 +52,12 @@ pub struct Leftover {
     pub host: String,
     /// What it is.
     pub kind: Kind,
-    /// Name of the guest, or path of the volume.
+    /// Name of the guest, path of the volume, or id of the reversal.
     pub object: String,
     /// Run by its mark.
     pub run: String,
-    /// Role by its mark.
-    pub role: Role,
+    /// Role by its mark; a reversal has none.
+    pub role: Option<Role>,
     /// Bytes in use, where that is cheap to know.
     pub size_bytes: Option<u64>,
     /// Whether `gc` removes it.
@@ -105,6 +108,8 @@ impl App {
             }
             collected.found.extend(found);
         }
+        let left = self.left_leased(&runs).await;
+        collected.found.extend(left.iter().map(|one| one.leftover(from_world)));
         let told = |(host, Failure(error)): (String, Failure)| {
             format!("{host}: {}: {}", error.message, error.causes.join(": "))
         };
@@ -157,7 +162,30 @@ impl App {
                 }
             }
         }
+        let reversals = chosen.iter().filter(|one| one.kind == Kind::Reversal);
+        if let Err(Failure(mut error)) = self.carry_out(reversals, &mut collected.removed).await {
+            error.code = exit::UNTIDY;
+            collected.exit_code = exit::UNTIDY;
+            collected.error.get_or_insert(error);
+        }
         Ok(collected)
+    }
+
+    /// Carries reversals out, those that still stand: with that they are gone.
+    async fn carry_out(
+        &self,
+        chosen: impl Iterator<Item = &Leftover>,
+        removed: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        for one in chosen {
+            let machine =
+                self.machine(&one.host).ok_or_else(|| Failure::new(exit::BUG, format!("reach {}", one.host)))?;
+            if standing(&*machine).await?.iter().any(|standing| standing.id == one.object) {
+                carry_out(&*machine, &one.object).await?;
+            }
+            removed.push(one.object.clone());
+        }
+        Ok(())
     }
 
     /// Removes what was chosen on one host, of one kind, after a fresh look.

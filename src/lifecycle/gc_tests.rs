@@ -63,7 +63,7 @@ impl Lab {
 
 /// What of the found may go: kind and role.
 fn removable(collected: &Collected) -> Vec<(Kind, Role)> {
-    collected.found.iter().filter(|one| one.removable).map(|one| (one.kind, one.role)).collect()
+    collected.found.iter().filter(|one| one.removable).filter_map(|one| Some((one.kind, one.role?))).collect()
 }
 
 pub(super) const CLONED: [(Verb, State); 1] = [(Verb::Clone, State::Cloned)];
@@ -117,7 +117,7 @@ async fn production_is_never_offered_and_can_be_adopted() {
     assert_eq!(gone, [(Kind::Volume, Role::Detached), (Kind::Volume, Role::Original)], "{done:?}");
     assert!(done.removed.contains(&original));
     assert_eq!(sim.power("mercure").await.unwrap(), Power::On);
-    let production: Vec<_> = done.found.iter().filter(|one| one.role == Role::Production).cloned().collect();
+    let production: Vec<_> = done.found.iter().filter(|one| one.role == Some(Role::Production)).cloned().collect();
     assert_eq!(production.len(), 2);
     for one in production {
         assert!(!one.removable && one.why.contains("--adopt"), "{one:?}");
@@ -139,9 +139,9 @@ async fn an_original_that_may_be_all_that_is_left_stays() {
     let text = r#"{"name": "mercure", "disks": [{"name": "/srv/mail", "volume": "mercure-mail"}]}"#.to_owned();
     sim.define(&Definition { name: "mercure".into(), text }).await.unwrap();
     let done = lab.gc(true).await;
-    let original = done.found.iter().find(|one| one.role == Role::Original).unwrap();
+    let original = done.found.iter().find(|one| one.role == Some(Role::Original)).unwrap();
     assert!(!original.removable && original.why.contains("all that is left"), "{original:?}");
-    assert!(done.found.iter().filter(|one| one.role == Role::Production).all(|one| !one.removable));
+    assert!(done.found.iter().filter(|one| one.role == Some(Role::Production)).all(|one| !one.removable));
 }
 
 /// A restoring that was cut off left its marks on the data itself, and the definition does not name it any more.

@@ -17,12 +17,13 @@ use super::preflight::{Finding, Findings, Verdict};
 use super::record::{RunFacts, Verification};
 use super::state::{State, Verb};
 use super::step_log::StepLog;
-use super::{commit, in_place, promote, upgrade, verify, world};
+use super::{commit, in_place, leased, promote, upgrade, verify, world};
 use crate::engine::history::Status;
 use crate::engine::{Emitter, Ended, Engine, ErrorInfo, EventBody, Op, Plan, Report};
 use crate::guest::Tree;
 use crate::inventory::{GuestSpec, IfCheckFails, Strategy};
 use crate::journal::{EventKind, Journal, Lease, RunRecord};
+use crate::steps::leased::Keeper;
 use crate::steps::{Action, StepRef, World, carry, files};
 use crate::verify::{Report as CheckReport, Side};
 
@@ -202,7 +203,9 @@ impl Held<'_> {
         findings: Vec<Finding>,
         options: &Options,
     ) -> Result<Finish, Failure> {
-        let proposal = Proposal { plan, page, findings, manners: self.app.manners() };
+        let mut findings = Findings(findings);
+        leased::check(&plan, &self.app.platforms(&self.record)?, None, &mut findings).await;
+        let proposal = Proposal { plan, page, findings: findings.0, manners: self.app.manners() };
         if let Some(finish) = self.app.approve(&proposal, options, &self.emit)? {
             return Ok(finish);
         }
@@ -242,7 +245,7 @@ impl Held<'_> {
 
     /// The world that this run's steps work on.
     pub(super) fn world(&self, options: &Options) -> Result<World, Failure> {
-        let emit = self.emit.clone();
+        let (emit, warn) = (self.emit.clone(), self.emit.clone());
         Ok(World {
             hypervisors: self.app.platforms(&self.record)?,
             controller: world::controller(),
@@ -253,6 +256,7 @@ impl Held<'_> {
             observer: self.observer(),
             last: Value::Null,
             decision: options.decision,
+            leased: Arc::new(Keeper::new(move |message| warn.warning(message))),
             stop: self.app.stop.clone(),
         })
     }

@@ -28,9 +28,9 @@ impl<'a> Hooks<'a> {
     /// this point.
     pub fn before(&self, verb: Verb) -> Vec<PlanStep> {
         let around = self.spec.hooks.iter().filter_map(|hook| match &hook.when {
-            HookTime::Around { verbs, before, after } if verbs.contains(&verb) => {
+            HookTime::Around { verbs, before, after, lease_s } if verbs.contains(&verb) => {
                 let argv = before.clone().unwrap_or_else(|| vec!["true".into()]);
-                let step = self.step(hook, &argv, after.as_ref());
+                let step = Step { lease_s: *lease_s, ..self.step(hook, &argv, after.as_ref()) };
                 let step = PlanStep::new(Stage::Announce, step, 1.0).temporary();
                 let step = if hook.on == HookPlace::Clone { step.clone_side() } else { step };
                 Some(step.on_failure(failure(verb, HookPoint::Before)))
@@ -107,6 +107,7 @@ impl<'a> Hooks<'a> {
             argv: argv.iter().map(|word| self.fill(word)).collect(),
             undo: undo.map(|argv| argv.iter().map(|word| self.fill(word)).collect()),
             timeout_s: hook.timeout_s.unwrap_or(600),
+            lease_s: None,
         }
     }
 

@@ -185,7 +185,7 @@ pub(super) fn judge(survey: &Survey, known: &dyn Fn(&str) -> Known, from_world: 
             kind,
             object,
             run: mark.run.clone(),
-            role: mark.role,
+            role: Some(mark.role),
             size_bytes: None,
             removable,
             why,

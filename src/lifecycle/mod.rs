@@ -34,6 +34,7 @@ pub mod init;
 pub mod interrupted;
 pub mod invocation;
 mod judge;
+pub mod leased;
 pub mod live;
 pub mod log;
 pub mod memory;

@@ -198,6 +198,7 @@ async fn a_resumed_plan_looks_again_who_runs() {
         verbs: vec![crate::inventory::Verb::Promote],
         before: None,
         after: Some(vec!["test".into(), "-e".into(), flag.display().to_string()]),
+        lease_s: None,
     };
     let hook = Hook { name: "watcher".into(), on: HookPlace::Controller, when: around, timeout_s: None };
     lab.app.inventory.guests.get_mut("mercure").unwrap().hooks.push(hook);

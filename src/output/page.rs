@@ -31,6 +31,7 @@ pub fn plan(proposal: &Proposal, look: Look) -> String {
         text.push('\n');
     }
     text.push_str(&steps(plan, manners, look));
+    text.push_str(&promises(plan));
     text.push_str(&format!("{}  Plan {}.\n", outage(plan), plan.digest()));
     text
 }
@@ -54,6 +55,10 @@ pub fn approval(proposal: &Proposal, look: Look) -> String {
     }
     if look.verbose || page.rows.is_empty() {
         text.push_str(&format!("{}\n", steps(plan, manners, look)));
+    }
+    let promises = promises(plan);
+    if !promises.is_empty() {
+        text.push_str(&format!("{promises}\n"));
     }
     let irreversible = (0..plan.steps.len()).filter(|index| plan.irreversible(*index)).count();
     if irreversible > 0 {
@@ -139,6 +144,13 @@ fn steps(plan: &Plan, manners: &Manners, look: Look) -> String {
         }
     }
     text
+}
+
+/// What is taken back by machines themselves.
+fn promises(plan: &Plan) -> String {
+    let made = plan.steps.iter().filter(|step| matches!(step.op, Op::Do(_)));
+    let leased = made.filter_map(|step| step.op.action().step().leased());
+    leased.map(|leased| hanging("  ", &printable(&leased.promise()))).collect()
 }
 
 fn details(text: &mut String, op: &Op, manners: &Manners) {

@@ -32,9 +32,15 @@ pub fn found(found: &Collected) -> String {
         let kind = match one.kind {
             Kind::Definition => "definition",
             Kind::Volume => "volume",
+            Kind::Reversal => "reversal",
+        };
+        let verb = match (one.removable, one.kind) {
+            (true, Kind::Reversal) => "run",
+            (true, _) => "remove",
+            (false, _) => "keep",
         };
         rows.push(vec![
-            if one.removable { "remove" } else { "keep" }.to_owned(),
+            verb.to_owned(),
             kind.to_owned(),
             one.size_bytes.map(bytes).unwrap_or_default(),
             printable(&format!("{} on {}: {}", one.object, one.host, one.why)),

@@ -391,6 +391,7 @@ mod tests {
                 observer: Arc::new(|_| {}),
                 last: Value::Null,
                 decision: None,
+                leased: Arc::new(crate::steps::leased::Keeper::new(|_| ())),
                 stop: Arc::new(AtomicBool::new(false)),
             };
             let volume = VolumeRef { kind: VolumeKind::LvmThick, path: image };

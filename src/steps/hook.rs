@@ -3,29 +3,15 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hypervisors::Change;
 use hypervisors::host::Command;
-use hypervisors::{Change, GuestLink};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::leased::Leased;
 use super::{Done, Probe, Step, StepError, World};
 
-/// Where a hook runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Place {
-    /// The machine upgradectl runs on.
-    Controller,
-    /// The host of the guest.
-    Host(String),
-    /// Inside a running guest.
-    Guest {
-        /// Inventory host.
-        host: String,
-        /// How to get in.
-        link: GuestLink,
-    },
-}
+pub use super::place::Place;
 
 /// A command declared in the inventory. Its undo is the declared one (for a pair: the second half).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,15 +26,14 @@ pub struct Hook {
     pub undo: Option<Vec<String>>,
     /// Time-out in seconds.
     pub timeout_s: u64,
+    /// Its undo is carried out by the machine itself, once the engine has not been heard of for so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_s: Option<u64>,
 }
 
 impl Hook {
     async fn run(&self, world: &World, argv: &[String]) -> Result<Done, StepError> {
-        let host = match &self.place {
-            Place::Controller => world.controller.clone(),
-            Place::Host(host) => world.hypervisor(host)?.host(),
-            Place::Guest { host, link } => world.hypervisor(host)?.guest(link)?,
-        };
+        let host = self.place.of(world)?;
         let command = Command::new(argv.to_vec()).timeout(Duration::from_secs(self.timeout_s));
         host.run(&command).await?.checked(format!("run hook {}", self.name), &command)?;
         Ok(Change::Changed.into())
@@ -58,12 +43,7 @@ impl Hook {
 #[async_trait]
 impl Step for Hook {
     fn title(&self) -> String {
-        let place = match &self.place {
-            Place::Controller => "the controller".to_owned(),
-            Place::Host(host) => host.clone(),
-            Place::Guest { link, .. } => link.name.clone(),
-        };
-        format!("run the hook {} on {place}", self.name)
+        format!("run the hook {} on {}", self.name, self.place.word())
     }
     fn undo_title(&self) -> String {
         self.undo.as_ref().map_or_else(|| "-".into(), |argv| argv.join(" "))
@@ -80,14 +60,36 @@ impl Step for Hook {
             Place::Controller | Place::Guest { .. } => self.argv.clone(),
         }]
     }
+    fn leased(&self) -> Option<Leased> {
+        Some(Leased {
+            name: self.name.clone(),
+            place: self.place.clone(),
+            reversal: self.undo.clone()?,
+            seconds: self.lease_s?,
+            limit_s: self.timeout_s,
+        })
+    }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         // A foreign command cannot be looked at: it is run, and running it twice must be harmless (documented).
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        self.run(world, &self.argv).await
+        let Some(leased) = self.leased() else { return self.run(world, &self.argv).await };
+        let done = Done::new(Change::Changed);
+        Ok(match leased.make(world, &self.argv).await? {
+            Ok(()) => done,
+            Err(why) => done.warn(format!(
+                "{}: {} cannot take it back by itself ({why}): without the controller, nobody does",
+                self.name,
+                self.place.word()
+            )),
+        })
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        if let Some(leased) = self.leased() {
+            leased.take_back(world).await?;
+            return Ok(Change::Changed.into());
+        }
         match &self.undo {
             Some(argv) => self.run(world, argv).await,
             None => Ok(Change::Unchanged.into()),

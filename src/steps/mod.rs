@@ -14,8 +14,10 @@ pub mod files;
 pub mod freeze;
 pub mod fsck;
 pub mod hook;
+pub mod leased;
 pub mod left;
 pub mod net;
+pub mod place;
 pub mod queues;
 pub mod services;
 pub mod shown;
@@ -198,6 +200,8 @@ pub struct World {
     pub last: Value,
     /// What the operator decided about an object that someone else changed.
     pub decision: Option<Side>,
+    /// Renews the changes that their own machines take back by themselves.
+    pub leased: Arc<leased::Keeper>,
     /// Set when the operator asked to stop after the step in hand.
     pub stop: Arc<std::sync::atomic::AtomicBool>,
 }
@@ -230,9 +234,7 @@ impl fmt::Debug for World {
 impl World {
     /// The platform of a host.
     pub fn hypervisor(&self, host: &str) -> Result<&Arc<dyn Hypervisor>, StepError> {
-        self.hypervisors.get(host).ok_or_else(|| {
-            StepError::failed(format!("host {host} is not in the inventory any more"), "put it back into the inventory")
-        })
+        known(&self.hypervisors, host)
     }
     /// Text stored under a SHA-256.
     pub fn recall_text(&self, sha256: &str) -> Result<String, StepError> {
@@ -242,6 +244,16 @@ impl World {
     pub fn progress(&self, what: impl Into<String>, fraction: Option<f64>) {
         (self.progress)(what.into(), fraction);
     }
+}
+
+/// The platform of a host, among these.
+fn known<'a>(
+    hypervisors: &'a BTreeMap<String, Arc<dyn Hypervisor>>,
+    host: &str,
+) -> Result<&'a Arc<dyn Hypervisor>, StepError> {
+    hypervisors.get(host).ok_or_else(|| {
+        StepError::failed(format!("host {host} is not in the inventory any more"), "put it back into the inventory")
+    })
 }
 
 /// How a kind of step is probed, applied and undone.
@@ -267,6 +279,10 @@ pub trait Step: Send + Sync {
     }
     /// The change of files it makes, as a unified diff, if it can be told beforehand.
     fn diff(&self) -> Option<String> {
+        None
+    }
+    /// The change that is taken back by its own machine, where nobody is left to do it.
+    fn leased(&self) -> Option<leased::Leased> {
         None
     }
     /// Looks at the world.

@@ -309,6 +309,7 @@ mod tests {
             observer: Arc::new(|_| ()),
             last: Value::Null,
             decision: None,
+            leased: Arc::new(crate::steps::leased::Keeper::new(|_| ())),
             stop: Arc::new(AtomicBool::new(false)),
         };
         (sim, world, link)

@@ -2,11 +2,13 @@
 //! that has to be expected.
 
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::commands::{Inside, is_freeze, only_looks};
 use super::host;
+use super::leased;
 use super::tree;
 use super::world::{Locked, Sim, read_bounded};
 use crate::host::{Command, Job, JobStatus, Output, Stdout};
@@ -43,6 +45,7 @@ impl SimGuest {
         }
         inside.world.settle_jobs(&guest, &inside.parsed, &inside.runtime, false)?;
         inside.runtime = inside.world.runtime(&guest)?;
+        inside.settle_leased(Duration::ZERO)?;
         Ok(inside)
     }
 
@@ -93,13 +96,16 @@ impl Host for SimGuest {
         if command.argv.iter().any(|word| word == "--wait") {
             self.wait_for_boot(command).await?;
         }
-        let object = self.object(&command.argv.join(" "));
+        let object = self.object(&leased::shown(&command.argv));
         let act = |world: &mut Locked| {
             let writes = !only_looks(&command.argv) && !is_freeze(&command.argv);
             let mut inside = if writes { self.enter_to_write(world)? } else { self.enter(world)? };
             // A fault that strikes half-way leaves half of an upgrade; other commands have no halves.
             inside.half = inside.world.fault.is_some();
-            let output = inside.run(&command.argv)?;
+            let output = match leased::asked(&command.argv) {
+                Some(asked) => inside.leased(asked, &command.stdin)?,
+                None => inside.run(&command.argv)?,
+            };
             inside.world.midpoint(&format!("run {}", command.program()))?;
             Ok(output)
         };

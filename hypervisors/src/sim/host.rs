@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::leased;
 use super::tree;
-use super::world::{Sim, read_bounded, replace};
+use super::world::{Locked, Sim, read_bounded, replace};
 use crate::host::{Command, Job, JobStatus, Output};
 use crate::{Cause, Change, Error, Host, Result};
 
@@ -42,28 +44,19 @@ impl Host for SimHost {
         true
     }
     async fn run(&self, command: &Command) -> Result<Output> {
-        let line: String = command.argv.join(" ").chars().take(200).collect();
-        self.sim
-            .effect("host.run", &line, |world| {
-                let said = |text: String| Output { stdout: text.into_bytes(), ..Output::default() };
-                match command.program() {
-                    "true" => return Ok(said(String::new())),
-                    "false" => return Ok(Output { status: 1, ..Output::default() }),
-                    "echo" => return Ok(said(command.argv[1..].join(" ") + "\n")),
-                    _ => {}
-                }
-                let doing = format!("run {}", command.program());
-                let program = Path::new(command.argv.first().map_or("", String::as_str));
-                let script = tree::resolve(&world.sim.hostfs(), program, true)
-                    .and_then(|path| read_bounded(&path, 1 << 20))
-                    .ok()
-                    .flatten();
-                let Some(script) = script else { return Err(Error::not_found(doing, "there is no such program")) };
-                let text = String::from_utf8_lossy(&script);
-                let status = text.lines().find_map(|line| line.trim().strip_prefix("exit ")?.trim().parse().ok());
-                Ok(Output { status: status.unwrap_or(0), ..Output::default() })
-            })
-            .await
+        let line: String = leased::shown(&command.argv).chars().take(200).collect();
+        let act = |world: &mut Locked| {
+            world.settle_host_leased(Duration::ZERO)?;
+            match leased::asked(&command.argv) {
+                Some(asked) => world.host_leased(asked, command),
+                None => program(world, &command.argv),
+            }
+        };
+        if leased::only_looks(&command.argv) {
+            self.sim.observe("host.run", &line, act).await
+        } else {
+            self.sim.effect("host.run", &line, act).await
+        }
     }
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         self.sim
@@ -96,6 +89,29 @@ impl Host for SimHost {
     async fn job_output(&self, _id: &str, _from: u64) -> Result<Vec<u8>> {
         self.no_jobs()
     }
+}
+
+/// Runs one of the machine's few programs.
+pub(super) fn program(world: &mut Locked, argv: &[String]) -> Result<Output> {
+    let said = |text: String| Output { stdout: text.into_bytes(), ..Output::default() };
+    let first = argv.first().map_or("", String::as_str);
+    match first.rsplit('/').next().unwrap_or(first) {
+        "true" => return Ok(said(String::new())),
+        "false" => return Ok(Output { status: 1, ..Output::default() }),
+        "echo" => return Ok(said(argv[1..].join(" ") + "\n")),
+        _ => {}
+    }
+    let script = tree::resolve(&world.sim.hostfs(), Path::new(first), true)
+        .and_then(|path| read_bounded(&path, 1 << 20))
+        .ok()
+        .flatten();
+    let Some(script) = script else {
+        let name = first.rsplit('/').next().unwrap_or(first);
+        return Err(Error::not_found(format!("run {name}"), "there is no such program"));
+    };
+    let text = String::from_utf8_lossy(&script);
+    let status = text.lines().find_map(|line| line.trim().strip_prefix("exit ")?.trim().parse().ok());
+    Ok(Output { status: status.unwrap_or(0), ..Output::default() })
 }
 
 /// Replaces a file as [`Host::write_file`] promises, within a directory that exists or is made.

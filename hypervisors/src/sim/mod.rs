@@ -32,6 +32,7 @@ mod guest;
 mod host;
 mod hypervisor;
 mod jobs;
+mod leased;
 mod lvm;
 mod merge;
 mod net;

@@ -79,6 +79,8 @@ pub struct HostConfig {
     pub fsfreeze: bool,
     /// A frozen guest thaws by itself after so many milliseconds, whatever it was asked for.
     pub freeze_ms: Option<u64>,
+    /// The machine and its guests have timers: what is leased is taken back by itself.
+    pub timers: bool,
 }
 
 /// A package that cannot be configured until the operator mends the guest.
@@ -120,6 +122,7 @@ impl Default for HostConfig {
             package_bytes: 2 << 20,
             fsfreeze: true,
             freeze_ms: None,
+            timers: true,
         }
     }
 }

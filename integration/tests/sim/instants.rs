@@ -156,7 +156,8 @@ macro_rules! instants {
 
 instants! {
     every_instant;
-    of_a_clone: CLONE,
+    // With a hook whose reversal stands in the original meanwhile.
+    of_a_clone: CLONE_LEASED,
     of_an_upgrade: UPGRADE,
     of_a_verification: VERIFY,
     of_a_promotion: PROMOTE,

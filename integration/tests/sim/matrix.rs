@@ -1,11 +1,13 @@
 //! Every operation that a verb does to the world fails, and the controller is killed right after it: from there, both
 //! ways out. Which operations there are is taken from the trace of a good run, so none is forgotten.
 
+use hypervisors::Hypervisor as _;
 use hypervisors::sim::{How, TraceEntry};
 use hypervisors::storage::Copies;
 use integration::crash::{self, End, Figures};
 
 use crate::bench::{Bench, Ending as _, Picture};
+use crate::leased;
 
 /// Where a fault strikes.
 #[derive(Debug, Clone)]
@@ -19,6 +21,8 @@ pub struct Strike {
 pub struct Passage {
     /// Kind of volume and strategy; `None`: trees, by `snapshot`.
     pub on: Option<(Copies, &'static str)>,
+    /// What stands at the end of the inventory.
+    more: &'static str,
     pub verb: &'static str,
     /// Verbs before it, with the states they lead to.
     before: &'static [(&'static str, &'static str)],
@@ -29,9 +33,10 @@ pub struct Passage {
 }
 
 pub const CLONE: Passage =
-    Passage { on: None, verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
+    Passage { on: None, more: "", verb: "clone", before: &[], done: "cloned", failing: &[(1, "aborted"), (7, "")] };
 pub const UPGRADE: Passage = Passage {
     on: None,
+    more: "",
     verb: "upgrade",
     before: &[("clone", "cloned")],
     done: "upgraded",
@@ -39,6 +44,7 @@ pub const UPGRADE: Passage = Passage {
 };
 pub const VERIFY: Passage = Passage {
     on: None,
+    more: "",
     verb: "verify",
     before: &[("clone", "cloned"), ("upgrade", "upgraded")],
     done: "verified",
@@ -47,6 +53,7 @@ pub const VERIFY: Passage = Passage {
 const VERIFIED: &[(&str, &str)] = &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")];
 pub const PROMOTE: Passage = Passage {
     on: None,
+    more: "",
     verb: "promote",
     before: VERIFIED,
     done: "promoted",
@@ -56,15 +63,17 @@ const PROMOTED: &[(&str, &str)] =
     &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified"), ("promote", "promoted")];
 pub const ROLLBACK: Passage = Passage {
     on: None,
+    more: "",
     verb: "rollback",
     before: PROMOTED,
     done: "upgraded",
     failing: &[(4, "rolling_back"), (8, "rolling_back")],
 };
 pub const COMMIT: Passage =
-    Passage { on: None, verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
+    Passage { on: None, more: "", verb: "commit", before: PROMOTED, done: "committed", failing: &[(8, "committing")] };
 pub const ABORT: Passage = Passage {
     on: None,
+    more: "",
     verb: "abort",
     before: PROMOTED,
     done: "aborted",
@@ -72,6 +81,7 @@ pub const ABORT: Passage = Passage {
 };
 pub const ABORT_CLONE: Passage = Passage {
     on: None,
+    more: "",
     verb: "abort",
     before: &[("clone", "cloned")],
     done: "aborted",
@@ -86,6 +96,9 @@ pub const CLONE_ORIGIN: Passage = Passage {
     failing: &[(1, "aborted"), (7, ""), (8, "cloning")],
     ..CLONE
 };
+/// Something is changed in the original meanwhile, and its reversal stands there.
+pub const CLONE_LEASED: Passage =
+    Passage { more: leased::IN_ORIGINAL, failing: &[(1, "aborted"), (7, ""), (10, "cloned")], ..CLONE };
 /// The guest is frozen for the snapshot.
 pub const CLONE_THICK: Passage = Passage { on: Some((THICK, "snapshot")), ..CLONE };
 pub const PROMOTE_ORIGIN: Passage = Passage { on: Some((THIN, "origin")), ..PROMOTE };
@@ -135,7 +148,10 @@ pub struct Ground {
 
 impl Ground {
     pub fn new(passage: &'static Passage) -> Self {
-        let bench = passage.on.map_or_else(Bench::new, |(copies, strategy)| Bench::with_copies(copies, strategy));
+        let bench = match passage.on {
+            Some((copies, strategy)) => Bench::with_copies(copies, strategy),
+            None => Bench::with(passage.more),
+        };
         let first = bench.picture();
         for (verb, state) in passage.before {
             bench.good(verb, state);
@@ -263,19 +279,25 @@ impl Ground {
     }
 
     /// The state directory is gone with the controller: `gc --from-world` removes what only the run needed, and leaves
-    /// whatever production stands on; the rest can be adopted, and nothing that bears a mark is left then.
+    /// whatever production stands on; the rest can be adopted, and nothing that bears a mark is left then. What was leased
+    /// the machines take back themselves.
     fn state_lost(&self, about: &str) {
         let about = &format!("{about}, state lost");
         std::fs::remove_dir_all(self.bench.path("state")).unwrap();
+        if !self.passage.more.is_empty() {
+            self.bench.sim().tick(leased::LONG).unwrap();
+        }
         let after = self.collect(about);
         let only_beside = matches!(self.passage.verb, "clone" | "upgrade" | "verify");
         if only_beside && self.passage.on.is_none_or(|(_, strategy)| strategy == "snapshot") {
             let mut differs = self.first.difference(&after);
-            // Whoever is not there cannot wake it; but it is told.
+            // Whoever is not there cannot wake it; but it is told. Somebody does, and it goes on where it was.
             if after.0["power/mercure.json"].contains("power=\"paused\"") {
                 let said = self.bench.ctl_run(&["doctor"]);
                 assert!(said.stdout.contains("mercure is paused"), "{about}: {said}");
-                differs.retain(|line| !line.starts_with("  power/mercure.json:"));
+                leased::at_once(self.bench.sim().resume("mercure")).unwrap();
+                self.bench.sim().tick(leased::LONG).unwrap();
+                differs = self.first.difference(&self.bench.picture());
             }
             assert!(differs.is_empty(), "{about}: the world differs:\n{}", differs.join("\n"));
         }
@@ -406,6 +428,8 @@ strikes! {
     promote_is_killed_half_way: PROMOTE KillMid,
     promote_is_killed_before: PROMOTE KillBefore,
     clone_is_killed_half_way: CLONE KillMid,
+    leased_clone_fails: CLONE_LEASED Fail,
+    leased_clone_is_killed: CLONE_LEASED KillAfter,
     clone_loses_the_link: CLONE UnknownAfter,
     rollback_fails: ROLLBACK Fail,
     rollback_is_killed: ROLLBACK KillAfter,

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::definition::Parsed;
+use super::leased;
 use super::tree;
 use super::world::{HostConfig, Locked, Runtime, read_bounded};
 use crate::host::Output;
@@ -177,6 +178,7 @@ pub(super) fn only_looks(argv: &[String]) -> bool {
         "ip" => !["add", "replace", "del", "flush"].iter().any(|verb| args.contains(verb)),
         "dpkg" => args.contains(&"--audit") || args.contains(&"-C"),
         "apt-get" => args.contains(&"-s") || args.contains(&"--simulate"),
+        "sh" if leased::only_looks(argv) => true,
         "sh" if freeze::script(args).is_some_and(|words| words.first() == Some(&"can")) => true,
         "sh" | "env" | "touch" | "rm" | "rmdir" | "cp" | "mkdir" | "nft" | "iptables" | "ip6tables" => false,
         _ => true,
