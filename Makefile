@@ -2,6 +2,7 @@
 #   make demo        the whole story on a lab of this machine: a mail server goes from Debian 12 to 13
 #   make test        all tests; RING=unit|sim|native|dom0 for one ring; dom0: on an emulated Xen host
 #   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy
+#   make fuzz        libFuzzer on every parser, TIME=60 seconds each, with the nightly compiler; PARSERS="xl_cfg …" for some
 #   make lint        format, clippy, licences and advisories
 #   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some,
 #                    KEYS=xen for those on the emulated Xen host (the better part of an hour)
@@ -9,11 +10,12 @@
 #   make clean-lab   takes every lab down and removes its images: leaves nothing
 
 RING ?= all
+TIME ?= 60
 BIN := $(CURDIR)/target/debug/upgradectl
 CARGO := cargo
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: build lab lab-dom0 test soak lint demo bench clean-lab
+.PHONY: build lab lab-dom0 test soak fuzz lint demo bench clean-lab
 
 build:
 	integration/prerequisites build
@@ -40,6 +42,10 @@ test:
 
 soak:
 	$(MAKE) test RING=soak
+
+fuzz:
+	integration/prerequisites fuzz
+	integration/fuzz/run $(TIME) $(PARSERS)
 
 lint:
 	integration/prerequisites lint

@@ -16,8 +16,8 @@ mod command;
 mod driver;
 #[cfg(test)]
 mod fake;
-mod name;
-mod report;
+pub(crate) mod name;
+pub(crate) mod report;
 mod size;
 #[cfg(test)]
 mod tests;
