@@ -75,7 +75,7 @@ const HOSTILE: [&str; 12] = [
 ];
 
 /// Keys whose values become names of things, options of tools or parts of paths: none of these passes.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 16] = [
     "ssh.user",
     "ssh.address",
     "host",
@@ -91,8 +91,6 @@ const NAMES: [&str; 18] = [
     "url",
     "thumbprint",
     "part",
-    "query",
-    "rcpt",
     "parking",
 ];
 
@@ -182,7 +180,7 @@ fn every_string_is_refused_by_its_key_or_stays_one_string() {
         *at(&mut whole, key) = sound;
     }
     for (key, hostile) in &passed {
-        let name = NAMES.iter().any(|name| key.ends_with(&format!(".{name}")));
+        let name = !key.contains(".checks[") && NAMES.iter().any(|name| key.ends_with(&format!(".{name}")));
         assert!(!name, "{key} takes {hostile:?}");
     }
     // Words of commands take everything but a NUL.
