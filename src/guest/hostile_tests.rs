@@ -96,6 +96,8 @@ impl Guest {
         fs::write(root.join("var/spool/postfix/deferred/A1"), "mail").unwrap();
         let victim = outside.path().join("victim");
         fs::create_dir_all(victim.join("deferred")).unwrap();
+        // What is linked into a guest is the guest's to show.
+        fs::write(victim.join("linked"), "10.0.5.12 mercure\n").unwrap();
         for path in
             ["secret", "interfaces", "hosts", "deferred/B1", "ssh_host_ed25519_key.pub", "50.yaml", "stamp-x.timer"]
         {
@@ -175,8 +177,8 @@ const INSTEAD_OF_FILES: [(&str, Spoil); 16] = [
     ("10 GiB of nothing", |_, at| fs::File::create(at).unwrap().set_len(10 << 30).is_ok()),
     ("a directory", |_, at| fs::create_dir(at).and_then(|()| fs::write(at.join("x"), "x")).is_ok()),
     ("not text", |_, at| fs::write(at, b"\xff\xfe\0\x1b[2J").is_ok()),
-    ("one endless line", |_, at| fs::write(at, vec![b'a'; 1 << 20]).is_ok()),
-    ("a hard link", |guest, at| fs::hard_link(guest.victim().join("secret"), at).is_ok()),
+    ("one endless line", |_, at| fs::write(at, vec![b'a'; 16 << 10]).is_ok()),
+    ("a hard link", |guest, at| fs::hard_link(guest.victim().join("linked"), at).is_ok()),
     ("immutable", |_, at| {
         let written = fs::write(at, "10.0.5.12 mercure\n").is_ok();
         written && Command::new("chattr").arg("+i").arg(at).output().is_ok_and(|output| output.status.success())

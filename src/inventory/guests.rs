@@ -129,7 +129,8 @@ fn upgrade(section: Section<'_>) -> Option<UpgradeSpec> {
 }
 
 fn release(text: &str) -> Result<String, String> {
-    let sound = text.len() <= 40 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let sound = text.len() <= 40 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.bytes().all(known);
     if sound {
         Ok(text.to_owned())
     } else {
