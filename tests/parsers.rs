@@ -161,7 +161,8 @@ fn try_all(of: impl Fn(&str) -> bool, mutations: usize) {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
         let mutations = (0..mutations).map(|_| mutated(seeds, &mut dice));
         // One input for each parser that breaks.
-        let first = seeds.iter().cloned().chain(mutations).find_map(|input| scratch.run(target.name, target.run, &input).err());
+        let first =
+            seeds.iter().cloned().chain(mutations).find_map(|input| scratch.run(target.name, target.run, &input).err());
         broken.extend(first);
     }
     assert!(broken.is_empty(), "{}", broken.concat());
@@ -174,12 +175,12 @@ fn has_files(target: &str) -> bool {
 
 #[test]
 fn texts_are_read_or_refused() {
-    try_all(|target| !has_files(target), 1500);
+    try_all(|target| !has_files(target), 1200);
 }
 
 #[test]
 fn files_of_guests_are_rewritten_and_given_back_or_refused() {
-    try_all(has_files, 250);
+    try_all(has_files, 200);
 }
 
 #[test]

@@ -76,7 +76,8 @@ struct Guest {
 impl Guest {
     fn new() -> Self {
         // In memory where there is room: everything that is written is synced.
-        let place = ["/dev/shm", "/tmp"].iter().find_map(|place| tempfile::TempDir::with_prefix_in("hostile-", place).ok());
+        let place =
+            ["/dev/shm", "/tmp"].iter().find_map(|place| tempfile::TempDir::with_prefix_in("hostile-", place).ok());
         Self::at(place.unwrap())
     }
     fn at(outside: tempfile::TempDir) -> Self {
@@ -185,7 +186,7 @@ const INSTEAD_OF_FILES: [(&str, Spoil); 16] = [
     }),
     ("without any mode", |_, at| {
         fs::write(at, "10.0.5.12 mercure\n")
-            .and_then(|()| fs::set_permissions(at, fs::Permissions::from_mode(0)))
+            .and_then(|()| fs::set_permissions(at, fs::Permissions::from_mode(0o0)))
             .is_ok()
     }),
 ];

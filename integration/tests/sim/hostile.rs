@@ -22,8 +22,8 @@ fn harmless(said: &Said) {
     for text in [&said.stdout, &said.stderr] {
         let found = text.char_indices().find(|(_, c)| is_hidden(*c) && *c != '\n');
         let Some((at, c)) = found else { continue };
-        let from = text.floor_char_boundary(at.saturating_sub(60));
-        panic!("{}: {c:?} after {:?}", said.line, &text[from..at]);
+        let before: Vec<char> = text[..at].chars().collect();
+        panic!("{}: {c:?} after {:?}", said.line, before.rchunks(60).next());
     }
     assert!(!said.stdout.lines().chain(said.stderr.lines()).any(|line| line == "error: all is lost"), "{said}");
 }
