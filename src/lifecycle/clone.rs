@@ -62,7 +62,7 @@ pub fn uuid(run: &str) -> String {
 }
 
 /// A machine-id(5) that belongs to the run.
-fn machine_id(run: &str) -> String {
+pub(super) fn machine_id(run: &str) -> String {
     sha256(format!("machine-id {run}").as_bytes())[..32].to_owned()
 }
 
