@@ -524,17 +524,6 @@ fn check(shape: &'static Shape) {
     let mut search = Search::new(shape);
     while let Some(number) = search.queue.pop_front() {
         search.explore(number);
-        if let (Ok(dump), true) = (std::env::var("MODEL_DUMP"), search.ways % 50 < 3) {
-            println!(
-                "{number} of {}, {} ways, {:.1?}",
-                search.nodes.len(),
-                search.ways + search.strikes,
-                begun.elapsed()
-            );
-            for (key, number) in &search.found.lock().unwrap().numbers {
-                fs::write(format!("{dump}/{number}"), format!("{}\n{key}", search.story(*number))).unwrap();
-            }
-        }
     }
     search.terminates();
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
@@ -566,12 +555,11 @@ macro_rules! shapes {
 }
 
 shapes! {
-    trees: Trees Snapshot false 40 1 1,
-    thick: Dependents Snapshot false 60 1 1,
-    thick_that_can_fill: Dependents Snapshot true 60 1 1,
-    thin: Peers Snapshot false 60 1 1,
-    thick_by_origin: Dependents Origin false 60 1 1,
-    thin_by_origin: Peers Origin false 60 1 1,
-    thick_in_place: Dependents InPlace false 9 1 1,
-    thin_in_place: Peers InPlace false 9 1 1,
+    trees: Trees Snapshot false 40 200 55,
+    thick_that_can_fill: Dependents Snapshot true 60 250 55,
+    thin: Peers Snapshot false 60 300 60,
+    thick_by_origin: Dependents Origin false 60 320 50,
+    thin_by_origin: Peers Origin false 60 320 50,
+    thick_in_place: Dependents InPlace false 9 80 40,
+    thin_in_place: Peers InPlace false 9 80 40,
 }
