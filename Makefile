@@ -1,7 +1,8 @@
 # Every target installs what it needs first (integration/prerequisites).
 #   make demo        the whole story on a lab of this machine: a mail server goes from Debian 12 to 13
 #   make test        all tests; RING=unit|sim|native|dom0 for one ring; dom0: on an emulated Xen host
-#   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy
+#   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy;
+#                    N=500: instead, so many kills of the controller at moments drawn by lot, on real guests
 #   make lint        format, clippy, licences and advisories
 #   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some,
 #                    KEYS=xen for those on the emulated Xen host (the better part of an hour)
@@ -39,7 +40,13 @@ test:
 	UPGRADECTL_BIN=$(BIN) RING=$(RING) integration/test
 
 soak:
+ifdef N
+	integration/prerequisites test
+	$(CARGO) build --bin upgradectl
+	UPGRADECTL_BIN=$(BIN) UPGRADECTL_KILLS=$(N) $(CARGO) nextest run --profile kills --package integration --test native
+else
 	$(MAKE) test RING=soak
+endif
 
 lint:
 	integration/prerequisites lint

@@ -13,4 +13,5 @@ pub mod mail;
 pub mod process;
 pub mod root;
 pub mod ssh;
+pub mod verb;
 pub mod walk;

@@ -11,6 +11,8 @@ mod killed;
 mod lab;
 #[path = "dom0/lvm.rs"]
 mod lvm;
+#[path = "dom0/power.rs"]
+mod power;
 #[path = "dom0/strategies.rs"]
 mod strategies;
 #[path = "dom0/trouble.rs"]

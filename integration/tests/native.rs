@@ -10,8 +10,12 @@ mod detached;
 mod dhcp;
 #[path = "native/fence.rs"]
 mod fence;
+#[path = "native/hardship.rs"]
+mod hardship;
 #[path = "native/interruptions.rs"]
 mod interruptions;
+#[path = "native/kills.rs"]
+mod kills;
 #[path = "native/lab.rs"]
 mod lab;
 #[path = "native/lifecycle.rs"]

@@ -32,6 +32,8 @@ mod readers;
 mod refusals;
 #[path = "sim/strategies.rs"]
 mod strategies;
+#[path = "sim/stuck.rs"]
+mod stuck;
 #[path = "sim/trouble.rs"]
 mod trouble;
 #[path = "sim/watch.rs"]

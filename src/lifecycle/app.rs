@@ -134,7 +134,9 @@ impl App {
     pub async fn change(&self, verb: Verb, word: &str, options: &Options) -> Finish {
         let started = Instant::now();
         let emit = Arc::new(Emitter::new(self.sink.clone(), word, verb.word()));
-        let finish = match Box::pin(self.try_change(verb, word, options, &emit)).await {
+        // What the plan rests on is asked once; the engine's steps look for themselves.
+        let work = hypervisors::storage::one_look(self.try_change(verb, word, options, &emit));
+        let finish = match Box::pin(work).await {
             Ok(finish) => finish,
             Err(Failure(error)) => Finish { code: error.code, error: Some(error), ..Finish::default() },
         };

@@ -1,21 +1,20 @@
 //! `gc`: objects that bear a mark and belong to no open run: found, judged, removed after confirmation, or adopted.
 //!
-//! Never removed: what bears no mark, or the role *production*; what a definition names, other than that of a clone which
-//! goes with it; an original on which its guest may still depend; a guest that is not a marked clone; and, unless the
-//! state directory is said to be lost, anything of a run that this journal does not know. Judging is pure (`judge`), and
-//! is done again by a fresh look right before the volumes go. Directories of closed runs are kept.
+//! What may go is judged in [`super::judge`], and once more by a fresh look right before the volumes go. Directories of
+//! closed runs are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use hypervisors::{DefinitionEdit, DiskSource, GuestFacts, Hypervisor, Mark, Power, Role, VolumeKind, VolumeRef};
+use hypervisors::storage::{Copies, look_anew, one_look};
+use hypervisors::{DefinitionEdit, Power, Role, Storage, VolumeKind, VolumeRef};
 use serde::Serialize;
 use serde_json::json;
 
 use super::app::App;
 use super::error::{Failure, exit};
+use super::judge::{Known, Marked, Survey, guest_of, judge, place};
 use super::record::RunFacts;
 use crate::engine::{ErrorInfo, lease};
 use crate::journal::{EventKind, RunRecord};
@@ -63,7 +62,7 @@ pub struct Leftover {
     /// Why it may, or may not, be removed.
     pub why: String,
     #[serde(skip)]
-    volume: Option<VolumeRef>,
+    pub(super) volume: Option<VolumeRef>,
 }
 
 /// What `gc` found and did.
@@ -85,161 +84,6 @@ pub struct Collected {
     pub exit_code: u8,
 }
 
-/// What is known of a run here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    Open,
-    Closed,
-    No,
-}
-
-/// One host, as gc sees it.
-struct Survey {
-    host: String,
-    hypervisor: Arc<dyn Hypervisor>,
-    guests: Vec<GuestFacts>,
-    volumes: Vec<(VolumeRef, Mark)>,
-    /// Guests and marked volumes of the other hosts: a guest may run on one while another holds its volumes.
-    elsewhere: (Vec<GuestFacts>, Vec<(VolumeRef, Mark)>),
-    /// Hosts that may run guests on this one's volumes, and could not be asked.
-    silent: Vec<String>,
-}
-
-/// The place on the host that a disk names.
-fn place(source: &DiskSource) -> Option<&Path> {
-    match source {
-        DiskSource::Directory(path) | DiskSource::Block(path) | DiskSource::File(path) => Some(path),
-        DiskSource::Other(_) => None,
-    }
-}
-
-/// The path by which the system knows it, whatever links lead there.
-fn real(path: &Path) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
-}
-
-/// Whether a guest's definition names a volume, something in it, or something it lies in.
-fn names(guest: &GuestFacts, volume: &VolumeRef) -> bool {
-    let volume = real(&volume.path);
-    guest
-        .disks
-        .iter()
-        .filter_map(|disk| place(&disk.source))
-        .map(real)
-        .any(|disk| disk.starts_with(&volume) || volume.starts_with(&disk))
-}
-
-/// Name of the guest a run belongs to.
-fn guest_of(run: &str) -> &str {
-    run.rsplit_once("--").map_or(run, |(guest, _)| guest)
-}
-
-/// Why a definition may be removed, or why not.
-fn judge_definition(guest: &GuestFacts, mark: &Mark, survey: &Survey) -> Result<(), String> {
-    match mark.role {
-        Role::Clone => {}
-        Role::Production => return Err("production runs by it; --adopt makes it an ordinary definition".into()),
-        Role::Original | Role::Detached | Role::Displaced => return Err("it is not a clone's".into()),
-    }
-    if guest.name != mark.run {
-        return Err("it does not bear its run's name; --adopt makes it an ordinary definition".into());
-    }
-    for disk in &guest.disks {
-        let Some(path) = place(&disk.source) else { return Err(format!("its disk {} is not of the run", disk.name)) };
-        let mut known = survey.volumes.iter().chain(&survey.elsewhere.1);
-        let ours = known.any(|(volume, found)| volume.path == path && found == mark);
-        if !ours && path.symlink_metadata().is_ok() {
-            return Err(format!("its disk {} ({}) is not of the run", disk.name, path.display()));
-        }
-    }
-    Ok(())
-}
-
-/// Why a volume may be removed, or why not.
-fn judge_volume(volume: &VolumeRef, mark: &Mark, survey: &Survey) -> Result<(), String> {
-    if mark.role == Role::Production {
-        return Err("production stands on it; --adopt makes it an ordinary volume".into());
-    }
-    if let Some(host) = survey.silent.first() {
-        return Err(format!("{host} cannot be asked whether a guest there stands on it"));
-    }
-    // Another host may know it by another path.
-    let of_its_run = |guest: &&GuestFacts| {
-        let its = guest.mark.as_ref().is_some_and(|its| its.run == mark.run && its.role == Role::Clone);
-        its && mark.role == Role::Clone
-    };
-    let there = survey.elsewhere.0.iter().filter(|guest| names(guest, volume) || of_its_run(guest));
-    for guest in survey.guests.iter().filter(|guest| names(guest, volume)).chain(there) {
-        let goes = guest.mark.as_ref().is_some_and(|its| {
-            its.run == mark.run && mark.role == Role::Clone && judge_definition(guest, its, survey).is_ok()
-        });
-        if !goes {
-            return Err(format!("the definition of {} names it", guest.name));
-        }
-    }
-    // The data itself bears these marks while it is being restored, under a name that is not the run's.
-    let ours =
-        volume.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{}-", mark.run)));
-    if matches!(mark.role, Role::Detached | Role::Displaced) && !ours {
-        return Err("it does not bear its run's name; --adopt makes it an ordinary volume".into());
-    }
-    if matches!(mark.role, Role::Original | Role::Displaced) {
-        let name = guest_of(&mark.run);
-        let mut guests = survey.guests.iter().chain(&survey.elsewhere.0);
-        let elsewhere = guests.find(|guest| guest.name == name).is_some_and(|guest| {
-            let stands = |disk: &hypervisors::Disk| place(&disk.source).is_some_and(Path::exists);
-            match mark.role {
-                Role::Displaced => guest.disks.iter().all(stands),
-                _ => guest.disks.iter().any(|disk| disk.root && stands(disk)),
-            }
-        });
-        if !elsewhere {
-            return Err(format!("it may be all that is left of {name}; --adopt makes it an ordinary volume"));
-        }
-    }
-    Ok(())
-}
-
-/// Everything marked on a host, judged. Pure, but for looking whether disks exist. Objects of open runs are left out.
-fn judge(survey: &Survey, known: &dyn Fn(&str) -> Known, from_world: bool) -> Vec<Leftover> {
-    let mut found = Vec::new();
-    let mut add = |kind, object: String, mark: &Mark, volume: Option<&VolumeRef>, fit: Result<(), String>| {
-        let state = known(&mark.run);
-        let fit = match (fit, state) {
-            (_, Known::Open) => return,
-            (Ok(()), Known::No) if !from_world => Err(format!(
-                "{} is not known here: another controller's, or the state directory was lost (then: gc --from-world)",
-                mark.run
-            )),
-            (Ok(()), Known::No) => Ok(format!("{} is not known here", mark.run)),
-            (Ok(()), Known::Closed) => Ok(format!("{} is over", mark.run)),
-            (Err(why), _) => Err(why),
-        };
-        let removable = fit.is_ok();
-        let (Ok(why) | Err(why)) = fit;
-        found.push(Leftover {
-            host: survey.host.clone(),
-            kind,
-            object,
-            run: mark.run.clone(),
-            role: mark.role,
-            size_bytes: None,
-            removable,
-            why,
-            volume: volume.cloned(),
-        });
-    };
-    for guest in &survey.guests {
-        if let Some(mark) = &guest.mark {
-            add(Kind::Definition, guest.name.clone(), mark, None, judge_definition(guest, mark, survey));
-        }
-    }
-    for (volume, mark) in &survey.volumes {
-        add(Kind::Volume, volume.to_string(), mark, Some(volume), judge_volume(volume, mark, survey));
-    }
-    found
-}
-
 impl App {
     /// Looks for leftovers on every host of the inventory; changes nothing.
     ///
@@ -256,7 +100,8 @@ impl App {
         for survey in surveys {
             let mut found = judge(&survey, &known, from_world);
             for leftover in &mut found {
-                leftover.size_bytes = size(&*survey.hypervisor, leftover).await;
+                let seen = survey.volumes.iter().find(|one| Some(&one.volume) == leftover.volume.as_ref());
+                leftover.size_bytes = seen.and_then(|one| one.used_bytes);
             }
             collected.found.extend(found);
         }
@@ -272,6 +117,10 @@ impl App {
     /// # Errors
     /// If the journal cannot be used, or the object to adopt cannot be; trouble with one object is in the result.
     pub async fn gc(&self, wish: &Wish, show: &(dyn Fn(&Collected) + Sync)) -> Result<Collected, Failure> {
+        one_look(self.collect(wish, show)).await
+    }
+
+    async fn collect(&self, wish: &Wish, show: &(dyn Fn(&Collected) + Sync)) -> Result<Collected, Failure> {
         if let Some(object) = &wish.adopt {
             return self.adopt(object).await;
         }
@@ -330,6 +179,7 @@ impl App {
             Some(journal) => journal.runs(false)?,
             None => Vec::new(),
         };
+        look_anew();
         let (surveys, unreachable) = self.surveys(&runs).await;
         let Some(survey) = surveys.into_iter().find(|survey| survey.host == host) else {
             let failed = unreachable.into_iter().find(|(name, _)| name == host).map(|(_, failure)| failure);
@@ -343,8 +193,13 @@ impl App {
             survey.hypervisor.undefine(&one.object).await?;
             removed.push(one.object.clone());
         }
-        // Those whose definition could not go are named by it still, and not found here.
-        for one in &found {
+        // Those whose definition could not go are named by it still, and not found here. Snapshots go before their origin.
+        let standing = |one: &&Leftover| {
+            let seen = survey.volumes.iter().find(|seen| Some(&seen.volume) == one.volume.as_ref());
+            seen.is_some_and(|seen| !seen.snapshots.is_empty())
+        };
+        let (origins, others): (Vec<&Leftover>, Vec<&Leftover>) = found.iter().partition(standing);
+        for one in others.into_iter().chain(origins) {
             let Some(volume) = &one.volume else { continue };
             survey.hypervisor.storage(volume.kind)?.remove(volume, &one.run).await?;
             removed.push(one.object.clone());
@@ -395,6 +250,10 @@ impl App {
             };
             candidates.extend(all.into_iter().filter(fits).map(|one| (survey.hypervisor.clone(), one)));
         }
+        // A guest is often called like one of its volumes, which also has a path.
+        if candidates.iter().any(|(_, one)| one.object == object) {
+            candidates.retain(|(_, one)| one.object == object);
+        }
         let (hypervisor, one) = match candidates.as_slice() {
             [] => {
                 return Err(fail(exit::USAGE).cause("no marked object of that name").help("upgradectl gc lists them"));
@@ -434,7 +293,7 @@ impl App {
         for host in hosts {
             match self.survey(host, runs).await {
                 Ok(mut survey) => {
-                    survey.volumes.retain(|(volume, _)| told.insert(volume.path.clone()));
+                    survey.volumes.retain(|one| told.insert(one.volume.path.clone()));
                     surveys.push(survey);
                 }
                 Err(failure) => unreachable.push((host.clone(), failure)),
@@ -490,7 +349,9 @@ impl App {
             for directory in &directories {
                 for (volume, mark) in storage.marked(directory).await? {
                     // What is only begun has no kind yet: every driver tells of it.
-                    volumes.entry(volume.path.clone()).or_insert((volume, mark));
+                    if !volumes.contains_key(&volume.path) {
+                        volumes.insert(volume.path.clone(), look(&*storage, Marked::new(volume, mark)).await);
+                    }
                 }
             }
         }
@@ -508,7 +369,26 @@ fn known(runs: &[RunRecord], run: &str) -> Known {
     }
 }
 
-async fn size(hypervisor: &dyn Hypervisor, leftover: &Leftover) -> Option<u64> {
-    let volume = leftover.volume.as_ref()?;
-    hypervisor.storage(volume.kind).ok()?.inspect(volume).await.ok()??.used_bytes
+/// What its driver knows of a marked volume.
+async fn look(storage: &dyn Storage, mut marked: Marked) -> Marked {
+    let facts = match storage.inspect(&marked.volume).await {
+        Ok(facts) => facts,
+        Err(_) => return marked,
+    };
+    // Whoever makes or removes it marks it last, and first.
+    marked.half_made = facts.as_ref().is_none_or(|facts| facts.mark.is_none());
+    marked.used_bytes = facts.as_ref().and_then(|facts| facts.used_bytes);
+    let Some(block) = facts.and_then(|facts| facts.block) else { return marked };
+    if storage.copies() == Copies::Dependents {
+        marked.snapshots = block.snapshots;
+    }
+    marked.merging = match block.origin.zip(marked.volume.path.parent()) {
+        Some((origin, directory)) => {
+            let origin = VolumeRef { path: directory.join(origin), ..marked.volume.clone() };
+            let facts = storage.inspect(&origin).await.ok().flatten();
+            facts.and_then(|facts| facts.block).is_some_and(|block| block.merge.is_some())
+        }
+        None => block.merge.is_some(),
+    };
+    marked
 }

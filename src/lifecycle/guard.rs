@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use hypervisors::Power;
 use hypervisors::storage::Copies;
+use serde_json::{Value, json};
 
 use super::back::Past;
 use super::error::{Failure, exit};
@@ -13,6 +15,8 @@ use super::state::{State, Verb};
 use super::watch::Watched;
 use crate::engine::{Ended, Plan, Report};
 use crate::inventory::Strategy;
+use crate::journal::EventKind;
+use crate::steps::Step as _;
 
 impl Held<'_> {
     /// The watch of this run, if its copies can fill.
@@ -53,11 +57,15 @@ impl Held<'_> {
             }),
             Verb::Clone | Verb::Rollback | Verb::Commit | Verb::Abort => false,
         };
-        let on_snapshot = self.record.strategy == Strategy::Snapshot && !matches!(state, State::Cloning);
-        let Some(watch) = self.watch().filter(|_| works_with_it && on_snapshot) else {
+        if !works_with_it {
             return Ok(());
+        }
+        let on_snapshot = self.record.strategy == Strategy::Snapshot && !matches!(state, State::Cloning);
+        let usable = match self.watch().filter(|_| on_snapshot) {
+            Some(watch) => watch.usable(&self.lease, !options.dry_run).await?,
+            None => None,
         };
-        let Some(why) = watch.usable(&self.lease, !options.dry_run).await? else { return Ok(()) };
+        let Some(why) = usable else { return self.started(options).await };
         let lost = Seen::read(&self.record.run_dir).0.values().any(|history| history.lost.is_some());
         let failure = Failure::new(exit::REFUSED, format!("{} {}", verb.word(), self.spec.name)).cause(why);
         Err(match lost {
@@ -66,6 +74,38 @@ impl Held<'_> {
                 "make room where its snapshot lies and type the verb again; or upgradectl abort {}",
                 self.spec.name
             )),
+        })
+    }
+
+    /// Starts a clone that is off (its host went down, it was stopped, it crashed in the middle of its upgrade) and waits until
+    /// it has settled. A start is repeatable, and every way back stops it: that it is noted is enough.
+    async fn started(&self, options: &Options) -> Result<(), Failure> {
+        let (world, record) = (self.world(options)?, &self.record);
+        let name = match record.strategy {
+            Strategy::InPlace => &self.spec.name,
+            _ => &record.clone.name,
+        };
+        match self.clone.facts(name).await? {
+            Some(facts) if facts.power == Power::Off => {}
+            Some(_) => return Ok(()),
+            None => {
+                return Err(Failure::new(exit::REFUSED, format!("find {name}"))
+                    .cause("it is not defined any more")
+                    .help(format!("upgradectl abort {0} removes the rest of it; then clone {0} again", self.spec.name)));
+            }
+        }
+        if options.dry_run {
+            self.emit.warning(format!("{name} is off: it is started first"));
+            return Ok(());
+        }
+        self.journal.append(&self.lease, None, None, EventKind::Note, &json!({ "starts": name }))?;
+        self.emit.warning(format!("{name} was off, and is started"));
+        self.clone.start(name).await?;
+        let settle = super::clone::settle(record.clone_host(), &record.clone);
+        settle.apply(&world, &Value::Null).await.map(drop).map_err(|error| {
+            Failure::new(exit::REFUSED, format!("start {name}"))
+                .cause(error.to_string())
+                .help(format!("look at its console; or upgradectl abort {}", self.spec.name))
         })
     }
 

@@ -236,6 +236,7 @@ impl Held<'_> {
     }
 
     fn engine(&self, options: &Options) -> Result<Engine, Failure> {
+        hypervisors::storage::look_anew();
         Ok(Engine::new(self.journal.clone(), self.lease.clone(), self.world(options)?, self.emit.clone())?)
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hypervisors::host::Command;
-use hypervisors::{Cause, Change, Definition, DefinitionEdit, DiskEdit, GuestLink, Power};
+use hypervisors::{Cause, Change, Definition, DefinitionEdit, DiskEdit, GuestFacts, GuestLink, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -206,8 +206,24 @@ const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 500 });
 
 /// Starts a guest. A platform that is busy with other guests may fail at what it does a moment later (libvirt-lxc loses
 /// a control group to the clean-up after another guest), so a failure that is no refusal is tried again once.
+/// A guest that is not off and writes to a disk of this one, by their definitions. No platform minds.
+fn shared<'a>(guests: &'a [GuestFacts], name: &str) -> Option<(&'a str, String)> {
+    let own = guests.iter().find(|guest| guest.name == name)?;
+    let writes = |guest: &'a GuestFacts| guest.disks.iter().filter(|disk| !disk.readonly && !disk.shareable);
+    let others = guests.iter().filter(|other| other.name != name && other.power != Power::Off);
+    let mut disks = others.flat_map(|other| writes(other).map(|disk| (other.name.as_str(), disk)));
+    let (other, disk) = disks.find(|(_, theirs)| writes(own).any(|disk| disk.source == theirs.source))?;
+    Some((other, format!("the same {}", disk.name)))
+}
+
 async fn start(world: &World, host: &str, guest: &str) -> Result<Done, StepError> {
     let hypervisor = world.hypervisor(host)?;
+    if let Some((other, disk)) = shared(&hypervisor.list().await?, guest) {
+        return Err(StepError::failed(
+            format!("{guest} is not started: {other} runs, and writes to {disk}"),
+            format!("look at the definitions of {other} and {guest}, and mend the one that is wrong"),
+        ));
+    }
     match hypervisor.start(guest).await {
         Err(error) if matches!(error.cause, Cause::Platform(_)) => {
             tokio::time::sleep(AGAIN).await;

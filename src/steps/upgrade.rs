@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisors::host::JobStatus;
-use hypervisors::{Change, GuestLink, Host};
+use hypervisors::{Change, GuestLink, Host, Power};
 
 use super::{Done, Probe, StepError, World};
 use crate::recipe::job::{self, End, Patience};
@@ -27,6 +27,9 @@ pub use system::{Reboot, Script, Settle};
 
 /// How often a job is looked at.
 const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
+
+/// How often it is looked whether a guest that is waited for runs at all.
+const LOOK_AT_POWER: Duration = Duration::from_secs(5);
 
 /// Default of `patience_s`: two hours.
 fn two_hours() -> u64 {
@@ -56,8 +59,36 @@ async fn probe_job(guest: &dyn Host, job: &str) -> Result<Probe, StepError> {
     })
 }
 
+/// A guest that steps work in.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    /// Inventory host.
+    host: &'a str,
+    /// How to get in.
+    link: &'a GuestLink,
+}
+
+impl At<'_> {
+    /// The platform's name for it: the run's, unless the original itself is upgraded.
+    async fn domain<'w>(&'w self, world: &'w World) -> Result<&'w str, StepError> {
+        let known = world.hypervisor(self.host)?.facts(&self.link.name).await?.is_some();
+        Ok(if known { &self.link.name } else { name(world) })
+    }
+
+    /// Returns when the platform says, and says again, that it is off: what waits for it waits in vain.
+    async fn is_off(&self, world: &World) {
+        let mut off = 0;
+        while off < 2 {
+            tokio::time::sleep(LOOK_AT_POWER).await;
+            let (Ok(hypervisor), Ok(domain)) = (world.hypervisor(self.host), self.domain(world).await) else { continue };
+            off = if matches!(hypervisor.power(domain).await, Ok(Power::Off)) { off + 1 } else { 0 };
+        }
+    }
+}
+
 /// A command to run in the clone as a job.
 struct Work<'a> {
+    at: At<'a>,
     job: &'a str,
     argv: &'a [String],
     env: &'a [(String, String)],
@@ -69,7 +100,6 @@ impl Work<'_> {
     async fn run(
         &self,
         world: &World,
-        guest: &dyn Host,
         take: &mut (dyn FnMut(&[u8]) + Send),
     ) -> Result<End, StepError> {
         let patience = Patience { poll: POLL, total: Duration::from_secs(self.patience_s) };
@@ -84,7 +114,11 @@ impl Work<'_> {
             }
             take(bytes);
         };
-        Ok(job::run(guest, self.job, self.argv, self.env, patience, &mut sink).await?)
+        let guest = guest(world, self.at.host, self.at.link)?;
+        tokio::select! {
+            end = job::run(guest.as_ref(), self.job, self.argv, self.env, patience, &mut sink) => Ok(end?),
+            () = self.at.is_off(world) => Err(went_down(world, self.argv.first().map_or("its work", String::as_str))),
+        }
     }
 }
 

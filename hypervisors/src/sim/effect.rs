@@ -220,7 +220,7 @@ impl Locked {
         Ok(how)
     }
 
-    fn trace(&mut self, op: &str, object: &str, outcome: String, fault: Option<How>) -> Result<()> {
+    pub fn trace(&mut self, op: &str, object: &str, outcome: String, fault: Option<How>) -> Result<()> {
         let running = self.running()?;
         let mut conflicts = std::mem::take(&mut self.conflicts);
         conflicts.extend(self.standing_conflicts(&running)?);

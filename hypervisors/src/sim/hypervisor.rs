@@ -111,6 +111,24 @@ impl Locked {
         Ok(Change::Changed)
     }
 
+    /// As [`Sim::reboot_host`].
+    pub fn reboot(&mut self) -> Result<()> {
+        for (guest, _) in self.running()? {
+            if self.part_of(&guest)? == self.sim.part_name() {
+                self.halt(&guest, false)?;
+            }
+        }
+        self.deactivate_skipped()?;
+        for guest in self.defined()? {
+            if self.seen(&guest)?.autostart
+                && let Err(error) = self.start(&guest)
+            {
+                self.conflicts.push(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
     fn freeze(&mut self, guest: &str, doing: &str, from: Power, to: Power) -> Result<Change> {
         let mut runtime = self.seen(guest)?;
         if runtime.power == to {
@@ -129,23 +147,7 @@ impl Sim {
     /// The machine loses power and comes back: every guest is off, then those with autostart start. A guest that cannot
     /// start stays off, as at a real boot. A snapshot among peers that was not secured is not there afterwards.
     pub async fn reboot_host(&self) -> Result<()> {
-        self.effect("reboot_host", "host", |world| {
-            for (guest, _) in world.running()? {
-                if world.part_of(&guest)? == self.part_name() {
-                    world.halt(&guest, false)?;
-                }
-            }
-            world.deactivate_skipped()?;
-            for guest in world.defined()? {
-                if world.seen(&guest)?.autostart
-                    && let Err(error) = world.start(&guest)
-                {
-                    world.conflicts.push(error.to_string());
-                }
-            }
-            Ok(())
-        })
-        .await
+        self.effect("reboot_host", "host", Locked::reboot).await
     }
 }
 

@@ -12,7 +12,7 @@
 //!
 //! Who makes such a world makes and fills the volumes, and leaves `volumes/` to the guests. What a guest has not synced is in
 //! no snapshot of its volume. A guest that shuts down unmounts; one that is destroyed loses its disks while it writes, and
-//! leaves a dirty journal. Needs root.
+//! leaves a dirty journal. When this machine has booted, so has the world's host (`boot.json`). Needs root.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -54,6 +54,36 @@ impl Sim {
     pub(super) fn source(&self, name: &str) -> Result<DiskSource> {
         let path = self.named_in()?.join(name);
         Ok(if self.group()?.is_some() { DiskSource::Block(path) } else { DiskSource::Directory(path) })
+    }
+    /// Whoever opens the world first after this machine has booted finds its guests as their host's boot leaves them.
+    pub(super) fn boot_with_its_machine(&self) -> Result<()> {
+        if self.group()?.is_none() {
+            return Ok(());
+        }
+        let doing = "look when this machine has booted";
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| Error::io(doing, error))?;
+        let noted = self.dir().join("boot.json");
+        let mut world = self.lock()?;
+        match read_json::<String>(&noted)? {
+            Some(last) if last == boot => return Ok(()),
+            Some(_) => {
+                // The loop devices went with the machine.
+                for entry in fs::read_dir(self.volumes()).map_err(|error| Error::io(doing, error))?.flatten() {
+                    let path = entry.path();
+                    if path.extension().is_some_and(|ending| ending == "device") {
+                        fs::remove_file(&path).map_err(|error| Error::io(doing, error))?;
+                    } else {
+                        let _ = fs::remove_dir(path);
+                    }
+                }
+                let result = world.reboot();
+                let outcome = result.as_ref().err().map_or_else(|| "ok".to_owned(), ToString::to_string);
+                world.trace("reboot_host", "host", outcome, None)?;
+                result?;
+            }
+            None => {}
+        }
+        write_json(&noted, &boot)
     }
     /// The machine itself, if the world is on its disks.
     pub(super) fn real_host(&self) -> Option<Arc<dyn Host>> {

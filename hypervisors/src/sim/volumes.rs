@@ -166,7 +166,7 @@ impl Locked {
                 Copies::Trees => None,
                 Copies::Peers | Copies::Dependents => Some(self.block_facts(name, meta, full)?),
             },
-            mark: meta.mark.clone(),
+            mark: meta.mark.clone().filter(|_| meta.intent.is_none()),
         })
     }
     fn block_facts(&self, name: &str, meta: &VolumeMeta, full: bool) -> Result<BlockFacts> {

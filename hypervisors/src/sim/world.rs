@@ -303,7 +303,7 @@ impl Sim {
                 .help("`upgradectl init --sim` makes a simulated world"));
         }
         let sim = Self { dir: path.into(), part: "".into() };
-        sim.config()?;
+        sim.boot_with_its_machine()?;
         Ok(sim)
     }
 
@@ -467,7 +467,15 @@ impl Locked {
             Some(text) => replace(&path, text.as_bytes()),
             None => fs::remove_file(&path),
         }
+        .and_then(|()| self.settle(&path))
         .map_err(|error| Error::io(format!("store the definition of {guest}"), error))
+    }
+    /// On real disks a file outlives a power cut as a real platform's does.
+    fn settle(&self, path: &Path) -> io::Result<()> {
+        match self.sim.group() {
+            Ok(Some(_)) if path.exists() => File::open(path)?.sync_all(),
+            _ => Ok(()),
+        }
     }
     /// The host that a guest is defined on; empty: the first.
     pub fn part_of(&self, guest: &str) -> Result<String> {
@@ -495,7 +503,9 @@ impl Locked {
         Ok(read_json(&self.file("power", guest)?)?.unwrap_or_default())
     }
     pub fn set_runtime(&self, guest: &str, runtime: &Runtime) -> Result<()> {
-        write_json(&self.file("power", guest)?, runtime)
+        let path = self.file("power", guest)?;
+        write_json(&path, runtime)?;
+        self.settle(&path).map_err(|error| Error::io(format!("write {}", path.display()), error))
     }
     /// Forgets power and autostart of an undefined guest.
     pub fn forget_runtime(&self, guest: &str) -> Result<()> {

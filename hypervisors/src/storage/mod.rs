@@ -12,7 +12,7 @@ mod shown;
 
 pub use btrfs::BtrfsStorage;
 pub use directory::DirectoryStorage;
-pub use lvm::LvmStorage;
+pub use lvm::{LvmStorage, look_anew, one_look};
 pub use marked::detect;
 pub use mount::{Access, Opened, open_device};
 pub use shown::{Place, Shown};

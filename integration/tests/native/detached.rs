@@ -5,9 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Result, ensure};
 use integration::command::run;
+use integration::verb::event;
 
 use super::picture::{Picture, definition, subvolumes};
-use super::trial::{QUICK, Trial, event};
+use super::trial::{QUICK, Trial};
 
 #[test]
 fn detached_data_is_kept_or_restored() -> Result<()> {

@@ -4,9 +4,10 @@ use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use integration::lab::{dhcp, look};
+use integration::verb::event;
 
 use super::picture::Picture;
-use super::trial::{QUICK, Trial, event};
+use super::trial::{QUICK, Trial};
 
 fn address(trial: &Trial) -> Result<String> {
     let run = trial.run()?.context("no run is open")?;

@@ -11,8 +11,9 @@ use anyhow::{Result, ensure};
 use integration::command::run;
 use integration::lab::guest::MERCURE;
 use integration::lab::{Lab, inventory, look};
+use integration::verb::event;
 
-use super::trial::{QUICK, Trial, event};
+use super::trial::{QUICK, Trial};
 
 /// A machine beside the guests, on the lab's own bridge, that notes who connects. The address goes with the bridge.
 struct Listener {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use integration::command::run;
 use integration::lab::look::until;
+use integration::verb::event;
 
 use super::picture::{Picture, autostart};
-use super::trial::{QUICK, Trial, event};
+use super::trial::{QUICK, Trial};
 
 /// An upgrade that takes eight seconds and counts its beginnings and ends.
 const LONG: &str = r#"upgrade = { recipe = "script", run = ["sh", "-c", "echo begun >> /root/log; sleep 8; echo ended >> /root/log"] }"#;

@@ -1,10 +1,7 @@
 //! What the tests of the ring share: the product in a lab of its own, and a verb that can be watched and killed.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,6 +9,7 @@ use integration::cli::{Said, Upgradectl};
 use integration::command::run;
 use integration::lab::guest::{self, Guest, TINY};
 use integration::lab::{Lab, Standing};
+use integration::verb::Verb;
 use serde_json::Value;
 
 use super::picture::definition;
@@ -129,68 +127,6 @@ impl Trial {
 
     /// Begins a verb, to be watched by its events.
     pub fn begin(&self, line: &str) -> Result<Verb> {
-        let mut child = self
-            .product
-            .command(line.split(' '))
-            .arg("--json")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting upgradectl {line}"))?;
-        // Read at once: a full pipe would hold the verb up.
-        let (lines, events) = mpsc::channel();
-        let output = BufReader::new(child.stdout.take().context("no pipe")?);
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
-        Ok(Verb { line: line.to_owned(), child, events, seen: Vec::new() })
-    }
-}
-
-/// A verb that is under way.
-#[derive(Debug)]
-pub struct Verb {
-    line: String,
-    child: Child,
-    events: mpsc::Receiver<String>,
-    seen: Vec<Value>,
-}
-
-impl Verb {
-    /// Reads events up to one for which this holds.
-    pub fn until(&mut self, holds: impl Fn(&Value) -> bool) -> Result<&Value> {
-        while let Ok(line) = self.events.recv() {
-            let event: Value = serde_json::from_str(&line)?;
-            let found = holds(&event);
-            self.seen.push(event);
-            if found {
-                return self.seen.last().context("just seen");
-            }
-        }
-        anyhow::bail!("upgradectl {} ended without that event: {:#?}", self.line, self.seen.last())
-    }
-
-    /// Ends it as `kill -9` does: no handler, no last words.
-    pub fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
-        let status = self.child.wait()?;
-        ensure!(status.code().is_none(), "upgradectl {} had ended before it was killed: {status}", self.line);
-        Ok(())
-    }
-
-    /// Reads the rest; its exit code and all of its events.
-    pub fn end(mut self) -> Result<(i32, Vec<Value>)> {
-        for line in self.events {
-            self.seen.push(serde_json::from_str(&line)?);
-        }
-        Ok((self.child.wait()?.code().unwrap_or(-1), self.seen))
-    }
-}
-
-/// Whether an event is of this kind, about a step of this kind (empty: any, or none) with a title that ends so.
-pub fn event<'a>(event: &'a str, kind: &'a str, title: &'a str) -> impl Fn(&Value) -> bool + 'a {
-    move |seen| {
-        let step = &seen["step"];
-        seen["event"] == event
-            && (kind.is_empty() || step["kind"] == kind)
-            && step["title"].as_str().unwrap_or_default().ends_with(title)
+        Verb::begin(line, self.product.command(line.split(' ')).arg("--json"))
     }
 }

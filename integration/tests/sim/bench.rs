@@ -41,6 +41,7 @@ pub const WAY: [(&str, &str); 4] =
 /// A world with the product beside it.
 pub struct Bench {
     dir: TempDir,
+    in_place: bool,
     /// The product.
     pub ctl: Upgradectl,
 }
@@ -70,7 +71,7 @@ impl Bench {
 
     /// A world whose volumes are like LVM's, thick or thin, with a swap disk.
     pub fn with_copies(copies: Copies, strategy: &str) -> Self {
-        let bench = Self::seeded(copies);
+        let bench = Self { in_place: strategy == "in-place", ..Self::seeded(copies) };
         let clone = format!("clone = {{ ip = [\".16\"], strategy = \"{strategy}\" }}");
         let inventory = INVENTORY
             .replace("\"/srv/mail\" = \"detach\"", "\"/srv/mail\" = \"detach\", xvda2 = \"swap\"")
@@ -85,7 +86,7 @@ impl Bench {
         let path = dir.path().canonicalize().unwrap();
         sim::seed_with(&path.join("world"), copies).unwrap();
         let ctl = Upgradectl::new(path.join("inventory.toml"), path.join("state")).unwrap();
-        Self { dir, ctl }
+        Self { dir, in_place: false, ctl }
     }
 
     /// A path in its directory.
@@ -124,14 +125,25 @@ impl Bench {
 
     /// The same with more arguments.
     pub fn verb_with(&self, verb: &str, more: &[&str]) -> Said {
-        let mut args = vec!["--json", verb, "mercure"];
-        // A clone asks where it stops production.
-        let asks = matches!(verb, "clone" | "promote" | "rollback" | "abort" | "commit");
-        if asks && !more.iter().any(|word| matches!(*word, "--approve" | "--yes")) {
-            args.push("--yes");
+        let mut args = self.words(verb);
+        if more.iter().any(|word| matches!(*word, "--approve" | "--yes")) {
+            args.retain(|word| *word != "--yes");
         }
         args.extend(more);
         self.ctl_run(&args)
+    }
+
+    /// A verb with the words that let it begin.
+    fn words<'a>(&self, verb: &'a str) -> Vec<&'a str> {
+        let mut args = vec!["--json", verb, "mercure"];
+        // A clone asks where it stops production, an upgrade where it is production's.
+        if matches!(verb, "clone" | "promote" | "rollback" | "abort" | "commit") || self.in_place && verb == "upgrade" {
+            args.push("--yes");
+        }
+        if self.in_place && verb == "clone" {
+            args.push("--accept-loss");
+        }
+        args
     }
 
     /// Runs the product. One that does not end is ended, and named.
@@ -143,7 +155,7 @@ impl Bench {
     pub fn verb_with_journal(&self, verb: &str, fault: &str) -> (Said, String) {
         let told = self.path("told");
         let _ = fs::remove_file(&told);
-        let args = ["--json", verb, "mercure", "--yes"];
+        let args = self.words(verb);
         let mut command = self.command(&args);
         command.env("UPGRADECTL_JOURNAL_FAULT", format!("{fault} {}", told.display()));
         let said = self.ran(command.spawn().unwrap(), &args);

@@ -9,7 +9,7 @@ use std::fs::File;
 use hypervisors::sim;
 use integration::cli::Said;
 
-use crate::matrix::{self, Ground, Passage, Strike, tell, what_goes_wrong};
+use crate::matrix::{self, Ground, Passage, Strike, Struck, tell, what_goes_wrong};
 
 /// A write of a good run: its number, and what is written.
 struct Instant {
@@ -98,7 +98,7 @@ impl Verb<'_> {
 
     /// Strikes at all of these; tells of all that go wrong, not only the first.
     fn strike_all(&self, instants: &[Instant]) {
-        let (mut wrong, mut tried) = (Vec::new(), 0);
+        let (mut wrong, mut struck) = (Vec::new(), Struck::default());
         for (index, instant) in instants.iter().enumerate() {
             let mut hows = vec![How::KillBefore];
             if instant.begins() {
@@ -109,11 +109,12 @@ impl Verb<'_> {
                 hows.push([How::Full, How::Panic, How::ReadOnly, How::Torn][index / 2 % 4]);
             }
             for how in hows {
-                tried += 1;
+                struck.tried += 1;
+                struck.kills += usize::from(matches!(how, How::KillBefore | How::KillAfter | How::Torn));
                 wrong.extend(what_goes_wrong(|| self.strike(instant, how)));
             }
         }
-        tell(self.passage, instants.len(), tried, &wrong);
+        tell(self.passage, instants.len(), &struck, &wrong);
     }
 }
 
@@ -169,6 +170,15 @@ instants! {
     of_a_thick_commit: COMMIT_THICK,
     of_a_thin_commit: COMMIT_THIN,
     of_an_abort_by_origin: ABORT_ORIGIN,
+    of_a_clone_in_place: CLONE_IN_PLACE,
+    of_an_upgrade_in_place: UPGRADE_IN_PLACE,
+    of_a_commit_in_place: COMMIT_IN_PLACE,
+    of_an_abort_in_place: ABORT_IN_PLACE,
+    of_a_thick_promotion: PROMOTE_THICK,
+    of_a_thick_rollback: ROLLBACK_THICK,
+    of_a_thick_abort: ABORT_THICK,
+    of_a_rollback_by_origin: ROLLBACK_ORIGIN,
+    of_a_commit_by_origin: COMMIT_ORIGIN,
 }
 
 instants! {

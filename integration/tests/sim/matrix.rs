@@ -3,7 +3,7 @@
 
 use hypervisors::sim::{How, TraceEntry};
 use hypervisors::storage::Copies;
-use integration::crash::{self, Figures};
+use integration::crash::{self, End, Figures};
 
 use crate::bench::{Bench, Ending as _, Picture};
 
@@ -44,10 +44,11 @@ pub const VERIFY: Passage = Passage {
     done: "verified",
     failing: &[(3, "upgraded"), (10, "verified")],
 };
+const VERIFIED: &[(&str, &str)] = &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")];
 pub const PROMOTE: Passage = Passage {
     on: None,
     verb: "promote",
-    before: &[("clone", "cloned"), ("upgrade", "upgraded"), ("verify", "verified")],
+    before: VERIFIED,
     done: "promoted",
     failing: &[(1, "verified"), (1, "upgraded"), (3, "promoted")],
 };
@@ -95,6 +96,16 @@ pub const COMMIT_THICK: Passage = Passage {
 };
 pub const COMMIT_THIN: Passage = Passage { on: Some((THIN, "snapshot")), ..COMMIT };
 pub const ABORT_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..ABORT };
+pub const CLONE_IN_PLACE: Passage = Passage { on: Some((THICK, "in-place")), ..CLONE };
+pub const UPGRADE_IN_PLACE: Passage =
+    Passage { on: Some((THICK, "in-place")), failing: &[(1, "cloned"), (8, "upgrading"), (7, "")], ..UPGRADE };
+pub const COMMIT_IN_PLACE: Passage = Passage { on: Some((THICK, "in-place")), before: VERIFIED, ..COMMIT };
+pub const ABORT_IN_PLACE: Passage = Passage { on: Some((THICK, "in-place")), before: VERIFIED, ..ABORT };
+pub const PROMOTE_THICK: Passage = Passage { on: Some((THICK, "snapshot")), ..PROMOTE };
+pub const ROLLBACK_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..ROLLBACK };
+pub const ROLLBACK_THICK: Passage = Passage { on: Some((THICK, "snapshot")), ..ROLLBACK };
+pub const ABORT_THICK: Passage = Passage { on: Some((THICK, "snapshot")), ..ABORT };
+pub const COMMIT_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..COMMIT };
 const ABORT_CLONE_ORIGIN: Passage = Passage { on: Some((THICK, "origin")), ..ABORT_CLONE };
 
 /// The operations of a good run of the verb.
@@ -140,8 +151,13 @@ impl Ground {
             let looks = [("guest.run", 1), ("guest.run", 2), ("guest.run", 4), ("guest.run", 6)];
             strikes = looks.map(|(op, nth)| Strike { op: op.to_owned(), object: String::new(), nth }).to_vec();
         }
-        assert!(strikes.len() >= 2, "{strikes:?}");
+        assert!(!strikes.is_empty());
         Self { bench, passage, first, start, strikes }
+    }
+
+    /// The verb.
+    pub fn verb(&self) -> &'static str {
+        self.passage.verb
     }
 
     /// Without what a promotion leaves behind; by strategy `origin` the clone is on what was production's volume.
@@ -187,7 +203,7 @@ impl Ground {
     }
 
     /// Takes everything back.
-    fn backward(&self, about: &str) {
+    pub fn backward(&self, about: &str) {
         let state = self.bench.state();
         if state == "none" && self.passage.verb == "commit" {
             // It was done when it struck: there is no way back.
@@ -240,6 +256,82 @@ impl Ground {
             return;
         }
         self.both_ways(&about);
+        if self.bench.path("kept/struck").exists() {
+            self.bench.back_to("struck");
+            self.state_lost(&about);
+        }
+    }
+
+    /// The state directory is gone with the controller: `gc --from-world` removes what only the run needed, and leaves
+    /// whatever production stands on; the rest can be adopted, and nothing that bears a mark is left then.
+    fn state_lost(&self, about: &str) {
+        let about = &format!("{about}, state lost");
+        std::fs::remove_dir_all(self.bench.path("state")).unwrap();
+        let after = self.collect(about);
+        let only_beside = matches!(self.passage.verb, "clone" | "upgrade" | "verify");
+        if only_beside && self.passage.on.is_none_or(|(_, strategy)| strategy == "snapshot") {
+            let mut differs = self.first.difference(&after);
+            // Whoever is not there cannot wake it; but it is told.
+            if after.0["power/mercure.json"].contains("power=\"paused\"") {
+                let said = self.bench.ctl_run(&["doctor"]);
+                assert!(said.stdout.contains("mercure is paused"), "{about}: {said}");
+                differs.retain(|line| !line.starts_with("  power/mercure.json:"));
+            }
+            assert!(differs.is_empty(), "{about}: the world differs:\n{}", differs.join("\n"));
+        }
+    }
+
+    /// No run is open: `gc` removes what nobody needs, and nothing else; the rest is adopted. The world between the two.
+    pub fn collect(&self, about: &str) -> Picture {
+        let before = self.bench.picture();
+        let gc = |more: &[&str]| {
+            let said = self.bench.ctl_run(&[&["--json", "gc"], more].concat());
+            assert_eq!(said.code, 0, "{about}, gc {more:?}: {said}");
+            said.json().unwrap()
+        };
+        let collected = gc(&["--from-world", "--yes"]);
+        assert_eq!(collected["unreachable"], serde_json::json!([]), "{about}: {collected:#}");
+        let after = self.bench.picture();
+        let removed: Vec<&str> = collected["removed"].as_array().unwrap().iter().filter_map(|one| one.as_str()).collect();
+        for line in before.difference(&after) {
+            let name = line.trim_start().split_once(':').unwrap().0;
+            let of_the_run = removed.iter().any(|object| {
+                let object = object.rsplit('/').next().unwrap();
+                let name = name.split_once('/').unwrap().1;
+                name.strip_prefix(object).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+            });
+            assert!(of_the_run && !after.0.contains_key(name), "{about}: {line}\nremoved: {removed:?}");
+        }
+        self.stands(about, &before, &after);
+        for one in collected["found"].as_array().unwrap().iter().filter(|one| one["removable"] == false) {
+            assert!(!one["why"].as_str().unwrap().is_empty(), "{about}: {one}");
+            gc(&["--adopt", one["object"].as_str().unwrap()]);
+        }
+        let left = gc(&["--from-world", "--dry-run"]);
+        assert_eq!(left["found"], serde_json::json!([]), "{about}: adopted, and found again");
+        let marks: Vec<_> = self.bench.picture().0.into_iter().filter(|(_, what)| what.contains("upgradectl.")).collect();
+        assert!(marks.is_empty(), "{about}: {marks:?}");
+        self.stands(about, &before, &self.bench.picture());
+        after
+    }
+
+    /// Production can be started: each volume that its definition names is there, whole and with all its files. Where it
+    /// could not be when it struck, in the middle of a commit's renames, that is told.
+    fn stands(&self, about: &str, before: &Picture, now: &Picture) {
+        let text = std::fs::read_to_string(self.bench.path("world/definitions/mercure.json")).unwrap();
+        let definition: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for disk in definition["disks"].as_array().unwrap() {
+            let volume = disk["volume"].as_str().unwrap();
+            if !before.0.contains_key(&format!("volumes/{volume}.json")) {
+                let said = self.bench.ctl_run(&["doctor"]);
+                assert!(said.stdout.contains("does not exist"), "{about}: {volume} is missing: {said}");
+                continue;
+            }
+            assert!(now.0[&format!("volumes/{volume}.json")].contains("intent=null"), "{about}: {volume}");
+            let tree = format!("volumes/{volume}/");
+            let files = |picture: &Picture| picture.0.iter().filter(|(name, _)| name.starts_with(&tree)).count();
+            assert_eq!(files(before), files(now), "{about}: {volume}");
+        }
     }
 
     /// Both ways out, from copies of this instant.
@@ -260,16 +352,28 @@ fn every_strike(passage: &'static Passage, how: How) {
     for strike in &ground.strikes {
         wrong.extend(what_goes_wrong(|| ground.strike(strike, how)));
     }
-    tell(passage, ground.strikes.len(), ground.strikes.len(), &wrong);
+    let kills = matches!(how, How::KillBefore | How::KillMid | How::KillAfter);
+    let strikes = ground.strikes.len();
+    tell(passage, strikes, &Struck { tried: strikes, kills: if kills { strikes } else { 0 } }, &wrong);
+}
+
+/// Strikes of a test.
+#[derive(Default)]
+pub struct Struck {
+    pub tried: usize,
+    /// Those of them that ended the controller by `kill -9`.
+    pub kills: usize,
 }
 
 /// Counts what was struck, and tells of what went wrong.
-pub fn tell(passage: &Passage, points: usize, strikes: usize, wrong: &[String]) {
-    let well = strikes - wrong.len();
-    let figures = Figures { points, hit: strikes, resumed_ok: well, aborted_ok: well };
-    let test = std::thread::current().name().unwrap().to_owned();
-    crash::count(env!("CARGO_TARGET_TMPDIR"), "sim", passage.verb, &test, figures).unwrap();
-    assert!(wrong.is_empty(), "{} of {strikes} go wrong:\n{}", wrong.len(), wrong.join("\n----\n"));
+pub fn tell(passage: &Passage, points: usize, strikes: &Struck, wrong: &[String]) {
+    let Struck { tried, kills } = *strikes;
+    let well = tried - wrong.len();
+    let figures = Figures { points, hit: tried, resumed_ok: well, aborted_ok: well };
+    let (tmp, test) = (env!("CARGO_TARGET_TMPDIR"), std::thread::current().name().unwrap().to_owned());
+    crash::count(tmp, "sim", passage.verb, &test, figures).unwrap();
+    crash::count_ends(tmp, End::Kills, &test, kills, kills.saturating_sub(wrong.len())).unwrap();
+    assert!(wrong.is_empty(), "{} of {tried} go wrong:\n{}", wrong.len(), wrong.join("\n----\n"));
 }
 
 /// The words with which something panics.
@@ -327,4 +431,17 @@ strikes! {
     thick_commit_is_killed_half_way: COMMIT_THICK KillMid,
     thin_commit_fails: COMMIT_THIN Fail,
     thin_commit_is_killed: COMMIT_THIN KillAfter,
+    in_place_clone_is_killed: CLONE_IN_PLACE KillAfter,
+    in_place_upgrade_fails: UPGRADE_IN_PLACE Fail,
+    in_place_upgrade_is_killed: UPGRADE_IN_PLACE KillAfter,
+    in_place_upgrade_is_killed_half_way: UPGRADE_IN_PLACE KillMid,
+    in_place_commit_is_killed: COMMIT_IN_PLACE KillAfter,
+    in_place_abort_fails: ABORT_IN_PLACE Fail,
+    in_place_abort_is_killed: ABORT_IN_PLACE KillAfter,
+    in_place_abort_is_killed_half_way: ABORT_IN_PLACE KillMid,
+    thick_promote_is_killed: PROMOTE_THICK KillAfter,
+    thick_rollback_is_killed: ROLLBACK_THICK KillAfter,
+    thick_abort_is_killed: ABORT_THICK KillAfter,
+    origin_rollback_is_killed: ROLLBACK_ORIGIN KillAfter,
+    origin_commit_is_killed: COMMIT_ORIGIN KillAfter,
 }

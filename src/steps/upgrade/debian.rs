@@ -9,7 +9,7 @@ use hypervisors::{Change, GuestLink, Host};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Work, guest, name, probe_job, two_hours, went_down, with_clone};
+use super::{At, Work, guest, name, probe_job, two_hours, went_down, with_clone};
 use crate::recipe::debian::apt::{self, Phase, Transcript};
 use crate::recipe::debian::{self, Release, sources};
 use crate::recipe::{conffiles, job};
@@ -23,25 +23,26 @@ fn release(codename: &str) -> Result<Release, StepError> {
 /// Runs a command of apt or dpkg as a job, with progress; the failure in one line.
 async fn package_work(
     world: &World,
-    guest: &dyn Host,
+    at: At<'_>,
     job: &str,
     argv: &[String],
     patience_s: u64,
 ) -> Result<(job::End, Transcript), StepError> {
     let mut transcript = Transcript::default();
-    let work = Work { job, argv, env: &apt::environment(), patience_s };
+    let work = Work { at, job, argv, env: &apt::environment(), patience_s };
     let mut take = |bytes: &[u8]| {
         transcript.feed(bytes);
         let (what, fraction) = transcript.progress();
         world.progress(what, fraction);
     };
-    let end = work.run(world, guest, &mut take).await?;
+    let end = work.run(world, &mut take).await?;
     match end.status {
         Some(0) => Ok((end, transcript)),
         None => Err(went_down(world, &argv.join(" "))),
         Some(status) => {
             let why = transcript.cause().unwrap_or_else(|| format!("{} ended with status {status}", argv.join(" ")));
-            Err(unreachable(guest, &transcript)
+            let guest = guest(world, at.host, at.link)?;
+            Err(unreachable(guest.as_ref(), &transcript)
                 .await
                 .unwrap_or_else(|| StepError::failed(why, help(world, &transcript))))
         }
@@ -192,7 +193,7 @@ impl Step for DebianUpdate {
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
-        let (_, transcript) = package_work(world, guest.as_ref(), &self.job, &apt::update(), self.patience_s).await?;
+        let (_, transcript) = package_work(world, At { host: &self.host, link: &self.link }, &self.job, &apt::update(), self.patience_s).await?;
         // Old versions of apt end with 0 although a repository failed.
         match unreachable(guest.as_ref(), &transcript).await {
             Some(error) => Err(error),
@@ -265,9 +266,9 @@ impl Step for DebianUpgrade {
         let guest = guest.as_ref();
         let (attempt, status) = job::newest(guest, &self.job).await?;
         if matches!(status, JobStatus::Lost) || matches!(status, JobStatus::Ended { status, .. } if status != 0) {
-            mend(world, guest, &format!("{}-mend-{attempt}", self.job), self.patience_s).await?;
+            mend(world, At { host: &self.host, link: &self.link }, &format!("{}-mend-{attempt}", self.job), self.patience_s).await?;
         }
-        let (_, transcript) = package_work(world, guest, &self.job, &apt::upgrade(self.phase), self.patience_s).await?;
+        let (_, transcript) = package_work(world, At { host: &self.host, link: &self.link }, &self.job, &apt::upgrade(self.phase), self.patience_s).await?;
         match self.amiss(guest).await? {
             Some(why) => Err(StepError::failed(why, help(world, &transcript))),
             None => Ok(Change::Changed.into()),
@@ -279,9 +280,9 @@ impl Step for DebianUpgrade {
 }
 
 /// dpkg's own continuation, then apt's.
-async fn mend(world: &World, guest: &dyn Host, job: &str, patience_s: u64) -> Result<(), StepError> {
-    package_work(world, guest, &format!("{job}-configure"), &apt::configure(), patience_s).await?;
-    package_work(world, guest, &format!("{job}-fix"), &apt::fix(), patience_s).await?;
+async fn mend(world: &World, at: At<'_>, job: &str, patience_s: u64) -> Result<(), StepError> {
+    package_work(world, at, &format!("{job}-configure"), &apt::configure(), patience_s).await?;
+    package_work(world, at, &format!("{job}-fix"), &apt::fix(), patience_s).await?;
     Ok(())
 }
 
@@ -317,7 +318,7 @@ impl Step for DebianConfigure {
         Ok(if probe == Probe::Present && !clean { Probe::Partial } else { probe })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        mend(world, guest(world, &self.host, &self.link)?.as_ref(), &self.job, self.patience_s).await?;
+        mend(world, At { host: &self.host, link: &self.link }, &self.job, self.patience_s).await?;
         Ok(Change::Changed.into())
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
@@ -354,9 +355,8 @@ impl Step for DebianClean {
         probe_job(guest(world, &self.host, &self.link)?.as_ref(), &format!("{}-clean", self.job)).await
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let guest = guest(world, &self.host, &self.link)?;
-        package_work(world, guest.as_ref(), &self.job, &apt::autoremove(), self.patience_s).await?;
-        package_work(world, guest.as_ref(), &format!("{}-clean", self.job), &apt::clean(), self.patience_s).await?;
+        package_work(world, At { host: &self.host, link: &self.link }, &self.job, &apt::autoremove(), self.patience_s).await?;
+        package_work(world, At { host: &self.host, link: &self.link }, &format!("{}-clean", self.job), &apt::clean(), self.patience_s).await?;
         Ok(Change::Changed.into())
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hypervisors::host::{Command, printable_tail};
-use hypervisors::{Cause, Change, Error, GuestLink, Host, Power};
+use hypervisors::{Cause, Change, Error, GuestLink, Host};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Work, guest, name, probe_job, two_hours, went_down, with_clone};
+use super::{At, Work, guest, name, probe_job, two_hours, went_down, with_clone};
 use crate::recipe::script::LastLine;
 use crate::steps::{Done, Probe, Step, StepError, World};
 
@@ -19,8 +19,6 @@ use crate::steps::{Done, Probe, Step, StepError, World};
 const LOGIN_GRACE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 45 });
 /// How often a guest that boots is looked at.
 const GLANCE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 100 });
-/// How often it is looked whether a guest that is waited for runs at all.
-const LOOK_AT_POWER: Duration = Duration::from_secs(5);
 
 /// Runs a short command in the guest; its standard output, trimmed, whatever its status.
 async fn ask(guest: &dyn Host, argv: &[&str]) -> Result<String, Error> {
@@ -91,7 +89,7 @@ async fn wait(world: &World, guest: &dyn Host, before: Option<&str>, timeout_s: 
     }
 }
 
-/// Reboots the clone and waits until it has settled.
+/// Reboots the clone and waits until it has settled. One that stays off is started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reboot {
     /// Inventory host.
@@ -143,9 +141,19 @@ impl Step for Reboot {
                 Err(error) => return Err(error.into()),
             }
         }
-        let state = wait(world, guest.as_ref(), Some(before), self.timeout_s).await?;
+        let at = At { host: &self.host, link: &self.link };
+        let back = || wait(world, guest.as_ref(), Some(before), self.timeout_s);
+        let (state, started) = tokio::select! {
+            state = back() => (state?, false),
+            // Cut short, or its definition says so (`on_reboot`).
+            () = at.is_off(world) => {
+                world.hypervisor(&self.host)?.start(at.domain(world).await?).await?;
+                (back().await?, true)
+            }
+        };
         let change = if done { Change::Unchanged } else { Change::Changed };
-        Ok(Done::new(change).with(json!({ "state": state })))
+        let done = Done::new(change).with(json!({ "state": state }));
+        Ok(if started { done.warn(format!("{} stayed off after its reboot, and was started", self.link.name)) } else { done })
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         with_clone()
@@ -183,9 +191,10 @@ impl Step for Settle {
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
+        let at = At { host: &self.host, link: &self.link };
         let state = tokio::select! {
             state = wait(world, guest.as_ref(), None, self.timeout_s) => state?,
-            () = self.is_off(world) => {
+            () = at.is_off(world) => {
                 let name = &self.link.name;
                 return Err(StepError::failed(format!("{name} is not running"), format!("look at its console: why did {name} stop?")));
             }
@@ -195,18 +204,6 @@ impl Step for Settle {
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         with_clone()
-    }
-}
-
-impl Settle {
-    /// Returns when the platform says, and says again, that the guest is off: what it waits for will not come.
-    async fn is_off(&self, world: &World) {
-        let mut off = 0;
-        while off < 2 {
-            tokio::time::sleep(LOOK_AT_POWER).await;
-            let Ok(hypervisor) = world.hypervisor(&self.host) else { continue };
-            off = if matches!(hypervisor.power(&self.link.name).await, Ok(Power::Off)) { off + 1 } else { 0 };
-        }
     }
 }
 
@@ -248,14 +245,14 @@ impl Step for Script {
         probe_job(guest(world, &self.host, &self.link)?.as_ref(), &self.job).await
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let guest = guest(world, &self.host, &self.link)?;
         let mut last = LastLine::default();
         let mut take = |bytes: &[u8]| {
             last.feed(bytes);
             world.progress(last.get(), None);
         };
-        let work = Work { job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
-        let end = work.run(world, guest.as_ref(), &mut take).await?;
+        let at = At { host: &self.host, link: &self.link };
+        let work = Work { at, job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
+        let end = work.run(world, &mut take).await?;
         let program = self.argv.first().map_or("", String::as_str);
         match end.status {
             Some(0) => Ok(Change::Changed.into()),

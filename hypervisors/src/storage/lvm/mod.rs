@@ -16,6 +16,7 @@ mod command;
 mod driver;
 #[cfg(test)]
 mod fake;
+mod look;
 mod name;
 mod report;
 mod size;
@@ -26,6 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use attr::{Kind, State};
+pub use look::{look_anew, one_look};
 use name::LvName;
 pub use name::canonical;
 use report::{Lv, Report};
@@ -65,7 +67,9 @@ impl LvmStorage {
         Err(Error::refused(doing, format!("it is a {:?} volume, not {:?}", volume.kind, self.kind)))
     }
 
+    /// Runs a command that changes something.
     async fn run(&self, doing: &str, command: &Command) -> Result<Output> {
+        look_anew();
         let output = self.host.run(command).await?;
         if output.status == 0 { Ok(output) } else { Err(failed(doing, command, &output)) }
     }
@@ -134,6 +138,9 @@ pub fn merge_argv(snapshots: &[&VolumeRef]) -> Option<Vec<String>> {
 }
 
 async fn group(host: &dyn Host, doing: &str, vg: &str) -> Result<Option<Report>> {
+    if let Some(report) = look::seen(host.name(), vg) {
+        return Ok(Some(report));
+    }
     let command = command::inventory(vg);
     let output = host.run(&command).await?;
     let missing = |line: &str| line.contains(&format!("Volume group \"{vg}\" not found"));
@@ -144,7 +151,10 @@ async fn group(host: &dyn Host, doing: &str, vg: &str) -> Result<Option<Report>>
         return Err(failed(doing, &command, &output));
     }
     match report::parse(&output.text()) {
-        Ok(report) if !output.truncated => Ok(Some(report)),
+        Ok(report) if !output.truncated => {
+            look::saw(host.name(), vg, &report);
+            Ok(Some(report))
+        }
         Ok(_) => Err(Error::new(doing, Cause::Malformed("the volume group's report was cut off".into()))),
         Err(why) => Err(Error::new(doing, Cause::Malformed(why))),
     }

@@ -376,6 +376,35 @@ async fn marks_change_in_one_command_and_renames_are_followed_by_uuid() {
 }
 
 #[tokio::test]
+async fn a_plan_looks_once_until_something_changes() {
+    let bench = bench();
+    let (o, s) = (thick("o"), thick("s"));
+    let plan = async || {
+        bench.ran();
+        bench.thick.size_snapshot(&o, None).await.unwrap();
+        assert_eq!(bench.thick.inspect(&s).await.unwrap(), None);
+    };
+    plan().await;
+    assert_eq!(bench.ran(), ["lvs", "lvs"], "every look is a new one");
+    one_look(async {
+        plan().await;
+        assert_eq!(bench.ran(), ["lvs"]);
+        // Its own change is seen.
+        bench.thick.snapshot(&o, &s, &clone()).await.unwrap();
+        assert!(bench.thick.inspect(&s).await.unwrap().is_some());
+        assert_eq!(bench.ran(), ["lvcreate", "lvs"]);
+    })
+    .await;
+    one_look(async {
+        assert!(bench.thick.inspect(&s).await.unwrap().is_some());
+        look_anew();
+        bench.change("s", |volume| volume.tags.clear());
+        assert_eq!(bench.thick.inspect(&s).await.unwrap().unwrap().mark, None);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_thick_merge_begins_at_once_and_drains() {
     let bench = bench();
     let (o, s, p, q) = (thick("o"), thick("s"), thick("p"), thick("q"));

@@ -8,6 +8,7 @@ use integration::cli::Said;
 use integration::dom0::guest::{LEAST, MERCURE};
 use integration::dom0::tale::{CLONE, Tale, Thickness};
 use integration::dom0::{Dom0, Toolstack, ring, session};
+use integration::lab::look::until;
 use serde_json::{Value, json};
 
 use crate::prober::{EMULATED, Prober};
@@ -171,7 +172,8 @@ pub fn outage(dom0: &Dom0, results: &mut Results) -> Result<()> {
         while dom0.virsh(["domstate", MERCURE.name])? != "shut off" {
             std::thread::sleep(Duration::from_millis(200));
         }
-        dom0.virsh(["start", MERCURE.name])?;
+        // libvirt may say "shut off" while it still puts the domain away.
+        until(Duration::from_secs(30), || dom0.virsh(["start", MERCURE.name]))?;
         dom0.wait_for_guest(&MERCURE)?;
         pairs.push((promoted, prober.longest_gap()?));
     }
