@@ -91,7 +91,10 @@ impl Held<'_> {
             None => {
                 return Err(Failure::new(exit::REFUSED, format!("find {name}"))
                     .cause("it is not defined any more")
-                    .help(format!("upgradectl abort {0} removes the rest of it; then clone {0} again", self.spec.name)));
+                    .help(format!(
+                        "upgradectl abort {0} removes the rest of it; then clone {0} again",
+                        self.spec.name
+                    )));
             }
         }
         if options.dry_run {

@@ -80,7 +80,9 @@ impl At<'_> {
         let mut off = 0;
         while off < 2 {
             tokio::time::sleep(LOOK_AT_POWER).await;
-            let (Ok(hypervisor), Ok(domain)) = (world.hypervisor(self.host), self.domain(world).await) else { continue };
+            let (Ok(hypervisor), Ok(domain)) = (world.hypervisor(self.host), self.domain(world).await) else {
+                continue;
+            };
             off = if matches!(hypervisor.power(domain).await, Ok(Power::Off)) { off + 1 } else { 0 };
         }
     }
@@ -97,11 +99,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Brings it to its end; what it prints goes to `take` and to `output/JOB.log` of the run.
-    async fn run(
-        &self,
-        world: &World,
-        take: &mut (dyn FnMut(&[u8]) + Send),
-    ) -> Result<End, StepError> {
+    async fn run(&self, world: &World, take: &mut (dyn FnMut(&[u8]) + Send)) -> Result<End, StepError> {
         let patience = Patience { poll: POLL, total: Duration::from_secs(self.patience_s) };
         let mut log: Option<File> = None;
         let mut sink = |id: &str, bytes: &[u8]| {

@@ -8,9 +8,9 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use integration::crash::{self, End};
 use integration::dom0::session;
+use integration::ssh;
 use integration::verb::{Verb, event};
 use integration::walk::{Stage as _, Walk, also, ending};
-use integration::ssh;
 
 use crate::world::World;
 

@@ -18,8 +18,7 @@ use super::trial::{QUICK, Trial};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An upgrade that takes six seconds and counts its beginnings and ends.
-const LONG: &str =
-    r#"upgrade = { recipe = "script", run = ["sh", "-c", "echo begun >> /root/log; sleep 6; echo ended >> /root/log"] }"#;
+const LONG: &str = r#"upgrade = { recipe = "script", run = ["sh", "-c", "echo begun >> /root/log; sleep 6; echo ended >> /root/log"] }"#;
 
 /// A file system of its own for the state directory, of a few MiB. Goes when it is dropped.
 struct Small {
@@ -133,7 +132,11 @@ fn a_clock_that_jumps_decides_nothing() -> Result<()> {
         }
         let (code, events) = verb.end()?;
         ensure!(code == 0, "{line}: {:#?}", events.last());
-        ensure!(events.last().is_some_and(|last| last["elapsed_s"].as_f64().is_none_or(|took| (0.0..600.0).contains(&took))));
+        ensure!(
+            events
+                .last()
+                .is_some_and(|last| last["elapsed_s"].as_f64().is_none_or(|took| (0.0..600.0).contains(&took)))
+        );
     }
     let stamps = trial.says("log tiny --json", 0)?;
     ensure!(stamps.stdout.contains("2027-") || stamps.stdout.contains("2028-"), "the clock did not jump: {stamps}");
@@ -243,7 +246,9 @@ fn a_clone_that_is_gone_while_dpkg_works_in_it_goes_on_or_back() -> Result<()> {
     let lab = &trial.lab;
     lab.ssh(&trial.address(), ["sh", "-c", PACKAGE])?;
     let before = Picture::of(lab, "tiny", &trial.root())?;
-    trial.declare(r#"upgrade = { recipe = "script", run = ["sh", "-c", "dpkg --configure -a; dpkg --install /root/slow.deb"] }"#)?;
+    trial.declare(
+        r#"upgrade = { recipe = "script", run = ["sh", "-c", "dpkg --configure -a; dpkg --install /root/slow.deb"] }"#,
+    )?;
     for back in [true, false] {
         trial.says("clone tiny", 0)?;
         let name = trial.name()?;

@@ -109,9 +109,8 @@ impl<'a> Lot<'a> {
             "verified" if !give_up => "promote tiny --yes",
             "cloned" | "upgraded" | "verified" => "abort tiny --yes",
             // Left half done.
-            "promoting" => {
-                ["resume tiny --yes", "abort tiny --yes", "rollback tiny --yes", "resume --interrupted"][self.rng.usize(0..4)]
-            }
+            "promoting" => ["resume tiny --yes", "abort tiny --yes", "rollback tiny --yes", "resume --interrupted"]
+                [self.rng.usize(0..4)],
             "cloning" | "upgrading" | "verifying" => ["resume tiny", "abort tiny --yes"][self.rng.usize(0..2)],
             _ => "resume tiny --yes",
         }

@@ -292,7 +292,8 @@ impl Ground {
         let collected = gc(&["--from-world", "--yes"]);
         assert_eq!(collected["unreachable"], serde_json::json!([]), "{about}: {collected:#}");
         let after = self.bench.picture();
-        let removed: Vec<&str> = collected["removed"].as_array().unwrap().iter().filter_map(|one| one.as_str()).collect();
+        let removed: Vec<&str> =
+            collected["removed"].as_array().unwrap().iter().filter_map(|one| one.as_str()).collect();
         for line in before.difference(&after) {
             let name = line.trim_start().split_once(':').unwrap().0;
             let of_the_run = removed.iter().any(|object| {
@@ -309,7 +310,8 @@ impl Ground {
         }
         let left = gc(&["--from-world", "--dry-run"]);
         assert_eq!(left["found"], serde_json::json!([]), "{about}: adopted, and found again");
-        let marks: Vec<_> = self.bench.picture().0.into_iter().filter(|(_, what)| what.contains("upgradectl.")).collect();
+        let marks: Vec<_> =
+            self.bench.picture().0.into_iter().filter(|(_, what)| what.contains("upgradectl.")).collect();
         assert!(marks.is_empty(), "{about}: {marks:?}");
         self.stands(about, &before, &self.bench.picture());
         after

@@ -275,7 +275,7 @@ impl Search {
             panic!("{}\n{}\n\nin this state:\n{about}", self.story(number), wrong.join("\n"));
         }
         let rests = state.is_some_and(|state| !state.in_progress()) && stuck.is_none();
-        let chosen = !cut_off || rests || number % self.one_of == 0;
+        let chosen = !cut_off || rests || number.is_multiple_of(self.one_of);
         if !closed && chosen || number == 0 {
             self.queue.push_back(number);
         }

@@ -153,7 +153,11 @@ impl Step for Reboot {
         };
         let change = if done { Change::Unchanged } else { Change::Changed };
         let done = Done::new(change).with(json!({ "state": state }));
-        Ok(if started { done.warn(format!("{} stayed off after its reboot, and was started", self.link.name)) } else { done })
+        Ok(if started {
+            done.warn(format!("{} stayed off after its reboot, and was started", self.link.name))
+        } else {
+            done
+        })
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         with_clone()
