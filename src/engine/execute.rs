@@ -21,6 +21,9 @@ use crate::steps::{Action, Done, Probe, StepError, StepRef, World};
 /// How often an uncertain step is looked at and tried again.
 const ATTEMPTS: u32 = 3;
 
+/// How long after the first time; the next waits twice as long.
+const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
+
 /// How a plan ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -332,7 +335,7 @@ impl Engine {
         let mut last = None;
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
-                tokio::time::sleep(Duration::from_millis(500 << attempt)).await;
+                tokio::time::sleep(AGAIN * attempt).await;
             }
             let probe = match guarded(action, &self.world, Work::Probe).await {
                 Ok(Answer::Probe(probe)) => probe,
@@ -418,7 +421,7 @@ impl Engine {
         let mut result = Err(StepError::Unknown("not tried".into()));
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
-                tokio::time::sleep(Duration::from_millis(500 << attempt)).await;
+                tokio::time::sleep(AGAIN * attempt).await;
             }
             result = match guarded(action, &world, Work::Undo(found.clone())).await {
                 Ok(Answer::Done(done)) => Ok(done),

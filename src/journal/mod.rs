@@ -13,6 +13,8 @@
 #[cfg(debug_assertions)]
 pub mod faults;
 mod holder;
+#[cfg(test)]
+pub mod memory;
 mod sqlite;
 
 use std::path::PathBuf;

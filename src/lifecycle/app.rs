@@ -17,6 +17,7 @@ use super::leased;
 use super::page::Proposal;
 use super::placement;
 use super::preflight::{self, Finding, Findings, Verdict};
+use super::query;
 use super::record::RunFacts;
 use super::state::{State, Verb};
 use super::world::Sides;
@@ -57,6 +58,10 @@ impl App {
     /// # Errors
     /// Exit code 11 with the place.
     pub fn journal(&self) -> Result<Arc<dyn Journal>, Failure> {
+        #[cfg(test)]
+        if let Some(journal) = crate::journal::memory::installed() {
+            return Ok(journal);
+        }
         let journal = Arc::new(SqliteJournal::open(&self.state)?);
         #[cfg(debug_assertions)]
         let journal = crate::journal::faults::wrapped(journal);
@@ -68,6 +73,10 @@ impl App {
     /// # Errors
     /// Exit code 11 with the place.
     pub fn journal_read_only(&self) -> Result<Option<Arc<dyn Journal>>, Failure> {
+        #[cfg(test)]
+        if let Some(journal) = crate::journal::memory::installed() {
+            return Ok(Some(journal));
+        }
         Ok(SqliteJournal::open_read_only(&self.state)?.map(|journal| Arc::new(journal) as Arc<dyn Journal>))
     }
 
@@ -174,7 +183,8 @@ impl App {
         let lease = lease::take(&*journal, &run.id, options.take_over, options.wait).await?;
         hypervisors::host::set_lease_marker(Holder::this_process().marker);
         let run = journal.run(&run.id)?.ok_or_else(|| JournalError::Missing(run.id.clone()))?;
-        let record: RunFacts = serde_json::from_value(run.facts.clone())?;
+        let mut record: RunFacts = serde_json::from_value(run.facts.clone())?;
+        record.unproven = query::unproven(&record, &query::pasts(&*journal, &run.id)?);
         let spec = self.spec(&run.guest)?.clone();
         let Sides { production: hypervisor, clone } = self.sides(&record)?;
         Ok(Held { app: self, journal, lease, record, spec, hypervisor, clone, emit: emit.clone(), run })

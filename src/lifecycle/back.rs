@@ -21,13 +21,15 @@ pub struct Past {
     pub plan: Plan,
     /// Its steps' histories.
     pub histories: Vec<StepHistory>,
+    /// It has ended, one way or the other.
+    pub finished: bool,
 }
 
 impl Past {
-    /// Of a stored plan.
+    /// Of a stored plan that is not finished.
     pub fn new(id: i64, plan: Plan, events: &[EventRecord]) -> Self {
         let histories = history::of_plan(events, id, plan.steps.len());
-        Self { id, plan, histories }
+        Self { id, plan, histories, finished: false }
     }
 
     /// Whether something irreversible was begun.

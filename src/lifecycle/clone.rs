@@ -62,7 +62,7 @@ pub fn uuid(run: &str) -> String {
 }
 
 /// A machine-id(5) that belongs to the run.
-fn machine_id(run: &str) -> String {
+pub(super) fn machine_id(run: &str) -> String {
     sha256(format!("machine-id {run}").as_bytes())[..32].to_owned()
 }
 
@@ -378,7 +378,7 @@ fn come_up(facts: &Facts, record: &RunFacts) -> Result<Vec<PlanStep>, Failure> {
     let definition = facts.clone_side.derive(&facts.definition, &edit)?;
     let boots = if facts.hypervisor.capabilities().shares_host_kernel { 8.0 } else { 80.0 };
     let define = domain::Define { host: host.clone(), definition, replaces: None, disks_before: BTreeMap::new() };
-    let start = domain::Start { host: host.clone(), guest: run.clone(), patience_s: 60, force: true };
+    let start = domain::Start { host: host.clone(), guest: run.clone(), patience_s: 20, force: true };
     let mut steps = vec![PlanStep::new(Stage::Define, define, 1.0), PlanStep::new(Stage::Start, start, 2.0)];
     // The original is asked while the clone boots; a whole machine that boots would disturb it, and it the answers.
     let at = if facts.hypervisor.capabilities().shares_host_kernel { steps.len() } else { 0 };

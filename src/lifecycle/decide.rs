@@ -24,14 +24,24 @@ pub enum Choice {
     Abandon,
 }
 
+impl Choice {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Retry, Self::Skip, Self::Abandon];
+
+    /// As it is typed.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Skip => "skip",
+            Self::Abandon => "abandon",
+        }
+    }
+}
+
 impl App {
     /// Carries out a decision about a stuck run. `step` is counted from 1 and must be the stuck one.
     pub async fn decide(&self, choice: Choice, word: &str, step: usize, reason: &str, options: &Options) -> Finish {
-        let verb = match choice {
-            Choice::Retry => "retry",
-            Choice::Skip => "skip",
-            Choice::Abandon => "abandon",
-        };
+        let verb = choice.word();
         let started = Instant::now();
         let emit = Arc::new(Emitter::new(self.sink.clone(), word, verb));
         let finish = match self.try_decide(choice, word, step, reason, options, &emit).await {
@@ -69,7 +79,7 @@ impl App {
             return Err(nothing(why, "upgradectl status shows the step"));
         }
         let who = Holder::this_process();
-        let note = json!({ "decision": format!("{choice:?}").to_lowercase(), "reason": reason, "by": who.user });
+        let note = json!({ "decision": choice.word(), "reason": reason, "by": who.user });
         let result = async {
             held.journal.append(&held.lease, Some(stuck.plan), Some(stuck.index), EventKind::Note, &note)?;
             match choice {

@@ -447,14 +447,16 @@ impl Held<'_> {
 
     pub(super) fn finish(&self, code: u8, outage_s: f64, error: Option<ErrorInfo>) -> Result<Finish, Failure> {
         let state = self.state()?;
-        let possible = super::query::possible(state, self.active()?.as_ref(), self.record.strategy);
+        // The engine may have marked it since it was read.
+        let run = self.journal.run(&self.run.id)?.unwrap_or_else(|| self.run.clone());
+        let next = super::query::next(&run, state, self.active()?.as_ref(), self.record.strategy);
         Ok(Finish {
             run: Some(self.run.id.clone()),
             state: Some(state),
             code,
             outage_s,
             error,
-            next: possible.iter().map(|verb| verb.word().to_owned()).collect(),
+            next,
             record: Some(self.record.clone()),
             planned: false,
         })

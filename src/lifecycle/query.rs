@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::back::Past;
+use super::decide::Choice;
 use super::error::Failure;
 use super::fill::{Seen, VolumeInfo};
 use super::record::RunFacts;
 use super::state::{State, Verb};
-use crate::engine::{Op, Plan};
+use crate::engine::history::Status;
+use crate::engine::{OnFailure, Op, Plan};
 use crate::inventory::Strategy;
 use crate::journal::{EventKind, Journal, RunRecord};
 use crate::recipe::conffiles::Conffile;
@@ -25,7 +27,7 @@ pub fn pasts(journal: &dyn Journal, run: &str) -> Result<Vec<Past>, Failure> {
     let mut pasts = Vec::new();
     for stored in journal.plans(run)? {
         let plan: Plan = serde_json::from_value(stored.body)?;
-        pasts.push(Past::new(stored.id, plan, &events));
+        pasts.push(Past { finished: stored.outcome.is_some(), ..Past::new(stored.id, plan, &events) });
     }
     Ok(pasts)
 }
@@ -110,7 +112,7 @@ pub struct StatusLine {
     pub stuck_step: Option<usize>,
     /// What is being done now, or was done last.
     pub now: Option<String>,
-    /// Verbs possible now.
+    /// What can be typed now: verbs or, if it is stuck, decisions.
     pub next: Vec<String>,
     /// Why the platform could not be asked, with `--live`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,6 +151,29 @@ pub fn possible(state: State, active: Option<&Past>, strategy: Strategy) -> Vec<
     untidy.into_iter().chain(verbs.iter().copied()).collect()
 }
 
+/// What can be typed now: the verbs that are possible or, of a stuck run, what a person can decide.
+pub fn next(run: &RunRecord, state: State, active: Option<&Past>, strategy: Strategy) -> Vec<String> {
+    let words: Vec<&str> = match run.stuck {
+        Some(_) => Choice::ALL.iter().map(|choice| choice.word()).collect(),
+        None => possible(state, active, strategy).into_iter().map(Verb::word).collect(),
+    };
+    words.into_iter().map(str::to_owned).collect()
+}
+
+/// Why a promoted run is unproven, if it is. The note of that is made when the promotion has ended: if the controller died
+/// in between, the steps tell.
+pub fn unproven(facts: &RunFacts, pasts: &[Past]) -> Option<String> {
+    let promotion = || pasts.last().filter(|past| past.plan.verb == "promote" && past.plan.undoes.is_none());
+    let failed = || {
+        let past = promotion().filter(|past| past.finished)?;
+        let mut steps = past.plan.steps.iter().zip(&past.histories);
+        let (step, _) =
+            steps.find(|(step, past)| step.on_failure == OnFailure::Unproven && past.status == Status::Intended)?;
+        Some(format!("failed to {}", step.title()))
+    };
+    facts.unproven.clone().or_else(failed)
+}
+
 /// What the journal says of one run.
 ///
 /// # Errors
@@ -167,7 +192,7 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
         let at = past.histories.iter().rposition(|step| step.status != crate::engine::history::Status::Pending)?;
         Some(format!("{}/{} {}", at + 1, past.plan.steps.len(), past.plan.steps[at].title()))
     });
-    let next = state.map_or_else(Vec::new, |state| possible(state, past.as_ref(), facts.strategy));
+    let next = state.map_or_else(Vec::new, |state| next(run, state, past.as_ref(), facts.strategy));
     let seen = Seen::read(&facts.run_dir);
     let place = facts.addressing.clone_places.first().and_then(|place| place.mac);
     let mac = place.or(facts.addressing.by.as_ref().map(|(mac, _)| *mac));
@@ -191,11 +216,11 @@ pub fn status(journal: &dyn Journal, run: &RunRecord) -> Result<StatusLine, Fail
             .filter_map(|disk| disk.target.as_ref())
             .map(|volume| seen.info(&volume.to_string()))
             .collect(),
-        last_verification: facts.verification,
-        unproven: facts.unproven,
+        last_verification: facts.verification.clone(),
+        unproven: unproven(&facts, &pasts(journal, &run.id)?),
         stuck_step: run.stuck.as_ref().map(|stuck| stuck.index + 1),
         now,
-        next: next.iter().map(|verb| verb.word().to_owned()).collect(),
+        next,
         trouble: None,
     })
 }

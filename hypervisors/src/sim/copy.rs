@@ -7,7 +7,7 @@ use super::tree;
 use super::volumes;
 use super::world::{Locked, VolumeMeta, fresh_id};
 use crate::storage::{Copies, CowSize, Snapshot};
-use crate::{Change, Error, Mark, Result};
+use crate::{Change, Error, Mark, Result, Role};
 
 impl Locked {
     /// How a fresh swap volume stands.
@@ -96,7 +96,8 @@ impl Locked {
         if copies != Copies::Trees {
             meta.origin = Some(Self::id(from, &original));
             meta.origin_base = self.turnover(from, &original);
-            meta.skip = copies == Copies::Peers;
+            // What production is to stand on comes up with its host from the beginning (`lvcreate -k n`).
+            meta.skip = copies == Copies::Peers && mark.role != Role::Production;
         }
         if copies == Copies::Dependents {
             let (bytes, can_fill) = volumes::area(size, meta.capacity_bytes);

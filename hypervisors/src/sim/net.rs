@@ -10,12 +10,18 @@ use super::{rules, services};
 use crate::net::Stream;
 use crate::{Error, MacAddr, Net, Power, Result};
 
-/// How long silence takes; the real thing waits about a second.
-const SILENCE: Duration = Duration::from_millis(20);
-
 /// The network as the simulated machine sees it.
 #[derive(Clone, Debug)]
 pub struct SimNet(pub(super) Sim);
+
+impl SimNet {
+    /// Waits as long as silence takes to be told, or until patience ends.
+    async fn silence(&self, patience: Duration) -> Result<()> {
+        let silence = Duration::from_millis(self.0.config()?.silence_ms);
+        tokio::time::sleep(silence.min(patience)).await;
+        Ok(())
+    }
+}
 
 #[async_trait]
 impl Net for SimNet {
@@ -46,7 +52,7 @@ impl Net for SimNet {
                 .await?;
         }
         if owners.is_empty() {
-            tokio::time::sleep(SILENCE).await;
+            self.silence(Duration::MAX).await?;
         }
         Ok(owners.first().copied())
     }
@@ -63,7 +69,7 @@ impl Net for SimNet {
             })
             .await?;
         if found.is_none() {
-            tokio::time::sleep(SILENCE).await;
+            self.silence(Duration::MAX).await?;
         }
         Ok(found)
     }
@@ -99,7 +105,7 @@ impl Net for SimNet {
             })
             .await?;
         let Some(place) = place else {
-            tokio::time::sleep(timeout.min(SILENCE)).await;
+            self.silence(timeout).await?;
             return Err(Error::unknown(doing, "connection timed out"));
         };
         let (ours, theirs) = tokio::io::duplex(64 << 10);
@@ -109,7 +115,7 @@ impl Net for SimNet {
     }
 
     async fn ask(&self, to: SocketAddr, _payload: &[u8], timeout: Duration) -> Result<Vec<u8>> {
-        tokio::time::sleep(timeout.min(SILENCE)).await;
+        self.silence(timeout).await?;
         Err(Error::unknown(format!("ask {to}"), "no answer"))
     }
 }

@@ -59,6 +59,8 @@ pub struct HostConfig {
     pub names: BTreeMap<String, IpAddr>,
     /// How long each operation takes, in milliseconds.
     pub latency_ms: u64,
+    /// How long it takes to tell that nobody answers on the network, in milliseconds; the real thing waits about a second.
+    pub silence_ms: u64,
     /// How long a guest says `starting`, in milliseconds.
     pub boot_ms: u64,
     /// How long a guest takes to shut down, in milliseconds.
@@ -112,6 +114,7 @@ impl Default for HostConfig {
             lease_pool: Vec::new(),
             names: BTreeMap::new(),
             latency_ms: 0,
+            silence_ms: 20,
             boot_ms: 0,
             shutdown_ms: 0,
             job_ms: 0,
