@@ -3,6 +3,7 @@
 #   make test        all tests; RING=unit|sim|native|dom0 for one ring; dom0: on an emulated Xen host
 #   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy;
 #                    N=500: instead, so many kills of the controller at moments drawn by lot, on real guests
+#   make fuzz        libFuzzer on every parser, TIME=60 seconds each, with the nightly compiler; PARSERS="xl_cfg …" for some
 #   make lint        format, clippy, licences and advisories
 #   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some,
 #                    KEYS=xen for those on the emulated Xen host (the better part of an hour)
@@ -10,11 +11,12 @@
 #   make clean-lab   takes every lab down and removes its images: leaves nothing
 
 RING ?= all
+TIME ?= 60
 BIN := $(CURDIR)/target/debug/upgradectl
 CARGO := cargo
 export RUST_LIB_BACKTRACE = 0
 
-.PHONY: build lab lab-dom0 test soak lint demo bench clean-lab
+.PHONY: build lab lab-dom0 test soak fuzz lint demo bench clean-lab
 
 build:
 	integration/prerequisites build
@@ -47,6 +49,10 @@ ifdef N
 else
 	$(MAKE) test RING=soak
 endif
+
+fuzz:
+	integration/prerequisites fuzz
+	integration/fuzz/run $(TIME) $(PARSERS)
 
 lint:
 	integration/prerequisites lint

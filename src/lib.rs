@@ -8,6 +8,8 @@
 
 pub mod cli;
 pub mod engine;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guest;
 pub mod inventory;
 pub mod journal;

@@ -12,6 +12,8 @@
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
 
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod libvirt;
 pub mod net;

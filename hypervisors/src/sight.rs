@@ -74,7 +74,7 @@ pub async fn look(host: &dyn Host, path: &Path) -> Result<Option<Sight>> {
     }
 }
 
-fn read(text: &str) -> Option<Sight> {
+pub(crate) fn read(text: &str) -> Option<Sight> {
     let mut lines = text.lines().map(str::trim);
     let kind = lines.next().filter(|kind| matches!(*kind, "block" | "directory"))?.to_owned();
     let size_bytes = lines.next()?.parse().ok()?;
@@ -107,7 +107,7 @@ pub async fn bridged(host: &dyn Host, bridge: &str, mac: MacAddr) -> Result<Brid
 }
 
 /// `MAC dev PORT …`, a line for each address (bridge(8)); the bridge's own address stands first.
-fn heard(text: &str, mac: MacAddr) -> Bridged {
+pub(crate) fn heard(text: &str, mac: MacAddr) -> Bridged {
     let known = |line: &str| line.split_ascii_whitespace().next().and_then(|word| word.parse::<MacAddr>().ok());
     if text.lines().any(|line| known(line) == Some(mac)) { Bridged::Heard } else { Bridged::Silent }
 }

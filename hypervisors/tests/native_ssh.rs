@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use hypervisors::host::{Command, GuestLink, Job, JobStatus, SshHost};
+use hypervisors::host::{Command, GuestLink, Job, JobStatus, SshHost, SshTarget};
 use hypervisors::{Cause, Change, Host};
 use skip::skip;
 
@@ -32,6 +32,10 @@ impl Drop for Sshd {
 fn keygen(path: &Path) {
     let done = Process::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status().unwrap();
     assert!(done.success());
+}
+
+fn daemon(config: &Path) -> Child {
+    Process::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(config).stderr(Stdio::null()).spawn().unwrap()
 }
 
 impl Sshd {
@@ -59,19 +63,27 @@ impl Sshd {
         std::fs::write(at("known"), format!("mercure--k3f9 {key}")).unwrap();
         let other = std::fs::read_to_string(at("otherkey.pub")).unwrap();
         std::fs::write(at("known_wrong"), format!("mercure--k3f9 {other}")).unwrap();
-        let daemon = Process::new("/usr/sbin/sshd")
-            .args(["-D", "-e", "-f"])
-            .arg(at("config"))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let daemon = daemon(&at("config"));
         let sshd = Self { directory, port, daemon };
+        sshd.comes_up();
+        Some(sshd)
+    }
+    fn comes_up(&self) {
         let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             assert!(begun.elapsed() < Duration::from_secs(10), "sshd does not come up");
             std::thread::sleep(Duration::from_millis(50));
         }
-        Some(sshd)
+    }
+    /// Another machine answers at the address: the same but for its host key.
+    fn becomes_another(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        let config = self.directory.path().join("config");
+        let text = std::fs::read_to_string(&config).unwrap().replace("/hostkey\n", "/otherkey\n");
+        std::fs::write(&config, text).unwrap();
+        self.daemon = daemon(&config);
+        self.comes_up();
     }
     fn link(&self) -> GuestLink {
         let at = |name: &str| self.directory.path().join(name);
@@ -169,4 +181,60 @@ async fn refusals_and_lost_links_are_told_apart() {
     let error = host.run(&id).await.unwrap_err();
     assert!(error.is_unknown() && error.to_string().contains("refused"), "{error:?}");
     std::io::stderr().flush().unwrap();
+}
+
+/// A host, which is known by its address, and original and clone, which are known by a name of ours: where another machine
+/// answers with another key, nothing is run, read or written there, and the remedy names the file and the name in it.
+#[tokio::test]
+async fn a_changed_host_key_stops_everything() {
+    let Some(mut sshd) = Sshd::start() else { return };
+    let at = |name: &str| sshd.directory.path().join(name);
+    let key = std::fs::read_to_string(at("hostkey.pub")).unwrap();
+    let known = [format!("[127.0.0.1]:{} {key}", sshd.port), format!("mercure {key}"), format!("mercure--k3f9 {key}")];
+    std::fs::write(at("known"), known.concat()).unwrap();
+    let by_alias = |name: &str| SshHost::for_guest(&GuestLink { name: name.into(), ..sshd.link() }).jobs_in(at("jobs"));
+    let link = sshd.link();
+    let host = SshHost::new(SshTarget {
+        name: "trolls".into(),
+        address: link.address.to_string(),
+        port: link.port,
+        user: link.user.clone(),
+        key: link.key.clone(),
+        sudo: false,
+        known_hosts: Some(link.known_hosts.clone()),
+        alias: None,
+        control_dir: link.control_dir.clone(),
+        legacy: false,
+    })
+    .jobs_in(at("jobs"));
+    let machines =
+        [(host, "127.0.0.1"), (by_alias("mercure"), "mercure"), (by_alias("mercure--k3f9"), "mercure--k3f9")];
+    let (canary, kept) = (at("canary"), at("kept"));
+    std::fs::write(&kept, "as it was").unwrap();
+    for (machine, name) in &machines {
+        assert_eq!(machine.run(&Command::new(["true"])).await.unwrap().status, 0, "{name}");
+        machine.disconnect().await.unwrap();
+    }
+    sshd.becomes_another();
+    for (machine, name) in machines {
+        let touch = Command::new(["touch", canary.to_str().unwrap()]);
+        let job = Job { id: "j".into(), argv: touch.argv.clone(), env: vec![] };
+        let refused = [
+            machine.run(&touch).await.unwrap_err(),
+            machine.write_file(&kept, b"another", 0o600).await.unwrap_err(),
+            machine.read_file(&kept, 100).await.unwrap_err(),
+            machine.job_start(&job).await.unwrap_err(),
+            machine.job_status("j").await.unwrap_err(),
+        ];
+        for error in refused {
+            let (said, help) = (error.to_string(), error.help.clone().unwrap_or_default());
+            assert!(matches!(error.cause, Cause::Refused(_)), "{name}: {error:?}");
+            assert!(said.contains("its host key is not the expected one"), "{name}: {said}");
+            assert!(help.contains(name) && help.contains("/known") && help.contains("127.0.0.1"), "{name}: {help}");
+        }
+    }
+    assert!(!canary.exists(), "a command was run on another machine");
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "as it was");
+    let known_now = std::fs::read_to_string(sshd.directory.path().join("known")).unwrap();
+    assert_eq!(known_now, known.concat(), "the new key was taken over");
 }

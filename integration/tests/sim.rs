@@ -14,6 +14,8 @@ mod fence;
 mod freeze;
 #[path = "sim/hooks.rs"]
 mod hooks;
+#[path = "sim/hostile.rs"]
+mod hostile;
 #[path = "sim/instants.rs"]
 mod instants;
 #[path = "sim/kernel.rs"]

@@ -64,7 +64,11 @@ pub fn rewrite(edits: &mut Overlay<'_>, spec: &CloneSpec) -> Result<(), GuestErr
         let name = lines(&text, &['#']).first().and_then(|line| words(&text, line.range.clone()).first().copied());
         match (name, &old) {
             (Some(name), _) if file == HOSTNAME => splices.replace(name.range(), new.as_str(), &why),
-            (None, _) if file == HOSTNAME => splices.replace(text.len()..text.len(), format!("{new}\n"), &why),
+            (None, _) if file == HOSTNAME => {
+                // A comment may be all there is, without a line end.
+                let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+                splices.replace(text.len()..text.len(), format!("{gap}{new}\n"), &why);
+            }
             (Some(name), Some(old)) => {
                 if let Some(with) = renamed(name.text, old, new) {
                     splices.replace(name.range(), with, &why);

@@ -54,14 +54,14 @@ fn rename(edits: &mut Overlay<'_>, path: &Path, new: &str) -> Result<(), GuestEr
         if !ip.is_loopback() && !own.contains(&ip) {
             continue;
         }
-        let has = |name: &str| words[1..].iter().any(|word| word.text.eq_ignore_ascii_case(name));
-        resolves |= has(new);
+        let there: BTreeSet<String> = words[1..].iter().map(|word| word.text.to_ascii_lowercase()).collect();
+        resolves |= there.contains(&new.to_ascii_lowercase());
         for word in &words[1..] {
             let with = old.as_deref().filter(|old| *old != new).and_then(|old| renamed(word.text, old, new));
             if let Some(with) = with.filter(|with| with != word.text) {
                 resolves |= with == new;
                 // A name that is there already is not written twice.
-                if !has(&with) {
+                if !there.contains(&with.to_ascii_lowercase()) {
                     splices.replace(word.range(), with, &why);
                 }
             }

@@ -209,3 +209,6 @@ pub fn clone_edits(tree: &Tree, spec: &CloneSpec) -> Result<Vec<FileEdit>, Guest
 pub fn apply(tree: &Tree, edits: &[FileEdit]) -> Result<bool, GuestError> {
     tree::apply(tree, edits)
 }
+
+#[cfg(test)]
+mod hostile_tests;

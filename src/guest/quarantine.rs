@@ -6,7 +6,7 @@
 //! (systemd-sysv-generator(8)). Where systemd is not installed, the start links of `etc/rc?.d` become stop links as well:
 //! update-rc.d(8) leaves a script alone that has links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -147,11 +147,10 @@ pub(super) fn start_link(name: &str) -> Option<&str> {
 /// What is switched off in a clone of this guest: the shipped list as far as it applies, and the inventory's names.
 pub fn planned(tree: &Tree, extra: &[String]) -> Result<Quarantine, GuestError> {
     let installed = installed(tree)?;
-    let mut units: Vec<Held> = Vec::new();
+    let mut units: BTreeMap<String, Held> = BTreeMap::new();
     let mut hold = |unit: &str, reason: &str, shipped: bool| {
-        if !units.iter().any(|held| held.unit == unit) {
-            units.push(Held { unit: unit.to_owned(), reason: reason.to_owned(), shipped });
-        }
+        let held = || Held { unit: unit.to_owned(), reason: reason.to_owned(), shipped };
+        units.entry(unit.to_owned()).or_insert_with(held);
     };
     for rule in &tables()?.service {
         let mut applies = installed.iter().any(|unit| rule.names.iter().any(|name| stands_for(name, unit)));
@@ -177,8 +176,7 @@ pub fn planned(tree: &Tree, extra: &[String]) -> Result<Quarantine, GuestError> 
             hold(unit, "named in the inventory", false);
         }
     }
-    units.sort_by(|a, b| a.unit.cmp(&b.unit));
-    Ok(Quarantine { units, unknown })
+    Ok(Quarantine { units: units.into_values().collect(), unknown })
 }
 
 /// Names of installed units that can be switched off; an init script counts as the service of its name.

@@ -8,12 +8,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use similar::{DiffOp, TextDiff};
 
 use super::quarantine::start_link;
 use super::tree::{FileImage, shown};
 use super::{COMMENT, FileEdit, GuestError, Tree, diff, keys, system};
+
+/// How long two texts are compared before they are too different to be merged.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Most comparisons of lines in which our changes are looked for again.
+const COMPARISONS: usize = 20_000_000;
 
 /// Edits that give production's identity back, and what people should know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -174,8 +180,18 @@ fn value3<T: PartialEq + Copy>(before: &T, after: &T, current: &T) -> T {
     *value(before, after, current)
 }
 
+/// Whether two texts differ in so much that comparing them takes long: a merge compares them several times, without an end.
+fn too_different(base: &str, text: &str) -> bool {
+    let begun = Instant::now();
+    TextDiff::configure().timeout(PATIENCE).diff_lines(base, text);
+    begun.elapsed() >= PATIENCE
+}
+
 /// What a merge gives has to stay what it is when it is merged again, or a repeated promotion would change it.
 fn merged_text(base: &str, ours: &str, theirs: &str) -> Option<String> {
+    if [ours, theirs].iter().any(|text| too_different(base, text)) {
+        return None;
+    }
     let merge = |theirs: &str| diffy::merge(base, ours, theirs).ok().or_else(|| replayed(base, ours, theirs));
     merge(theirs).filter(|merged| merge(merged).as_ref() == Some(merged))
 }
@@ -196,6 +212,9 @@ fn replayed(base: &str, ours: &str, theirs: &str) -> Option<String> {
         let ours_is_gone = ours_was.iter().all(|line| original.contains(line) || !lines.contains(line));
         ours_is_gone && (original.is_empty() || places(&lines, original) == 1) && places(&old, original) == 0
     };
+    if changes.len().saturating_mul(lines.len() + old.len()) > COMPARISONS {
+        return None;
+    }
     if changes.iter().all(is_back) {
         return Some(theirs.to_owned());
     }

@@ -7,11 +7,15 @@ use std::ops::Range;
 use std::path::Path;
 
 use hypervisors::MacAddr;
+use hypervisors::host::printable;
 
 use super::{CloneSpec, GuestError};
 
 /// What a line is commented out with. Recognised again, so that the second rewriting finds the first.
 pub const OFF: &str = "# upgradectl: ";
+
+/// Most reasons that are told of one file.
+const REASONS: usize = 20;
 
 /// Changes of one text, collected and then applied at once.
 #[derive(Debug)]
@@ -52,24 +56,27 @@ impl<'t> Splices<'t> {
         self.because(why);
     }
 
-    /// Whether the line at a position is to be commented out.
-    pub fn is_off(&self, at: usize) -> bool {
-        self.off.contains(&self.text[..at].rfind('\n').map_or(0, |newline| newline + 1))
-    }
-
     fn because(&mut self, why: impl Into<String>) {
-        let why = why.into();
-        if !self.why.contains(&why) {
-            self.why.push(why);
+        // Reasons name what stands in the guest's files.
+        let why = printable(&why.into());
+        if self.why.len() <= REASONS && !self.why.contains(&why) {
+            self.why.push(if self.why.len() == REASONS { "and so on".to_owned() } else { why });
         }
     }
 
     /// The new text and why; `None` if it is the same.
     pub fn finish(self) -> Option<(String, String)> {
+        // Where the line of a place begins: the places come in order.
+        let (mut line, mut seen) = (0, 0);
+        let mut is_off = |at: usize| {
+            line = self.text[seen..at].rfind('\n').map_or(line, |newline| seen + newline + 1);
+            seen = at;
+            self.off.contains(&line)
+        };
         let mut parts: Vec<(Range<usize>, &str)> = self
             .parts
             .iter()
-            .filter(|((start, end), _)| start == end || !self.is_off(*start))
+            .filter(|((start, end), _)| !is_off(*start) || start == end)
             .map(|((start, end), with)| (*start..*end, with.as_str()))
             .collect();
         parts.extend(self.off.iter().map(|start| (*start..*start, OFF)));

@@ -55,6 +55,8 @@ pub fn stamps(tree: &Tree) -> Result<BTreeMap<String, i64>, GuestError> {
         let path = Path::new(STAMPS).join(name);
         if let Some(stat) = tree.metadata(&path)?
             && beneath::is_file(&stat)
+            // One with several names is another file as well.
+            && stat.st_nlink == 1
         {
             stamps.insert(name.to_owned(), stat.st_mtime);
         }

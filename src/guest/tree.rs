@@ -23,6 +23,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+use hypervisors::host::is_hidden;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub const MAX_FILE: u64 = 1 << 20;
 pub const MAX_ENTRIES: usize = 65_536;
 /// Most extended attribute bytes of one file: names, and each value (the kernel's own limit, xattr(7)).
 const MAX_XATTR: usize = 65_536;
+/// Most bytes of the values together; file systems have no limit for these.
+const MAX_XATTRS: usize = 1 << 20;
 
 /// A file as it is or shall be, metadata included.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,7 +262,7 @@ fn xattrs(path: &Path, file: &OwnedFd) -> Result<BTreeMap<String, Vec<u8>>, Gues
         Err(Errno::NOTSUP) => 0,
         Err(errno) => return Err(io(path, errno)),
     };
-    let mut found = BTreeMap::new();
+    let (mut found, mut total) = (BTreeMap::new(), 0);
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let name = std::str::from_utf8(name).map_err(|_| {
             unfit(path, "has an extended attribute whose name is not UTF-8", "remove it with setfattr -x")
@@ -267,6 +270,12 @@ fn xattrs(path: &Path, file: &OwnedFd) -> Result<BTreeMap<String, Vec<u8>>, Gues
         let mut value = vec![0; MAX_XATTR];
         let length = rustix::fs::fgetxattr(file, name, &mut value[..]).map_err(|errno| io(path, errno))?;
         value.truncate(length);
+        value.shrink_to_fit();
+        total += length;
+        if total > MAX_XATTRS {
+            let why = format!("has more than {} KiB of extended attributes", MAX_XATTRS / 1024);
+            return Err(unfit(path, why, "look at them with getfattr -d -m -, and remove them with setfattr -x"));
+        }
         found.insert(name.to_owned(), value);
     }
     Ok(found)
@@ -310,7 +319,7 @@ pub(super) fn shown(path: &Path) -> String {
 
 /// Text of a guest for a terminal: control characters and bytes that are not UTF-8 are escaped.
 fn printable(text: &OsStr) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let escape = |c: char| if is_hidden(c) { c.escape_default().to_string() } else { c.to_string() };
     text.to_string_lossy().chars().map(escape).collect()
 }
 

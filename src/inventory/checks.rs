@@ -17,7 +17,7 @@ pub(super) fn checks(list: &Item<'_>) -> Vec<Check> {
         let Some(check) = check(&item) else { continue };
         if checks.iter().any(|other| other.name == check.name) {
             let help = format!("tell them apart: {{ name = \"…\", kind = \"{}\", … }}", check.kind.word());
-            item.problem(format!("a second check is named \"{}\"", check.name), Some(help));
+            item.problem(format!("a second check is named {:?}", check.name), Some(help));
         }
         checks.push(check);
     }

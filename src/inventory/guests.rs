@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::checks::checks;
 use super::hosts::ssh;
 use super::model::*;
-use super::read::{Item, Place, Problems, Section, absolute_path, did_you_mean};
+use super::read::{Item, Place, Problems, Section, absolute_path, did_you_mean, key_word};
 use super::values::{AddressWish, Allowed, Size, parse_bytes};
 
 /// Shortest and longest time that a change can be leased for, in seconds.
@@ -23,8 +23,8 @@ impl Known<'_> {
         let name = item.string()?;
         if !self.hosts.contains(&name) {
             let help = did_you_mean(&name, self.hosts.iter().map(String::as_str))
-                .unwrap_or_else(|| format!("declare it: [hosts.{name}]"));
-            item.problem(format!("there is no host \"{name}\""), Some(help));
+                .unwrap_or_else(|| format!("declare it: [hosts.{}]", key_word(&name)));
+            item.problem(format!("there is no host {name:?}"), Some(help));
         }
         Some(name)
     }
@@ -132,7 +132,8 @@ fn upgrade(section: Section<'_>) -> Option<UpgradeSpec> {
 }
 
 fn release(text: &str) -> Result<String, String> {
-    let sound = text.len() <= 40 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let sound = text.len() <= 40 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.bytes().all(known);
     if sound {
         Ok(text.to_owned())
     } else {
@@ -249,7 +250,7 @@ fn hooks(list: &Item<'_>) -> Vec<Hook> {
     for item in list.items() {
         let Some(hook) = item.section().and_then(hook) else { continue };
         if hooks.iter().any(|other| other.name == hook.name) {
-            item.problem(format!("a second hook is named \"{}\"", hook.name), None);
+            item.problem(format!("a second hook is named {:?}", hook.name), None);
         }
         hooks.push(hook);
     }
@@ -343,7 +344,7 @@ fn hook_argv(item: Option<Item<'_>>) -> Option<Vec<String>> {
         for inner in argument.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(inner, _)| inner) {
             let slip = !KNOWN.contains(&inner) && inner.len() > 3;
             if let Some(help) = did_you_mean(inner, KNOWN).filter(|_| slip) {
-                item.problem(format!("there is no placeholder {{{inner}}}"), Some(help));
+                item.problem(format!("there is no placeholder {{{}}}", inner.escape_debug()), Some(help));
             }
         }
     }

@@ -61,6 +61,11 @@ pub fn load(path: &Path) -> Result<Inventory, InventoryError> {
     parse(&sources)
 }
 
+/// The inventory that a text by itself would be.
+pub(crate) fn parse_text(text: &str) -> Result<Inventory, InventoryError> {
+    parse(&[Source { path: "inventory.toml".into(), text: text.to_owned() }])
+}
+
 fn read(path: &Path) -> Result<Source, InventoryError> {
     let io = |source| InventoryError::Io { path: path.to_owned(), source };
     let mut text = String::new();

@@ -11,6 +11,7 @@ mod model;
 mod read;
 pub mod values;
 
+pub(crate) use load::parse_text;
 pub use load::{InventoryError, load};
 pub use model::*;
 pub use read::Problem;
@@ -18,6 +19,9 @@ pub use read::Problem;
 /// The inventory that `init` writes: every key, commented.
 pub const STARTER: &str = include_str!("../../templates/inventory.toml");
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod hostile_tests;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

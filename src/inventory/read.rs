@@ -216,7 +216,7 @@ impl<'a> Section<'a> {
 
     fn item(&self, layer: &Layer<'a>, key: &str, span: Range<usize>, value: &'a Spanned<DeValue<'a>>) -> Item<'a> {
         let path = &layer.place.key;
-        let key = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        let key = if path.is_empty() { key_word(key) } else { format!("{path}.{}", key_word(key)) };
         // A table's own span may be empty or far away (dotted keys); its key is where people look.
         let span = if value.get_ref().is_table() { span } else { value.span() };
         Item { problems: self.problems, value: value.get_ref(), place: Place { file: layer.place.file, span, key } }
@@ -276,6 +276,12 @@ impl<'a> Section<'a> {
             }
         }
     }
+}
+
+/// A key as it is written in TOML: in quotes where it has to be, nothing of it hidden.
+pub(super) fn key_word(key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if bare { key.to_owned() } else { format!("{key:?}") }
 }
 
 /// Reads an absolute path without `..`.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::neutral::escaped;
 use super::writer::{self, Stream};
 use crate::engine::{ErrorInfo, Event, EventBody, Op, Plan, Sink, Undo};
 use crate::lifecycle::app::Front;
@@ -52,7 +53,7 @@ pub(super) fn sink_to(plan_only: bool, put: impl Fn(&str, bool) -> bool + Send +
         let mut dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
         let detail = matches!(event.body, EventBody::Command { .. } | EventBody::Progress { .. });
         if let Ok(line) = serde_json::to_string(&Line { event, dropped: *dropped }) {
-            *dropped = if put(&(line + "\n"), detail) { 0 } else { *dropped + 1 };
+            *dropped = if put(&(escaped(line) + "\n"), detail) { 0 } else { *dropped + 1 };
         }
     })
 }
@@ -60,7 +61,7 @@ pub(super) fn sink_to(plan_only: bool, put: impl Fn(&str, bool) -> bool + Send +
 /// Prints a value on a line of its own.
 pub fn line(value: &impl Serialize) {
     if let Ok(text) = serde_json::to_string(value) {
-        super::out(&(text + "\n"));
+        super::out(&(escaped(text) + "\n"));
     }
 }
 

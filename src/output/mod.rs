@@ -6,8 +6,9 @@
 //!
 //! May not: decide anything, fail, or wait for a reader. A terminal that is gone or held never stops a verb: what cannot
 //! be written is dropped, what is not read waits in memory.
-//! Text that comes from guests or commands is shown with its control characters replaced. Results go to standard
-//! output, progress and errors to standard error; colour never carries meaning alone.
+//! Text that comes from guests or commands is shown with its control characters replaced, where it is put into a line; what
+//! slips through there is replaced by [`neutral`] where it is written. Results go to standard output, progress and errors to
+//! standard error; colour never carries meaning alone.
 
 pub mod closing;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod format;
 pub mod front;
 pub mod json;
 pub mod log;
+mod neutral;
 pub mod page;
 pub mod status;
 pub mod terminal;
@@ -118,6 +120,9 @@ impl Style {
                 stream.is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
             }
         };
+        if on {
+            neutral::allow_colours();
+        }
         Self { on }
     }
     fn paint(self, code: &str, text: &str) -> String {

@@ -7,6 +7,7 @@
 //! * Texts of one stream are written whole and in their order; of both, if both lead to the same file or terminal.
 //! * Memory is bounded by [`ROOM`] plus what may not be left out, of which a plan can cause only so much.
 //! * A reader that is gone is no error: what cannot be written is forgotten.
+//! * Nothing but our own colours reaches a terminal that it would obey ([`super::neutral`]).
 //!
 //! The line that moves is drawn here too, so that it is never in the way of a text and a text never waits for it.
 
@@ -20,6 +21,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::format::WIDTH;
+use super::neutral::{neutral, neutral_line};
 
 /// Bytes that wait before details are left out.
 const ROOM: usize = 256 << 10;
@@ -193,7 +195,7 @@ impl Queue {
                     let line = line.clone();
                     (state.busy, state.drawn, state.tick) = (true, true, Some(now + TICK));
                     drop(state);
-                    return (Stream::Err, [CLEAR, line(columns()).as_bytes()].concat(), 0);
+                    return (Stream::Err, [CLEAR, neutral_line(&line(columns())).as_bytes()].concat(), 0);
                 }
                 Some(_) => Some(tick - now),
                 None if state.drawn => {
@@ -273,15 +275,15 @@ fn queue(stream: Stream) -> &'static Queue {
     }
 }
 
-/// Writes a text as soon as its reader takes it.
+/// Writes a text as soon as its reader takes it. What would do something to a terminal is taken out of it.
 pub fn put(stream: Stream, text: &str) {
-    queue(stream).put(stream, text);
+    queue(stream).put(stream, &neutral(text));
 }
 
-/// Writes a text if its reader keeps up; says whether it will.
+/// The same if its reader keeps up; says whether it will.
 #[must_use]
 pub fn offer(stream: Stream, text: &str) -> bool {
-    queue(stream).offer(stream, text)
+    queue(stream).offer(stream, &neutral(text))
 }
 
 /// Draws this line on standard error, again and again; `None` takes it away.

@@ -68,7 +68,7 @@ pub fn find_argv() -> Vec<String> {
 const OWNERS: &[&str] = &["dpkg-query", "-W", "-f=${Package}\n${Conffiles}\n"];
 
 /// Packages by the conffiles they own, from [`OWNERS`]: a name, then lines ` PATH MD5 [obsolete]`.
-fn parse_owners(text: &str) -> BTreeMap<&str, &str> {
+pub(crate) fn parse_owners(text: &str) -> BTreeMap<&str, &str> {
     let mut package = "";
     let mut owners = BTreeMap::new();
     for line in text.lines() {
@@ -183,7 +183,7 @@ pub fn show(file: &Conffile, in_force: Option<&[u8]>, other: Option<&[u8]>) -> S
     if current == other {
         return format!("{}: both are the same\n", printable(&file.path));
     }
-    let diff = similar::TextDiff::from_lines(current, other);
+    let diff = similar::TextDiff::configure().timeout(super::DIFF).diff_lines(current, other);
     let diff = diff.unified_diff().header(&file.path, &file.beside).to_string();
     diff.lines().map(|line| printable(line) + "\n").collect()
 }

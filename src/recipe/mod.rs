@@ -16,7 +16,12 @@ pub mod script;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+/// How long the shortest difference of two files is looked for; after that a longer one is told.
+const DIFF: Duration = Duration::from_secs(1);
 
 /// What a preflight check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

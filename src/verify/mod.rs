@@ -7,7 +7,7 @@
 mod baseline;
 mod check;
 mod compare;
-mod dns;
+pub(crate) mod dns;
 mod http;
 pub mod inside;
 mod line;

@@ -101,7 +101,7 @@ pub async fn status(host: &dyn Host, directory: &Path, id: &str) -> Result<JobSt
 }
 
 /// Reads what [`STATUS`] prints.
-fn parse_status(printed: &[u8]) -> Option<JobStatus> {
+pub(crate) fn parse_status(printed: &[u8]) -> Option<JobStatus> {
     let end = printed.iter().position(|byte| *byte == b'\n')?;
     let (word, tail) = (std::str::from_utf8(&printed[..end]).ok()?, printed[end + 1..].to_vec());
     match word.split_once(' ').unwrap_or((word, "")) {

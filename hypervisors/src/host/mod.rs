@@ -149,16 +149,24 @@ pub fn printable_tail(bytes: &[u8], lines: usize) -> String {
     kept[kept.len().saturating_sub(lines)..].join(" / ")
 }
 
-/// Text with every control character (terminal escapes, bidirectional overrides) replaced by `\u{fffd}`; tabs become spaces.
+/// Text with everything that does something to a terminal instead of being shown ([`is_hidden`]) replaced by `\u{fffd}`; tabs
+/// become spaces.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\t' => ' ',
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-            c if c.is_control() => '\u{fffd}',
+            c if is_hidden(c) => '\u{fffd}',
             c => c,
         })
         .collect()
+}
+
+/// Whether a character is not shown but changes how others are: control characters (C0, DEL, C1: terminal escapes), what
+/// turns the direction of text, what breaks lines unseen, and what takes no room at all (Unicode tags, zero width blanks).
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Long work that goes on in a machine when the link is lost: run detached there, re-attached to by its id.

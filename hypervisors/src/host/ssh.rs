@@ -137,7 +137,12 @@ impl SshHost {
     pub fn for_rsync(&self) -> Result<(String, String)> {
         let address = &self.target.address;
         let destination = if address.contains(':') { format!("[{address}]") } else { address.clone() };
-        Ok((shell_quote(&self.options()?), destination))
+        let options = self.options()?;
+        // rsync splits by rules of its own, in which an apostrophe cannot be quoted by a backslash.
+        match options.iter().find(|word| word.contains('\'')) {
+            Some(word) => Err(self.unfit(&format!("{} (an apostrophe, through rsync)", super::printable(word)))),
+            None => Ok((shell_quote(&options), destination)),
+        }
     }
 
     /// `ssh` with its options, without the destination.
@@ -423,6 +428,85 @@ mod tests {
             let expected: String = words.iter().map(|word| format!("{word}\0")).collect();
             prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
         }
+    }
+
+    /// Words made of what shells act upon.
+    fn sharp() -> impl Strategy<Value = String> {
+        let parts = [
+            "a",
+            " ",
+            "'",
+            "\"",
+            "\\",
+            "$",
+            "`",
+            "$(touch canary)",
+            ";",
+            "&&",
+            "|",
+            "\n",
+            "*",
+            "?",
+            "[x]",
+            "~",
+            "#",
+            "=",
+            "-rf",
+            "--",
+            "../",
+            "{a,b}",
+            "!x",
+            "<",
+            ">",
+            "\u{7f}",
+            "\u{202e}",
+            "é",
+            "\t",
+            "\r",
+        ];
+        proptest::collection::vec(proptest::sample::select(parts.to_vec()), 0..6).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// The whole way: what sshd gives the login shell there, through the wrapper and `env`, is the command's argv again.
+        #[test]
+        fn what_the_shell_there_runs_is_the_command(words in proptest::collection::vec(sharp(), 0..6), value in sharp()) {
+            let place = tempfile::tempdir().unwrap();
+            let mut argv = vec!["printf".to_owned(), "%s\\0".to_owned(), "first".to_owned()];
+            argv.extend(words.iter().cloned());
+            let command = Command::new(argv).env("UPGRADECTL_TEST", &value);
+            let line = SshHost::new(target()).wrap(&command).unwrap().argv.pop().unwrap();
+            for shell in ["sh", "bash"] {
+                let Ok(output) = std::process::Command::new(shell).arg("-c").arg(&line).current_dir(place.path()).output() else {
+                    continue;
+                };
+                let expected: String = std::iter::once("first").chain(words.iter().map(String::as_str)).map(|word| format!("{word}\0")).collect();
+                prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{} of {}", line, shell);
+                prop_assert!(output.stderr.is_empty());
+                prop_assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "a word was run");
+            }
+            let line = SshHost::new(target()).wrap(&Command::new(["printenv", "UPGRADECTL_TEST"]).env("UPGRADECTL_TEST", &value)).unwrap();
+            let output = std::process::Command::new("sh").arg("-c").arg(line.argv.last().unwrap()).output().unwrap();
+            prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{value}\n"));
+        }
+
+        /// Bytes that are any text at all.
+        #[test]
+        fn any_text_is_one_word(words in proptest::collection::vec(any::<String>().prop_map(|word| word.replace('\0', "")), 1..4)) {
+            let line = format!("printf '%s\\0' {}", shell_quote(&words));
+            let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            let expected: String = words.iter().map(|word| format!("{word}\0")).collect();
+            prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_rsync_could_not_split_again_is_refused() {
+        assert!(SshHost::new(target()).for_rsync().is_ok());
+        let target = SshTarget { known_hosts: Some("/var/lib/it's/known".into()), ..target() };
+        let error = SshHost::new(target).for_rsync().unwrap_err();
+        assert!(error.to_string().contains("apostrophe"), "{error}");
     }
 
     #[test]

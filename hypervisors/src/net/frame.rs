@@ -42,7 +42,7 @@ fn arp(mac: MacAddr, own: Ipv4Addr, wanted: Ipv4Addr) -> Vec<u8> {
 }
 
 /// The hardware address in an ARP reply for `wanted`.
-pub(super) fn arp_answer(frame: &[u8], wanted: Ipv4Addr) -> Option<MacAddr> {
+pub(crate) fn arp_answer(frame: &[u8], wanted: Ipv4Addr) -> Option<MacAddr> {
     let body = payload(frame, ARP)?;
     let (head, rest) = body.split_first_chunk::<8>()?;
     let (sender, rest) = rest.split_first_chunk::<6>()?;
@@ -53,7 +53,7 @@ pub(super) fn arp_answer(frame: &[u8], wanted: Ipv4Addr) -> Option<MacAddr> {
 }
 
 /// Who speaks in an ARP frame, question or answer, and at which address. A probe (from 0.0.0.0) names none.
-pub(super) fn arp_sender(frame: &[u8]) -> Option<(MacAddr, Ipv4Addr)> {
+pub(crate) fn arp_sender(frame: &[u8]) -> Option<(MacAddr, Ipv4Addr)> {
     let body = payload(frame, ARP)?;
     let (head, rest) = body.split_first_chunk::<8>()?;
     let (sender, rest) = rest.split_first_chunk::<6>()?;
@@ -88,7 +88,7 @@ pub(super) fn advertisement(mac: MacAddr, address: Ipv6Addr) -> Vec<u8> {
 }
 
 /// The hardware address in a neighbour advertisement for `wanted`: its option, else the frame's sender.
-pub(super) fn advertisement_answer(frame: &[u8], wanted: Ipv6Addr) -> Option<MacAddr> {
+pub(crate) fn advertisement_answer(frame: &[u8], wanted: Ipv6Addr) -> Option<MacAddr> {
     let packet = payload(frame, IPV6)?;
     let (head, rest) = packet.split_first_chunk::<40>()?;
     // Hop limit 255 proves that no router passed it on (RFC 4861 §7.1.2).

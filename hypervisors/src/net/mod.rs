@@ -1,7 +1,7 @@
 //! The network as a machine sees it: who answers for an address, announcing one, connecting to one.
 
 mod found;
-mod frame;
+pub(crate) mod frame;
 mod linked;
 mod real;
 

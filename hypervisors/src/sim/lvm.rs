@@ -83,7 +83,8 @@ impl Sim {
             }
             None => {}
         }
-        write_json(&noted, &boot)
+        write_json(&noted, &boot)?;
+        world.settle(&noted).map_err(|error| Error::io(doing, error))
     }
     /// The machine itself, if the world is on its disks.
     pub(super) fn real_host(&self) -> Option<Arc<dyn Host>> {
@@ -193,6 +194,14 @@ impl Locked {
                 io::ErrorKind::NotFound => Error::not_found(doing, format!("volume {volume} does not exist")),
                 _ => Error::new(doing, Cause::Platform(format!("volume {volume}: {error}"))),
             })
+    }
+
+    /// On real disks a file outlives a power cut as a real platform's does.
+    pub fn settle(&self, path: &Path) -> io::Result<()> {
+        match self.sim.group() {
+            Ok(Some(_)) if path.exists() => File::open(path)?.sync_all(),
+            _ => Ok(()),
+        }
     }
 
     /// What stands beside a volume's files in a world of trees; of one that no guest runs on, nothing is known.

@@ -468,13 +468,6 @@ impl Locked {
         .and_then(|()| self.settle(&path))
         .map_err(|error| Error::io(format!("store the definition of {guest}"), error))
     }
-    /// On real disks a file outlives a power cut as a real platform's does.
-    fn settle(&self, path: &Path) -> io::Result<()> {
-        match self.sim.group() {
-            Ok(Some(_)) if path.exists() => File::open(path)?.sync_all(),
-            _ => Ok(()),
-        }
-    }
     /// The host that a guest is defined on; empty: the first.
     pub fn part_of(&self, guest: &str) -> Result<String> {
         Ok(read_json(&self.file("parts", guest)?)?.unwrap_or_default())

@@ -28,7 +28,7 @@ pub struct Btrfs;
 
 /// A line of `btrfs subvolume list`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Listed {
+pub(crate) struct Listed {
     id: u64,
     parent: u64,
     /// Beneath the subvolume that was asked about: relative to it. Elsewhere: from the top of the file system.
@@ -36,7 +36,7 @@ struct Listed {
 }
 
 /// Reads the list. A line that does not begin like an entry continues the name before it.
-fn parse_list(text: &str) -> Option<Vec<Listed>> {
+pub(crate) fn parse_list(text: &str) -> Option<Vec<Listed>> {
     let mut entries: Vec<Listed> = Vec::new();
     for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
         match parse_line(line) {
@@ -63,7 +63,7 @@ fn parse_line(line: &str) -> Option<Listed> {
 
 /// Everything below the subvolume `root`, which the list was asked about, as (id, path relative to it), parents before
 /// children.
-fn descendants(list: &[Listed], root: u64) -> Option<Vec<(u64, String)>> {
+pub(crate) fn descendants(list: &[Listed], root: u64) -> Option<Vec<(u64, String)>> {
     let mut found: Vec<(u64, String)> = Vec::new();
     let mut parents = vec![root];
     while let Some(parent) = parents.pop() {

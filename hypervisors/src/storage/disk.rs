@@ -201,7 +201,7 @@ pub(super) async fn probe(
 }
 
 /// `KEY=value` lines; blanks and quotes in values are escaped by a backslash (`blkid(8)`).
-fn parse_export(text: &str) -> BTreeMap<String, String> {
+pub(crate) fn parse_export(text: &str) -> BTreeMap<String, String> {
     let unescape = |value: &str| {
         let mut chars = value.chars();
         let mut plain = String::new();
@@ -282,7 +282,7 @@ fn filled(area: Area, found: &BTreeMap<String, String>) -> Area {
 
 /// An entry of a guest's fstab(5), as far as mounting its parts on the host needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub spec: String,
     /// Beneath the root, no leading slash; empty for the root.
     pub point: PathBuf,
@@ -290,7 +290,7 @@ pub(super) struct Entry {
 }
 
 /// The entries of an fstab that mount something by its own name.
-pub(super) fn entries(text: &str) -> Vec<Entry> {
+pub(crate) fn entries(text: &str) -> Vec<Entry> {
     let entry = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let (spec, point) = (fields.next()?, fields.next()?);
@@ -328,7 +328,7 @@ fn octal(field: &str) -> String {
 
 /// Whether a specification of fstab(5) names a partition, where it is not known what the disk is called in the guest: by
 /// what the partition itself bears, or by its number on a device of one disk's name.
-pub(super) fn names(spec: &str, area: &Area) -> bool {
+pub(crate) fn names(spec: &str, area: &Area) -> bool {
     let numbered = || spec.strip_prefix("/dev/").and_then(first_disk).is_some_and(|number| Some(number) == area.number);
     area.is(spec, "") || numbered()
 }

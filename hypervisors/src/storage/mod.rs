@@ -1,6 +1,6 @@
 //! Volumes: what a disk's bytes stand on, and what can be done with them (snapshot, open, remove, mark).
 
-mod btrfs;
+pub(crate) mod btrfs;
 mod directory;
 pub mod disk;
 pub mod lvm;

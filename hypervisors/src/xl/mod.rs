@@ -20,7 +20,7 @@ pub mod edit;
 pub mod facts;
 mod files;
 mod look;
-mod parse;
+pub(crate) mod parse;
 mod shelf;
 pub mod spec;
 #[cfg(test)]

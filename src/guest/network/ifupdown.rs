@@ -3,7 +3,7 @@
 //! A line whose first word is no keyword is an option of the stanza before it. Comments have lines of their own; a
 //! backslash at a line's end continues it. Stanzas of bridges, bonds and VLANs keep everything but their addresses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -88,10 +88,11 @@ fn netmask(text: &str) -> Option<u8> {
 /// The interfaces, in file order; the stanzas of one name together.
 pub fn inspect(files: &Overlay<'_>) -> Result<Vec<Interface>, GuestError> {
     let mut found: Vec<(Interface, [bool; 2])> = Vec::new();
+    let mut places = BTreeMap::new();
     for file in read(files)? {
         for stanza in stanzas(&file)?.0 {
             let name = stanza.name();
-            let at = found.iter().position(|(interface, _)| interface.name == name).unwrap_or_else(|| {
+            let at = *places.entry(name.to_owned()).or_insert_with(|| {
                 found.push((empty(name), [false; 2]));
                 found.len() - 1
             });

@@ -122,8 +122,14 @@ fn method(dhcp: bool, fixed: bool) -> Method {
     }
 }
 
-/// Whether a name matches a pattern of glob(7): `*`, `?` and `[…]`. Takes time in proportion to both lengths.
+/// Longest pattern that can match, in bytes: names of interfaces have 15, names of files 255.
+const PATTERN: usize = 1024;
+
+/// Whether a name matches a pattern of glob(7): `*`, `?` and `[…]`. Takes time in proportion to both lengths, brackets apart.
 fn matches(pattern: &str, name: &str) -> bool {
+    if pattern.len() > PATTERN {
+        return false;
+    }
     let pattern: Vec<char> = pattern.chars().collect();
     // Places in the pattern at which the part of the name read so far may have arrived.
     let mut places = BTreeSet::from([0]);

@@ -211,6 +211,10 @@ fn add_dhcp(file: &File, splices: &mut Splices<'_>) {
         Some(head) => splices.replace(head.range.end..head.range.end, format!("{end}DHCP=ipv4"), why),
         None => {
             let gap = if file.text.ends_with('\n') || file.text.is_empty() { "" } else { end };
+            // A backslash at the end would take what follows to itself; an empty line ends that.
+            let open =
+                file.text.trim_end_matches("\n").trim_end_matches('\r').ends_with('\\') && !file.text.ends_with("\n\n");
+            let gap = if open { format!("{gap}{end}") } else { gap.to_owned() };
             let at = file.text.len();
             splices.replace(at..at, format!("{gap}[Network]{end}DHCP=ipv4{end}"), why);
         }

@@ -1,11 +1,17 @@
 //! Edits for people: unified diffs without secrets and without control characters of the guest.
 
 use std::path::Path;
+use std::time::Duration;
 
+use hypervisors::host::is_hidden;
 use similar::TextDiff;
 
 use super::{FileImage, printable, shown};
 use crate::guest::FileEdit;
+
+/// How long the shortest difference is looked for; after that a longer one is told. A guest can make two files of which the
+/// shortest takes hours to find.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// See [`crate::guest::diff`].
 pub fn diff(edit: &FileEdit) -> String {
@@ -33,14 +39,14 @@ pub fn diff(edit: &FileEdit) -> String {
     }
     match (std::str::from_utf8(before), std::str::from_utf8(after)) {
         (Ok(before), Ok(after)) if !before.contains('\0') && !after.contains('\0') => {
-            let unified = TextDiff::from_lines(before, after);
+            let unified = TextDiff::configure().timeout(PATIENCE).diff_lines(before, after);
             let (a, b) = (format!("a{path}"), format!("b{path}"));
             let (a, b) = if edit.before.is_none() { ("/dev/null".into(), b) } else { (a, b) };
             let b = if edit.after.is_none() { "/dev/null".into() } else { b };
             let shown = unified.unified_diff().header(&a, &b).to_string();
             let visible = |c: char| match c {
                 '\n' | '\t' => c.to_string(),
-                c if c.is_control() => c.escape_default().to_string(),
+                c if is_hidden(c) => c.escape_default().to_string(),
                 c => c.to_string(),
             };
             text.extend(shown.chars().map(visible));

@@ -118,6 +118,8 @@ pub struct Transcript {
 /// Longest line that is looked at (bytes), and most lines of one package's output.
 const LINE: usize = 4096;
 const BLOCK: usize = 60;
+/// Most packages, and most repositories, that are told of.
+const TOLD: usize = 1000;
 
 impl Transcript {
     /// Takes the next bytes.
@@ -158,13 +160,18 @@ impl Transcript {
             .and_then(|rest| rest.split_once(" (--"))
         {
             let package = printable(package.rsplit('/').next().unwrap_or(package));
-            self.broken.push(Broken { package, why: String::new(), said: telling(&self.block) });
-            self.awaits_why = true;
+            if self.broken.len() < TOLD {
+                self.broken.push(Broken { package, why: String::new(), said: telling(&self.block) });
+                self.awaits_why = true;
+            }
             self.block.clear();
         } else if let Some(rest) = text.strip_prefix("Err:") {
             let mut words = rest.split_ascii_whitespace().skip(1);
             if let (Some(uri), Some(suite)) = (words.next(), words.next()) {
                 let (uri, suite) = (printable(&without_login(uri)), printable(suite));
+                if self.unreachable.len() == TOLD {
+                    return;
+                }
                 self.unreachable.push(Unreachable { uri, suite, why: String::new() });
             }
         } else if let Some(error) = text.strip_prefix("E: ") {

@@ -146,7 +146,7 @@ pub async fn locate(guest: &dyn Host, uri: &str, suite: &str) -> Option<String> 
 pub fn source_diff(files: &[SourceFile]) -> String {
     let changed = files.iter().filter(|file| file.before != file.after.text);
     let diff = changed.map(|file| {
-        let diff = similar::TextDiff::from_lines(&file.before, &file.after.text);
+        let diff = similar::TextDiff::configure().timeout(super::DIFF).diff_lines(&file.before, &file.after.text);
         diff.unified_diff().context_radius(0).header(&file.path, &file.path).to_string()
     });
     diff.collect::<String>().lines().map(|line| hypervisors::host::printable(line) + "\n").collect()

@@ -87,13 +87,13 @@ const PACKAGES: &[&str] = &["dpkg-query", "-W", "-f=${db:Status-Abbrev}\t${Packa
 
 /// A line of [`PACKAGES`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Package {
+pub(crate) struct Package {
     state: String,
     name: String,
     kib: u64,
 }
 
-fn parse_packages(text: &str) -> Vec<Package> {
+pub(crate) fn parse_packages(text: &str) -> Vec<Package> {
     text.lines()
         .filter_map(|line| {
             let mut parts = line.split('\t');
@@ -223,12 +223,12 @@ fn naming(text: &str, codename: &str, config: bool) -> Vec<usize> {
 
 /// A line of `df -P -B1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct FileSystem {
+pub(crate) struct FileSystem {
     available: u64,
     mounted: String,
 }
 
-fn parse_df(text: &str) -> Vec<FileSystem> {
+pub(crate) fn parse_df(text: &str) -> Vec<FileSystem> {
     text.lines()
         .skip(1)
         .filter_map(|line| {

@@ -207,6 +207,8 @@ struct Word<'a> {
 fn words(text: &str, line: usize, from: usize, to: usize) -> Vec<Word<'_>> {
     let bytes = &text.as_bytes()[..to];
     let (mut found, mut at) = (Vec::new(), from);
+    // What nothing closes from somewhere on, nothing closes further on.
+    let mut open: Vec<u8> = Vec::new();
     while at < to {
         if bytes[at].is_ascii_whitespace() {
             at += 1;
@@ -219,7 +221,9 @@ fn words(text: &str, line: usize, from: usize, to: usize) -> Vec<Word<'_>> {
                 b'"' => Some(b'"'),
                 _ => None,
             };
+            let close = close.filter(|close| !open.contains(close));
             let inside = close.and_then(|close| bytes[at + 1..].iter().position(|byte| *byte == close));
+            open.extend(close.filter(|_| inside.is_none()));
             at += inside.map_or(1, |length| length + 2);
         }
         found.push(Word { text: &text[start..at], line, start, end: at });
@@ -239,8 +243,12 @@ impl<'a> OneLine<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut end = 0;
         let bytes = line.as_bytes();
+        // Where nothing closes a bracket, nothing closes a later one.
+        let mut closes = true;
         while end < bytes.len() && bytes[end] != b'#' {
-            let inside = (bytes[end] == b'[').then(|| line[end..].find(']')).flatten();
+            let opens = closes && bytes[end] == b'[';
+            let inside = opens.then(|| line[end..].find(']')).flatten();
+            closes &= !opens || inside.is_some();
             end += inside.unwrap_or(0) + 1;
         }
         let mut words = words(line, 0, 0, end.min(line.len())).into_iter().peekable();

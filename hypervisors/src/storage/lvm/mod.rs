@@ -17,8 +17,8 @@ mod driver;
 #[cfg(test)]
 mod fake;
 mod look;
-mod name;
-mod report;
+pub(crate) mod name;
+pub(crate) mod report;
 mod size;
 #[cfg(test)]
 mod tests;
