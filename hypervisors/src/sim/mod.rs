@@ -28,6 +28,7 @@ mod commands;
 mod copy;
 mod definition;
 mod effect;
+mod file;
 mod guest;
 mod host;
 mod hypervisor;

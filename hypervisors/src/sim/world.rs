@@ -4,25 +4,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::boot;
 use super::definition::{self, Parsed, plain_name};
 use super::effect::How;
+use super::file::FILE_LIMIT;
+pub(super) use super::file::{read_bounded, read_json, replace, write_json};
 use super::tree;
 use crate::storage::Copies;
 use crate::{Capabilities, Cause, Error, MacAddr, Mark, Power, Result, VolumeKind, VolumeRef};
-
-/// A file of the world is never larger.
-const FILE_LIMIT: u64 = 16 << 20;
 
 /// The simulated machine and how it and its guests behave: `host.json`. Absent keys have the values of [`Default`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -562,42 +560,4 @@ pub(super) fn fresh_id(name: &str) -> String {
 /// Milliseconds since the epoch.
 pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// A file's bytes, `None` if it does not exist, an error if it is larger than `limit`.
-pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
-    }
-    Ok(Some(bytes))
-}
-
-/// Replaces a file by rename, keeping it whole at every instant (of this kernel; there is no fsync).
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    fs::write(&temporary, bytes)?;
-    fs::rename(&temporary, path)
-}
-
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let doing = || format!("read {}", path.display());
-    let Some(bytes) = read_bounded(path, FILE_LIMIT).map_err(|error| Error::io(doing(), error))? else {
-        return Ok(None);
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::new(doing(), Cause::Malformed(error.to_string())))
-}
-
-pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let doing = || format!("write {}", path.display());
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::new(doing(), Cause::Malformed(error.to_string())))?;
-    text.push('\n');
-    replace(path, text.as_bytes()).map_err(|error| Error::io(doing(), error))
 }
