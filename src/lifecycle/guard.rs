@@ -52,8 +52,12 @@ impl Held<'_> {
             Verb::Upgrade | Verb::Promote => true,
             Verb::Verify => state != State::Promoted,
             // A promotion that was cut short has to end one way or the other, and by then its snapshot cannot fill.
-            Verb::Resume => active.is_some_and(|past| {
-                past.plan.undoes.is_none() && matches!(past.plan.verb.as_str(), "upgrade" | "verify")
+            Verb::Resume => active.is_some_and(|past| match past.plan.verb.as_str() {
+                _ if past.plan.undoes.is_some() => false,
+                "upgrade" => true,
+                // There is no clone once it is promoted: it is production that is verified.
+                "verify" => state != State::Promoted,
+                _ => false,
             }),
             Verb::Clone | Verb::Rollback | Verb::Commit | Verb::Abort => false,
         };

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
 use super::addresses::{self, Configured};
 use super::definition::{self, Parsed};
-use super::world::{HostConfig, LiveNic, Locked, Runtime, VolumeMeta, now_ms};
+use super::world::{HostConfig, LiveNic, Locked, Runtime, VolumeMeta};
 use super::{rules, tree};
 use crate::{Cause, Error, MacAddr, Power, Result};
 
@@ -192,6 +193,17 @@ pub(super) fn uuid(seed: &str) -> String {
     let digest = Sha256::digest(seed.as_bytes());
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
+}
+
+/// An id for a volume that is being made.
+pub(super) fn fresh_id(name: &str) -> String {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    uuid(&format!("volume {name} {nanos}"))
+}
+
+/// Milliseconds since the epoch.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn drawn_mac(seed: &str) -> MacAddr {

@@ -8,12 +8,12 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::boot;
+pub(super) use super::boot::{fresh_id, now_ms};
 use super::definition::{self, Parsed, plain_name};
 use super::effect::How;
 use super::file::FILE_LIMIT;
@@ -549,15 +549,4 @@ impl Locked {
     pub fn tree(&self, volume: &str) -> PathBuf {
         self.sim.volumes().join(volume)
     }
-}
-
-/// An id for a volume that is being made.
-pub(super) fn fresh_id(name: &str) -> String {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    boot::uuid(&format!("volume {name} {nanos}"))
-}
-
-/// Milliseconds since the epoch.
-pub(super) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
