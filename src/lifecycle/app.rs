@@ -389,11 +389,21 @@ fn private_dir(path: &Path) -> Result<(), Failure> {
     })
 }
 
+/// The journal is about to rest on it: it is there after a power cut, too.
+fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
+}
+
 pub(super) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(parent) = path.parent() {
         private_dir(parent)?;
     }
-    std::fs::write(path, text).map_err(|error| {
+    write_durably(path, text.as_bytes()).map_err(|error| {
         Failure::new(exit::JOURNAL, format!("write {}", path.display()))
             .cause(error.to_string())
             .help("look at the directory's permissions and space")

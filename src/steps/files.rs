@@ -146,6 +146,10 @@ impl Rewrite {
                 .map(str::to_owned);
         let command = Command::new(argv).timeout(Duration::from_secs(20));
         world.controller.run(&command).await?.checked("make throw-away host keys", &command)?;
+        // The clone is about to get them: what a power cut leaves must not be another key, or half of one.
+        for path in [&file, &file.with_extension("pub"), &dir] {
+            std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(unwritable)?;
+        }
         Ok(())
     }
 
@@ -160,6 +164,8 @@ fn read_keys(dir: &Path) -> Result<BTreeMap<String, String>, StepError> {
     let mut keys = BTreeMap::new();
     for name in ["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"] {
         match std::fs::read_to_string(dir.join(name)) {
+            // Begun, and cut off.
+            Ok(text) if text.is_empty() => return Ok(BTreeMap::new()),
             Ok(text) => {
                 keys.insert(name.to_owned(), text);
             }

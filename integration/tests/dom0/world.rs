@@ -36,7 +36,9 @@ checks = [{ kind = "imap" }, { kind = "http" }, { kind = "smtp", rcpt = "probe@m
 /// Fills the volumes with what was seeded, and lets the guest have them as hypervisors/src/sim/lvm.rs describes. $1: `thick`
 /// or `thin`. $2: `divided` gives the root volume the partitions of /share/table, which has its size.
 const FILL: &str = r#"
+# At once, and after a power cut.
 modprobe loop
+echo loop > /etc/modules-load.d/loop.conf
 mkdir -p /var/lib/sim
 tar -xpf /share/world.tar -C /var/lib/sim
 cd /var/lib/sim/volumes
