@@ -96,7 +96,7 @@ fn a_power_cut_in_a_verb_loses_nothing() -> Result<()> {
 
     // While the merge drains: production stands on what is merged, and there is no way but on.
     world.dom0.slow_volumes(4 << 20)?;
-    cut("commit", &[("step_started", "storage.merge")])?;
+    cut("commit", &[("step_finished", "storage.merge")])?;
     let said = walk.ctl("abort", &[])?;
     ensure!(said.code == 9, "{said}");
     let said = walk.ctl("resume", &[])?;
