@@ -9,8 +9,42 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hypervisors::{DiskSource, GuestFacts, Hypervisor, Mark, Role, VolumeRef};
+use serde::Serialize;
 
-use super::gc::{Kind, Leftover};
+/// Kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A guest's definition.
+    Definition,
+    /// A volume, or what is left of one.
+    Volume,
+    /// What takes back a change that a run made of a host, and that is to be carried out.
+    Reversal,
+}
+
+/// A marked object that belongs to no open run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    /// Inventory host.
+    pub host: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Name of the guest, path of the volume, or id of the reversal.
+    pub object: String,
+    /// Run by its mark.
+    pub run: String,
+    /// Role by its mark; a reversal has none.
+    pub role: Option<Role>,
+    /// Bytes in use, where that is cheap to know.
+    pub size_bytes: Option<u64>,
+    /// Whether `gc` removes it.
+    pub removable: bool,
+    /// Why it may, or may not, be removed.
+    pub why: String,
+    #[serde(skip)]
+    pub(super) volume: Option<VolumeRef>,
+}
 
 /// A volume that bears a mark, or is to bear one.
 #[derive(Clone, Debug)]
