@@ -15,7 +15,7 @@ use upgradectl::fuzz::targets;
 /// Bytes of an input that was made by mutation.
 const MOST: usize = 6 << 10;
 /// How long a parser may take on 64 KiB, in a debug build on a busy machine. What is quadratic takes far longer.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Seeds by target.
 fn seeds() -> BTreeMap<String, Vec<Vec<u8>>> {

@@ -21,7 +21,7 @@ const RUN: &str = "mercure--k3f9";
 /// What a tree's secrets would show, were they read.
 const SECRET: &str = "10.0.5.12 mercure the canary";
 /// How long anything may take, in a debug build on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Memory a whole test may come to, in KiB: a sparse file of 10 GiB is not read.
 const MEMORY_KIB: u64 = 1 << 20;
 
