@@ -3,7 +3,7 @@
 #   make test        all tests; RING=unit|sim|native|dom0 for one ring; dom0: on an emulated Xen host
 #   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy;
 #                    N=500: instead, so many kills of the controller at moments drawn by lot, on real guests
-#   make fuzz        libFuzzer on every parser, TIME=60 seconds each, with the nightly compiler; PARSERS="xl_cfg …" for some
+#   make fuzz        libFuzzer on every parser, TIME=60 seconds each; PARSERS="xl_cfg …" for some
 #   make lint        format, clippy, licences and advisories
 #   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some,
 #                    KEYS=xen for those on the emulated Xen host (the better part of an hour)

@@ -1,9 +1,10 @@
 //! The guest's name in `/etc/hostname` (hostname(5)) and `/etc/mailname`, if the clone gets another one. Where else a
 //! name stands is another module's concern (`hosts`) or the operator's.
 
+use std::ops::Range;
 use std::path::Path;
 
-use super::splice::{Splices, lines, words};
+use super::splice::Splices;
 use super::tree::{Overlay, unfit};
 use super::{CloneSpec, GuestError};
 
@@ -13,8 +14,21 @@ const MAILNAME: &str = "etc/mailname";
 /// The guest's name as `/etc/hostname` has it.
 pub(super) fn current(files: &Overlay<'_>) -> Result<Option<String>, GuestError> {
     let Some(text) = files.text(Path::new(HOSTNAME))? else { return Ok(None) };
-    let first = lines(&text, &['#']).first().and_then(|line| words(&text, line.range.clone()).first().copied());
-    Ok(first.map(|word| word.text.to_owned()))
+    Ok(name(&text).map(|range| text[range].to_owned()))
+}
+
+/// Where the name stands: the first word of the first line that is neither empty nor a comment. A backslash at the end of a
+/// line means nothing here.
+fn name(text: &str) -> Option<Range<usize>> {
+    let mut lines = text.split_inclusive('\n').scan(0, |end, line| {
+        *end += line.len();
+        Some((*end - line.len(), line))
+    });
+    lines.find_map(|(at, line)| {
+        let word = line.split_ascii_whitespace().next().filter(|word| !word.starts_with('#'))?;
+        let start = at + line.find(word)?;
+        Some(start..start + word.len())
+    })
 }
 
 /// A name's part before the first dot.
@@ -61,17 +75,16 @@ pub fn rewrite(edits: &mut Overlay<'_>, spec: &CloneSpec) -> Result<(), GuestErr
         let path = Path::new(file);
         let text = edits.text(path)?.unwrap_or_default();
         let mut splices = Splices::new(&text);
-        let name = lines(&text, &['#']).first().and_then(|line| words(&text, line.range.clone()).first().copied());
-        match (name, &old) {
-            (Some(name), _) if file == HOSTNAME => splices.replace(name.range(), new.as_str(), &why),
+        match (name(&text), &old) {
+            (Some(name), _) if file == HOSTNAME => splices.replace(name, new.as_str(), &why),
             (None, _) if file == HOSTNAME => {
                 // A comment may be all there is, without a line end.
                 let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
                 splices.replace(text.len()..text.len(), format!("{gap}{new}\n"), &why);
             }
             (Some(name), Some(old)) => {
-                if let Some(with) = renamed(name.text, old, new) {
-                    splices.replace(name.range(), with, &why);
+                if let Some(with) = renamed(&text[name.clone()], old, new) {
+                    splices.replace(name, with, &why);
                 }
             }
             _ => {}

@@ -116,6 +116,30 @@ impl Held<'_> {
         })
     }
 
+    /// Whether production is off and nothing in the rest of a commit starts it, although it starts with its host: that went
+    /// down between the renames of its volumes and its definition, and did not find them.
+    pub(super) async fn production_is_to_start(&self, past: &Past) -> Result<bool, Failure> {
+        let (plan, name) = (&past.plan, &self.spec.name);
+        let commits = plan.verb == Verb::Commit.word() && plan.undoes.is_none();
+        if !commits || plan.steps.iter().any(|step| step.outage_begins) {
+            return Ok(false);
+        }
+        let off = self.hypervisor.power(name).await? == Power::Off && self.hypervisor.autostart(name).await?;
+        if off {
+            self.journal.append(&self.lease, None, None, EventKind::Note, &json!({ "starts": name }))?;
+        }
+        Ok(off)
+    }
+
+    /// Starts production, which was off. A start is repeatable.
+    pub(super) async fn start_production(&self) -> Result<(), Failure> {
+        let name = &self.spec.name;
+        self.emit.warning(format!("{name} was off, and is started"));
+        self.hypervisor.start(name).await.map(drop).map_err(|error| {
+            Failure::new(exit::PARTWAY, format!("start {name}")).cause(error.to_string()).help("start it by hand")
+        })
+    }
+
     /// A failure says so if a snapshot was lost meanwhile: whatever else went wrong came of that.
     pub(super) fn mention_loss(&self, report: &mut Report) {
         let error = match &mut report.ended {

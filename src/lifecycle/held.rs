@@ -193,7 +193,12 @@ impl Held<'_> {
                 .show(&Proposal { plan: past.plan, page, findings: Vec::new(), manners: self.app.manners() }, false);
             return Ok(Finish { planned: true, ..Finish::default() });
         }
-        self.run_plan(past.id, &past.plan, options).await
+        let starts = self.production_is_to_start(&past).await?;
+        let finish = self.run_plan(past.id, &past.plan, options).await?;
+        if starts && finish.code == exit::DONE {
+            self.start_production().await?;
+        }
+        Ok(finish)
     }
 
     async fn propose(

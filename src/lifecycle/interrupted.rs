@@ -100,12 +100,13 @@ impl App {
         let record: RunFacts = serde_json::from_value(run.facts.clone())?;
         let hypervisor = self.sides(&record)?.production;
         let spec = self.spec(&run.guest)?;
-        // A guest frozen for the instant of a snapshot is as good as down.
-        let frozen = hypervisor.power(&spec.name).await? == Power::Paused;
-        let down = match past.plan.steps.iter().any(|step| step.outage_begins) {
-            true => Down::Stopped,
-            false if frozen => Down::Frozen,
-            false => Down::No,
+        let down = match hypervisor.power(&spec.name).await? {
+            _ if past.plan.steps.iter().any(|step| step.outage_begins) => Down::Stopped,
+            // Its host went down, and could not start it: its volumes had been renamed, and its definition did not say so yet.
+            Power::Off if state == State::Committing => Down::Stopped,
+            // A guest frozen for the instant of a snapshot is as good as down.
+            Power::Paused => Down::Frozen,
+            _ => Down::No,
         };
         let undoing = past.plan.undoes.is_some();
         let live = is_live(&past, &*hypervisor).await?;

@@ -94,6 +94,10 @@ impl Verb<'_> {
         }
         self.ground.bench.no_conflicts(&about);
         self.ground.both_ways(&about);
+        // What the world is like between two effects of an undoing is met here alone.
+        if self.failing.is_some() && how == How::KillBefore && instant.begins() {
+            self.ground.state_lost_too(&about);
+        }
     }
 
     /// Strikes at all of these; tells of all that go wrong, not only the first.

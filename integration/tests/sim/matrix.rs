@@ -272,9 +272,14 @@ impl Ground {
             return;
         }
         self.both_ways(&about);
+        self.state_lost_too(&about);
+    }
+
+    /// The third way from the instant of [`Self::both_ways`].
+    pub fn state_lost_too(&self, about: &str) {
         if self.bench.path("kept/struck").exists() {
             self.bench.back_to("struck");
-            self.state_lost(&about);
+            self.state_lost(about);
         }
     }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use hypervisors::sim::How;
+use hypervisors::storage::Copies;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -429,6 +430,24 @@ fn the_boot_unit_takes_up_a_promotion_that_ended_with_production_down() {
     let events = bench.trace().len();
     assert_eq!(bench.ctl_run(&["resume", "--interrupted"]).code, 0);
     assert_eq!(bench.trace().len(), events, "nothing is left to do");
+}
+
+/// The host goes down between the renames of a thin commit and the definition that follows them: it does not find production's
+/// disk when it starts it.
+#[test]
+fn the_boot_unit_ends_a_commit_that_keeps_production_from_starting() {
+    let bench = Bench::with_copies(Copies::Peers, "snapshot");
+    bench.good_way_to("promoted");
+    bench.fault("define", "mercure", 1, How::KillBefore);
+    assert_eq!(bench.verb("commit").code, -1);
+    let power = bench.path("world/power/mercure.json");
+    let on = fs::read_to_string(&power).unwrap();
+    fs::write(&power, on.replace("\"power\": \"on\"", "\"power\": \"off\"")).unwrap();
+    let said = bench.ctl_run(&["--json", "resume", "--interrupted"]);
+    assert_eq!((said.code, bench.state().as_str()), (0, "none"), "{said}");
+    assert!(said.stdout.contains("mercure was off, and is started"), "{said}");
+    assert!(fs::read_to_string(&power).unwrap().contains("\"power\": \"on\""), "{said}");
+    bench.no_conflicts("after the boot");
 }
 
 #[test]

@@ -20,9 +20,12 @@ const LOGIN_GRACE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 45 
 /// How often a guest that boots is looked at.
 const GLANCE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 100 });
 
+/// How long a short command may take.
+const SHORT: Duration = Duration::from_secs(20);
+
 /// Runs a short command in the guest; its standard output, trimmed, whatever its status.
 async fn ask(guest: &dyn Host, argv: &[&str]) -> Result<String, Error> {
-    let command = Command::new(argv.iter().copied()).timeout(Duration::from_secs(20));
+    let command = Command::new(argv.iter().copied()).timeout(SHORT);
     Ok(guest.run(&command).await?.text().trim().to_owned())
 }
 
@@ -38,11 +41,15 @@ async fn boot(guest: &dyn Host) -> Result<String, Error> {
     Ok(format!("{id} {started}"))
 }
 
-/// Whether the guest has settled, and what it says.
-async fn settled(guest: &dyn Host) -> Result<(bool, String), StepError> {
-    let state = match ask(guest, &["systemctl", "is-system-running"]).await {
+/// Whether the guest has settled, and what it says. `wait`: it is waited for inside, for a while; every look from outside is
+/// a login, and a guest that boots does better without.
+async fn settled(guest: &dyn Host, wait: bool) -> Result<(bool, String), StepError> {
+    let words = ["systemctl", "is-system-running", "--wait"];
+    let begun = Instant::now();
+    let state = match ask(guest, &words[..if wait { 3 } else { 2 }]).await {
         // No systemd: that ssh answers is all that can be told.
         Err(Error { cause: Cause::NotFound(_), .. }) => return Ok((true, "running".into())),
+        Err(error) if error.is_unknown() && begun.elapsed() >= SHORT => "starting".into(),
         answer => answer?,
     };
     match state.as_str() {
@@ -64,7 +71,7 @@ async fn wait(world: &World, guest: &dyn Host, before: Option<&str>, timeout_s: 
         let look = async {
             match before {
                 Some(before) if boot(guest).await? == before => Ok((false, "going down".to_owned())),
-                _ => settled(guest).await,
+                _ => settled(guest, true).await,
             }
         };
         let said = match look.await {
@@ -184,11 +191,11 @@ impl Step for Settle {
         "-".into()
     }
     fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
-        vec![vec!["systemctl".into(), "is-system-running".into()]]
+        vec![["systemctl", "is-system-running", "--wait"].map(str::to_owned).to_vec()]
     }
     /// Not reachable yet is what it waits for: only a settled guest is Present.
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
-        match settled(guest(world, &self.host, &self.link)?.as_ref()).await {
+        match settled(guest(world, &self.host, &self.link)?.as_ref(), false).await {
             Ok((true, _)) => Ok(Probe::Present),
             _ => Ok(Probe::Absent),
         }
