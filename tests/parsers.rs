@@ -1,5 +1,5 @@
-//! Every parser on what is recorded, on what is nearly that, and on what is much of it: what `make fuzz` does for hours on the
-//! nightly compiler, for seconds and always the same. The targets are those of `upgradectl::fuzz`, the seeds those of
+//! Every parser on what is recorded, on what is nearly that, and on what is much of it: what `make fuzz` does for hours,
+//! for seconds and always the same. The targets are those of `upgradectl::fuzz`, the seeds those of
 //! `integration/fuzz/seeds.txt`; inputs that once broke a parser are among them.
 
 #![expect(clippy::unwrap_used, reason = "tests")]

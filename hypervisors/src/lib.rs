@@ -254,6 +254,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     async fn pause(&self, guest: &str) -> Result<Change>;
     /// Thaws a paused guest.
     async fn resume(&self, guest: &str) -> Result<Change>;
+    /// The command of the host's own that thaws a guest if it is paused, and does nothing otherwise; `None` if the host has none.
+    async fn resume_command(&self, guest: &str) -> Result<Option<Vec<String>>>;
     /// Whether the guest starts with its host; an undefined guest does not.
     async fn autostart(&self, guest: &str) -> Result<bool>;
     /// Sets whether the guest starts with its host.

@@ -115,6 +115,9 @@ impl Hypervisor for Placed {
     async fn resume(&self, guest: &str) -> Result<Change> {
         self.runs.resume(guest).await
     }
+    async fn resume_command(&self, guest: &str) -> Result<Option<Vec<String>>> {
+        self.runs.resume_command(guest).await
+    }
     async fn autostart(&self, guest: &str) -> Result<bool> {
         self.runs.autostart(guest).await
     }

@@ -9,8 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::freeze::{Doubt, Freeze, Held};
+use super::leased::Leased;
+use super::place::Place;
 use super::shown::lv;
 use super::{Act, Done, Manners, Probe, Step, StepError, World};
+
+/// A guest that is paused for a copy is woken by its host so many seconds after it has last heard of us.
+const PAUSE_S: u64 = 30;
 
 /// One volume and the copy made of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,12 +74,47 @@ impl Snapshot {
         Mark { run: world.run.clone(), role: self.role }
     }
 
-    async fn thaw(&self, world: &World) -> Result<(), StepError> {
+    /// The pause as a change that its host takes back by itself, if it has a command for that.
+    async fn leased_pause(&self, world: &World) -> Result<Option<Leased>, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
-        if self.pause && hypervisor.power(&self.guest).await? == Power::Paused {
+        let leased = |reversal| Leased {
+            name: format!("the pause of {}", self.guest),
+            place: Place::Host(self.host.clone()),
+            reversal,
+            seconds: PAUSE_S,
+            limit_s: PAUSE_S,
+        };
+        Ok(hypervisor.resume_command(&self.guest).await?.map(leased))
+    }
+
+    /// Pauses the guest, and sees to it that its host wakes it if we do not. Where nothing keeps time (no systemd, no at) it
+    /// stays paused until the run is gone on with.
+    async fn pause(&self, world: &World) -> Result<(), StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
+        if !self.pause || hypervisor.power(&self.guest).await? == Power::Off {
+            return Ok(());
+        }
+        Doubt::of(world).begin()?;
+        if let Some(leased) = self.leased_pause(world).await? {
+            let _ = leased.make(world, &["true".to_owned()]).await?;
+        }
+        hypervisor.pause(&self.guest).await?;
+        Ok(())
+    }
+
+    async fn thaw(&self, world: &World) -> Result<(), StepError> {
+        if !self.pause {
+            return Ok(());
+        }
+        let hypervisor = world.hypervisor(&self.host)?;
+        if hypervisor.power(&self.guest).await? == Power::Paused {
             hypervisor.resume(&self.guest).await?;
         }
-        Ok(())
+        let leased = if Doubt::of(world).stands() { self.leased_pause(world).await? } else { None };
+        match leased {
+            Some(leased) => leased.take_back(world).await,
+            None => Ok(()),
+        }
     }
 
     /// Removes what an interrupted attempt left: that is not of this instant.
@@ -104,12 +144,17 @@ impl Snapshot {
     }
 
     async fn take_paused(&self, world: &World) -> Result<(), StepError> {
-        let hypervisor = world.hypervisor(&self.host)?;
         self.clear(world).await?;
-        if self.pause && hypervisor.power(&self.guest).await? == Power::On {
-            hypervisor.pause(&self.guest).await?;
+        self.pause(world).await?;
+        self.take(world).await?;
+        let power = world.hypervisor(&self.host)?.power(&self.guest).await?;
+        if self.pause && power == Power::On {
+            return Err(StepError::failed(
+                format!("{} went on while it was copied", self.guest),
+                "something resumed it; its host does if this program stands still for too long",
+            ));
         }
-        self.take(world).await
+        Ok(())
     }
 
     /// Takes the copies while the guest's file systems are frozen; why not, if they were not all the while.
@@ -188,7 +233,7 @@ impl Step for Snapshot {
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
         let mark = self.mark(world);
-        let (mut present, mut begun) = (0, self.freeze.is_some() && Doubt::of(world).stands());
+        let (mut present, mut begun) = (0, Doubt::of(world).stands());
         for Pair { target, .. } in &self.copies {
             match hypervisor.storage(target.kind)?.probe(target, &mark).await? {
                 Found::Absent => {}
@@ -223,9 +268,9 @@ impl Step for Snapshot {
                 }
             }
         }
-        let result = self.take_paused(world).await;
+        let taken = self.take_paused(world).await;
         let thawed = self.thaw(world).await;
-        result.and(thawed)?;
+        taken.and(thawed)?;
         Doubt::of(world).end()?;
         Ok(if self.freeze.is_some() { done.with(json!({ "instant": "paused" })) } else { done })
     }

@@ -34,7 +34,7 @@ use virt::sys::{VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, VIR_DOMAIN_XML_INACTIVE, VIR_DOM
 
 use self::connection::{Connection, Failure, Handle, find, is};
 use self::xml::DomainFacts;
-use crate::host::SshHost;
+use crate::host::{Command, SshHost};
 use crate::{
     Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, FreeMemory, GuestFacts, GuestLink, Host,
     Hypervisor, Net, Power, Result, Storage, VolumeKind, VolumeRef, sight, storage,
@@ -46,6 +46,9 @@ const QUICK: Duration = Duration::from_secs(60);
 const SLOW: Duration = Duration::from_secs(300);
 /// How often a guest that shuts down is looked at.
 const POLL: Duration = Duration::from_millis(50);
+/// Thaws the domain that its second argument names, by the connection of the first, unless it is not paused.
+const RESUME: &str = r#"state=$(LC_ALL=C virsh -q -c "$1" domstate "$2") || exit
+[ "$state" != paused ] || virsh -q -c "$1" resume "$2""#;
 
 /// The guests of one libvirt connection.
 pub struct Libvirt {
@@ -417,6 +420,15 @@ impl Hypervisor for Libvirt {
             }
         })
         .await
+    }
+
+    async fn resume_command(&self, guest: &str) -> Result<Option<Vec<String>>> {
+        // libvirt's library is not virsh, which Debian has in a package of its own.
+        if self.host.run(&Command::new(["sh", "-c", "command -v virsh"])).await?.status != 0 {
+            return Ok(None);
+        }
+        let there = self.uri.parse::<uri::Uri>().map_or_else(|_| self.uri.clone(), |uri| uri.at_home());
+        Ok(Some(["sh", "-c", RESUME, "resume", &there, guest].map(str::to_owned).to_vec()))
     }
 
     async fn autostart(&self, guest: &str) -> Result<bool> {

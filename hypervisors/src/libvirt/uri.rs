@@ -115,6 +115,11 @@ impl Uri {
         self.query.iter().find(|(name, _)| name == key).map(|(_, value)| unescape(value))
     }
 
+    /// What leads to the same daemon on its own machine.
+    pub fn at_home(&self) -> String {
+        format!("{}://{}", self.driver, self.path)
+    }
+
     fn with(mut self, key: &str, value: &str) -> Self {
         if self.parameter(key).is_none() {
             self.query.push((key.to_owned(), escape(value)));

@@ -99,6 +99,14 @@ pub(super) fn program(world: &mut Locked, argv: &[String]) -> Result<Output> {
         "true" => return Ok(said(String::new())),
         "false" => return Ok(Output { status: 1, ..Output::default() }),
         "echo" => return Ok(said(argv[1..].join(" ") + "\n")),
+        "sim" => {
+            if let [_, resume, guest] = argv
+                && resume == "resume"
+            {
+                world.wake(guest)?;
+            }
+            return Ok(said(String::new()));
+        }
         _ => {}
     }
     let script = tree::resolve(&world.sim.hostfs(), Path::new(first), true)

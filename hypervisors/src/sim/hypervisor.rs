@@ -141,6 +141,14 @@ impl Locked {
         self.set_runtime(guest, &runtime)?;
         Ok(Change::Changed)
     }
+
+    /// A paused guest goes on; any other is left alone.
+    pub(super) fn wake(&mut self, guest: &str) -> Result<()> {
+        if self.seen(guest)?.power == Power::Paused {
+            self.freeze(guest, "resume", Power::Paused, Power::On)?;
+        }
+        Ok(())
+    }
 }
 
 impl Sim {
@@ -241,6 +249,9 @@ impl Hypervisor for Sim {
     }
     async fn resume(&self, guest: &str) -> Result<Change> {
         self.effect("resume", guest, |world| world.freeze(guest, "resume", Power::Paused, Power::On)).await
+    }
+    async fn resume_command(&self, guest: &str) -> Result<Option<Vec<String>>> {
+        Ok(Some(["sim", "resume", guest].map(str::to_owned).to_vec()))
     }
     async fn autostart(&self, guest: &str) -> Result<bool> {
         self.observe("autostart", guest, |world| Ok(world.seen(guest)?.autostart)).await

@@ -127,8 +127,8 @@ impl Leases {
         let gone = self.place(id).and_then(|place| {
             let directory = place.parent().map(Path::to_owned).unwrap_or_default();
             tree::remove(&directory)?;
-            // As the script does: nothing of it stays, not even where it lay.
-            for above in directory.ancestors().skip(1).take(2) {
+            // As the script does: nothing of it stays, not even where it lay. A simulated host has no files of its own.
+            for above in directory.ancestors().skip(1).take(4) {
                 let _ = fs::remove_dir(above);
             }
             Ok(())

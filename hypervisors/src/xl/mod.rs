@@ -57,6 +57,11 @@ const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 250 });
 /// How long a guest that has shut down may take to be cleaned up by the xl that waits for it.
 const CLEANUP: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 15_000 });
 
+/// Thaws the domain that its argument names, unless it is not paused; one that shuts down shows `--ps--`.
+const RESUME: &str = r#"xl info > /dev/null || exit
+xl list "$1" | awk 'NR == 2 && $3 > 0 && $5 == "--p---" { found = 1 } END { exit !found }' || exit 0
+xl unpause "$1""#;
+
 /// The guests of this dom0 whose definitions lie in one directory.
 #[derive(Debug)]
 pub struct Xl {
@@ -396,6 +401,10 @@ impl Hypervisor for Xl {
                 self.change(&doing, &["unpause"], domain.id, CLEANUP, on).await
             }
         }
+    }
+
+    async fn resume_command(&self, guest: &str) -> Result<Option<Vec<String>>> {
+        Ok(Some(["sh", "-c", RESUME, "resume", guest].map(str::to_owned).to_vec()))
     }
 
     async fn autostart(&self, guest: &str) -> Result<bool> {

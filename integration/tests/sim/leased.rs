@@ -54,7 +54,6 @@ fn done(bench: &Bench, what: &str) -> usize {
 fn killed(more: &str) -> (Bench, Picture) {
     let bench = Bench::with(more);
     fs::write(bench.path("world/hostfs/watcher"), "exit 0\n").unwrap();
-    fs::create_dir_all(bench.path("world/hostfs/var/lib")).unwrap();
     let before = bench.picture();
     bench.fault("define", "", 1, How::KillAfter);
     assert_eq!(bench.verb("clone").code, -1);
@@ -130,10 +129,10 @@ fn resume_makes_again_what_was_taken_back_meanwhile() {
     // In time: it stands, and is renewed.
     let (bench, _) = killed(IN_ORIGINAL);
     bench.sim().tick(SHORT).unwrap();
-    let made = done(&bench, "upgradectl-leased make");
+    let made = done(&bench, "touch /root/paused");
     let said = bench.good("resume", "cloned");
     assert_eq!(warnings(&said), Vec::<String>::new());
-    assert_eq!(done(&bench, "upgradectl-leased make"), made);
+    assert_eq!(done(&bench, "touch /root/paused"), made);
     assert!(!paused(&bench) && standing(&bench, "mercure") == 0);
 
     // Too late: the rest of the verb rests on it.
@@ -147,7 +146,7 @@ fn resume_makes_again_what_was_taken_back_meanwhile() {
     let said = bench.good("resume", "cloned");
     let told = warnings(&said);
     assert!(told.len() == 1 && told[0].contains("mercure took it back by itself"), "{told:?}");
-    assert_eq!(done(&bench, "upgradectl-leased make"), 3);
+    assert_eq!(done(&bench, "touch /root/paused"), 3);
     assert!(!paused(&bench) && standing(&bench, "mercure") == 0);
     bench.good("abort", "aborted");
     before.assert_same(&bench.picture(), "after all that");
@@ -162,6 +161,30 @@ fn abort_needs_it_no_more() {
         assert_eq!(warnings(&said), Vec::<String>::new());
         before.assert_same(&bench.picture(), "aborted");
         bench.no_conflicts("abort");
+    }
+}
+
+/// Production is paused for the instant of a copy: its host wakes it.
+#[test]
+fn a_pause_ends_by_itself() {
+    let power = |bench: &Bench| fs::read_to_string(bench.path("world/power/mercure.json")).unwrap();
+    for (way, state) in [("resume", "cloned"), ("abort", "aborted")] {
+        let bench = Bench::new();
+        let before = bench.picture();
+        bench.fault("storage.snapshot", "", 1, How::KillMid);
+        assert_eq!(bench.verb("clone").code, -1);
+        bench.no_faults();
+        assert!(power(&bench).contains("\"power\": \"paused\""));
+        bench.sim().tick(Duration::from_secs(31)).unwrap();
+        assert!(power(&bench).contains("\"power\": \"on\""));
+        assert!(!bench.path("world/hostfs/var/lib/upgradectl").exists());
+        // What was copied until then is of no instant: it is copied again.
+        bench.good(way, state);
+        if way == "resume" {
+            assert_eq!(done(&bench, "upgradectl-leased make"), 2);
+            bench.good("abort", "aborted");
+        }
+        before.assert_same(&bench.picture(), way);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Every operation that a verb does to the world fails, and the controller is killed right after it: from there, both
 //! ways out. Which operations there are is taken from the trace of a good run, so none is forgotten.
 
-use hypervisors::Hypervisor as _;
 use hypervisors::sim::{How, TraceEntry};
 use hypervisors::storage::Copies;
 use integration::crash::{self, End, Figures};
@@ -289,21 +288,11 @@ impl Ground {
     fn state_lost(&self, about: &str) {
         let about = &format!("{about}, state lost");
         std::fs::remove_dir_all(self.bench.path("state")).unwrap();
-        if !self.passage.more.is_empty() {
-            self.bench.sim().tick(leased::LONG).unwrap();
-        }
+        self.bench.sim().tick(leased::LONG).unwrap();
         let after = self.collect(about);
         let only_beside = matches!(self.passage.verb, "clone" | "upgrade" | "verify");
         if only_beside && self.passage.on.is_none_or(|(_, strategy)| strategy == "snapshot") {
-            let mut differs = self.first.difference(&after);
-            // Whoever is not there cannot wake it; but it is told. Somebody does, and it goes on where it was.
-            if after.0["power/mercure.json"].contains("power=\"paused\"") {
-                let said = self.bench.ctl_run(&["doctor"]);
-                assert!(said.stdout.contains("mercure is paused"), "{about}: {said}");
-                leased::at_once(self.bench.sim().resume("mercure")).unwrap();
-                self.bench.sim().tick(leased::LONG).unwrap();
-                differs = self.first.difference(&self.bench.picture());
-            }
+            let differs = self.first.difference(&after);
             assert!(differs.is_empty(), "{about}: the world differs:\n{}", differs.join("\n"));
         }
     }
