@@ -102,6 +102,12 @@ async fn a_guest_of_a_real_dom0() {
         (Power::Paused, Change::Unchanged)
     );
     assert_eq!(hypervisor.start(&name).await.unwrap(), Change::Changed, "starting a paused guest thaws it");
+    assert_eq!(hypervisor.pause(&name).await.unwrap(), Change::Changed);
+    let resume = hypervisor.resume_command(&name).await.unwrap().unwrap();
+    for _ in 0..2 {
+        assert!(std::process::Command::new(&resume[0]).args(&resume[1..]).status().unwrap().success());
+        assert_eq!(hypervisor.power(&name).await.unwrap(), Power::On);
+    }
 
     // what stands on its disk does not start beside it, and is refused before xl is asked
     let thief = DefinitionEdit { disks: [("xvda".to_owned(), volume(&first))].into(), ..DefinitionEdit::default() };
