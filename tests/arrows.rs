@@ -61,7 +61,7 @@ fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
         "xl" => &["error", "host", "net", "occasion", "sight", "storage"],
         // Made of two platforms, whatever they are.
         "placed" => &["error", "host", "net", "sight", "storage"],
-        "fuzz" => &["host", "net", "sight", "storage", "libvirt", "xl"],
+        "fuzz" => &["host", "net", "sight", "storage", "jail", "libvirt", "xl"],
         _ => &[],
     }
 }
