@@ -59,6 +59,8 @@ fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
         "net" | "sight" | "storage" => &["error", "host"],
         "libvirt" | "sim" => &["error", "host", "net", "sight", "storage"],
         "xl" => &["error", "host", "net", "occasion", "sight", "storage"],
+        // Texts only.
+        "jail" => &["host"],
         // Made of two platforms, whatever they are.
         "placed" => &["error", "host", "net", "sight", "storage"],
         "fuzz" => &["host", "net", "sight", "storage", "jail", "libvirt", "xl"],

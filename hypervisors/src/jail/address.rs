@@ -91,7 +91,9 @@ fn one(text: &str) -> Result<Address, String> {
     };
     let prefix = match slash.strip_prefix('/') {
         None => None,
-        Some(mask) => Some(prefix(mask, ip).ok_or_else(|| bad("after / stands a prefix length or, of IPv4, a netmask"))?),
+        Some(mask) => {
+            Some(prefix(mask, ip).ok_or_else(|| bad("after / stands a prefix length or, of IPv4, a netmask"))?)
+        }
     };
     if options.as_ref().is_some_and(|options| options.contains(|c: char| c.is_control())) {
         return Err(bad("it has control characters"));

@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use crate::host::printable;
+
+/// Characters that are told of something wrong.
+const LONGEST: usize = 300;
+
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -39,8 +44,8 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            0 => f.write_str(&self.file),
-            line => write!(f, "{}:{line}:{}", self.file, self.column),
+            0 => f.write_str(&printable(&self.file)),
+            line => write!(f, "{}:{line}:{}", printable(&self.file), self.column),
         }
     }
 }
@@ -60,7 +65,13 @@ pub struct Wrong {
 impl Wrong {
     /// Something wrong in a place.
     pub(super) fn new(place: Place, what: impl Into<String>) -> Self {
-        Self { place, what: what.into(), help: None }
+        // It tells of what stands in the file, whatever that is, and however long.
+        let mut what = printable(&what.into());
+        if let Some((end, _)) = what.char_indices().nth(LONGEST) {
+            what.truncate(end);
+            what.push('…');
+        }
+        Self { place, what, help: None }
     }
 
     /// Adds what the operator can do.

@@ -32,8 +32,15 @@ pub(crate) fn rest_of_line(text: &str, at: usize) -> Option<usize> {
     let said = line.trim_matches([' ', '\t', '\r']);
     let block = said.strip_prefix("/*").and_then(|inside| inside.split_once("*/"));
     let comment = said.starts_with(['#']) || said.starts_with("//") || block.is_some_and(|(_, after)| after.is_empty());
-    let end = at + line.strip_suffix('\r').unwrap_or(line).len();
+    let ended = text[at + line.len()..].starts_with('\n');
+    let end = at + line.strip_suffix('\r').filter(|_| ended).unwrap_or(line).len();
     (said.is_empty() || comment).then_some(end)
+}
+
+/// A line after the end of another, with a line end like its.
+pub(crate) fn new_line(text: &str, end: usize, line: &str) -> Cut {
+    let newline = if text[end..].starts_with("\r\n") { "\r\n" } else { "\n" };
+    (end..end, format!("{newline}{line}"))
 }
 
 /// What goes when statements go: their lines, where nothing else stands in them, else the blanks beside them.

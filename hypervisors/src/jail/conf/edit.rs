@@ -5,11 +5,11 @@
 //! was asked, other parameters of it may change only where they are made of a changed one by variables (and are named in
 //! [`Edited::followed`]), and every other jail must say what it said. A comment is never lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::super::wrong::{Place, Wrong};
-use super::cut::{Cut, cut, rest_of_line, with_lines};
+use super::cut::{Cut, cut, new_line, rest_of_line, with_lines};
 use super::effective::{Origin, Parameter, clears, same};
 use super::parse::{Block, Item, Param};
 use super::{Config, Effective, InFile, is_wildcard, mark, write};
@@ -65,7 +65,7 @@ impl Config {
             asked.extend(config.prove(jail, change)?);
         }
         // A later change must not undo an earlier one.
-        for change in changes {
+        for change in changes.iter().rev().skip(1) {
             config.prove(jail, change)?;
         }
         let after = config.effective(jail)?;
@@ -91,11 +91,11 @@ impl Config {
         }
         let start = text[..it.span.start].rfind('\n').map_or(0, |newline| newline + 1);
         let indent = Some(&text[start..it.span.start]).filter(|indent| indent.trim_matches([' ', '\t']).is_empty());
-        let (at, new) = match rest_of_line(text, it.span.end) {
-            Some(end) => (end, format!("\n{}{copy}", indent.unwrap_or_default())),
-            None => (it.span.end, format!(" {copy}")),
+        let new = match rest_of_line(text, it.span.end) {
+            Some(end) => new_line(text, end, &format!("{}{copy}", indent.unwrap_or_default())),
+            None => (it.span.end..it.span.end, format!(" {copy}")),
         };
-        let new = cut(text, vec![(at..at, new)]).ok_or_else(|| self.broken(&file, "two edits of one place"))?;
+        let new = cut(text, vec![new]).ok_or_else(|| self.broken(&file, "two edits of one place"))?;
         let config = self.with(&file, new)?;
         let named = config.renamed(self, from, to)?;
         self.others_same(&config, &[to])?;
@@ -129,7 +129,8 @@ impl Config {
         let (file, text) = (block.file.clone(), self.text(&block.file));
         lone(self, block, "taken out")?;
         self.needed(jail)?;
-        let text = cut(text, out(text, std::iter::once(block.it.span.clone()))).ok_or_else(|| self.broken(&file, "two edits of one place"))?;
+        let text = cut(text, out(text, std::iter::once(block.it.span.clone())))
+            .ok_or_else(|| self.broken(&file, "two edits of one place"))?;
         let config = self.with(&file, text)?;
         self.others_same(&config, &[jail])?;
         if config.jails().contains(&jail) {
@@ -196,21 +197,26 @@ impl Config {
         Ok(())
     }
 
-    /// Every jail but these says what it says here.
+    /// Every jail but these, and every wildcard, says what it says here: the same statements in the same order.
     fn others_same(&self, after: &Self, except: &[&str]) -> Result<(), Wrong> {
-        let names = |config: &Self| {
-            let names = config.jails().into_iter().filter(|name| !except.contains(name)).map(str::to_owned);
-            names.collect::<Vec<_>>()
+        let others = |config: &'_ Self| -> Vec<usize> {
+            let all = config.definitions.iter().enumerate();
+            all.filter(|(_, it)| it.wild || !except.contains(&it.name.as_str())).map(|(index, _)| index).collect()
         };
-        let (mine, theirs) = (names(self), names(after));
-        if mine != theirs {
+        let (mine, theirs) = (others(self), others(after));
+        if mine.len() != theirs.len() {
             return Err(self.broken(&self.root, "the edit would change which other jails there are"));
         }
-        for name in mine {
-            // A jail that cannot be read before need not be readable after.
-            let said = |config: &Self| config.effective(&name).ok().map(|it| said(&it));
-            if said(self) != said(after) {
-                return Err(self.broken(&self.root, format!("the edit would change the jail {name}")));
+        for (mine, theirs) in mine.into_iter().zip(theirs) {
+            let (mine, theirs) = (&self.definitions[mine], &after.definitions[theirs]);
+            let same = |(mine, theirs): (&InFile<Param>, &InFile<Param>)| {
+                let pieces = |param: &Param| param.values.iter().map(|word| word.pieces.clone()).collect::<Vec<_>>();
+                let of = |param: &Param| (param.name.clone(), param.var, param.add, pieces(param));
+                of(&mine.it) == of(&theirs.it)
+            };
+            let params = mine.params.len() == theirs.params.len() && mine.params.iter().zip(&theirs.params).all(same);
+            if mine.name != theirs.name || !params {
+                return Err(self.broken(&self.root, format!("the edit would change the jail {}", mine.name)));
             }
         }
         Ok(())
@@ -222,7 +228,12 @@ impl Config {
         let names = ["name", "jid"].map(str::to_owned).into_iter().collect();
         followed(&old, &new, &names).map_err(|name| {
             let what = format!("{to} would get another {name} than {from}: a wildcard is for one of the two names");
-            Wrong::new(old.get(&name).and_then(|param| param.places.last().cloned()).unwrap_or_else(|| Place::whole(&self.root)), what)
+            Wrong::new(
+                old.get(&name)
+                    .and_then(|param| param.places.last().cloned())
+                    .unwrap_or_else(|| Place::whole(&self.root)),
+                what,
+            )
         })
     }
 
@@ -276,7 +287,9 @@ impl Config {
             return Err(self.broken(&block.file, format!("{name:?} is not the name of a parameter")));
         }
         if same(name, "name") || same(name, "jid") {
-            return Err(self.broken(&block.file, format!("{name} of {jail} is its name")).help("give the jail another name"));
+            return Err(self
+                .broken(&block.file, format!("{name} of {jail} is its name"))
+                .help("give the jail another name"));
         }
         let effective = self.effective(jail)?;
         let now = effective.get(name);
@@ -358,8 +371,10 @@ impl Config {
     /// Refuses to lose a comment within a statement.
     fn no_comment(&self, block: &InFile<Block>, span: &Range<usize>) -> Result<(), Wrong> {
         match super::lex::first_comment(&block.file, self.text(&block.file), span, self.dialect)? {
-            Some(at) => Err(Wrong::new(self.place(&block.file, at), "a comment within a statement that is to be replaced")
-                .help("move the comment before the statement, or change the values by hand")),
+            Some(at) => {
+                Err(Wrong::new(self.place(&block.file, at), "a comment within a statement that is to be replaced")
+                    .help("move the comment before the statement, or change the values by hand"))
+            }
             None => Ok(()),
         }
     }
@@ -379,7 +394,9 @@ impl Config {
             Change::Inherit(name) => {
                 (name, statements(&self.own(jail)?.1.it, name).is_empty(), "is still set in its block", below)
             }
-            Change::Remove(name) => (name, effective.get(name).is_none(), "is set here, and not in its own block", instead),
+            Change::Remove(name) => {
+                (name, effective.get(name).is_none(), "is set here, and not in its own block", instead)
+            }
             Change::Set(name, setting) => {
                 let done = effective.get(name).is_some_and(|now| agrees(now, setting));
                 (name, done, "is set here in spite of its own block", below)
@@ -426,23 +443,20 @@ fn agrees(now: &Parameter, setting: &Setting) -> bool {
     }
 }
 
-/// What a jail says, without the places.
-fn said(effective: &Effective) -> Vec<(String, Vec<String>)> {
-    effective.params.iter().map(|param| (param.name.clone(), param.values.clone())).collect()
-}
-
 /// The parameters that differ because they are made of one of these; an error with the name of one that is not.
 fn followed(before: &Effective, after: &Effective, asked: &BTreeSet<String>) -> Result<Vec<String>, String> {
     let is_asked = |name: &str| asked.iter().any(|asked| same(asked, name));
-    let names: BTreeSet<&str> = before.params.iter().chain(&after.params).map(|param| param.name.as_str()).collect();
+    let said = |effective: &Effective| -> BTreeMap<String, Vec<String>> {
+        effective.params.iter().map(|param| (param.name.clone(), param.values.clone())).collect()
+    };
+    let (was, is) = (said(before), said(after));
+    let names: BTreeSet<&String> = was.keys().chain(is.keys()).filter(|name| was.get(*name) != is.get(*name)).collect();
     let mut found = Vec::new();
     for name in names {
-        let (was, is) = (before.get(name), after.get(name));
-        let values = |param: Option<&Parameter>| param.map(|param| (param.name.clone(), param.values.clone()));
-        if values(was) == values(is) || is_asked(name) {
+        if is_asked(name) {
             continue;
         }
-        if !is.is_some_and(|is| is.uses.iter().any(|name| is_asked(name))) {
+        if !after.get(name).is_some_and(|is| is.uses.iter().any(|name| is_asked(name))) {
             return Err(name.to_owned());
         }
         found.push(name.to_owned());
@@ -459,7 +473,7 @@ fn write_name(name: &str, quote: Option<char>) -> String {
 fn insert(text: &str, block: &Block, new: &str) -> Cut {
     let Some(last) = block.items.last().map(Item::span) else {
         return match rest_of_line(text, block.open) {
-            Some(end) => (end..end, format!("\n\t{new}")),
+            Some(end) => new_line(text, end, &format!("\t{new}")),
             None => (block.open..block.open, format!(" {new}")),
         };
     };
@@ -469,7 +483,7 @@ fn insert(text: &str, block: &Block, new: &str) -> Cut {
     match rest_of_line(text, last.end) {
         Some(end) if end < block.span.end => {
             let indent = if line < block.open { "\t" } else { indent };
-            (end..end, format!("\n{indent}{new}"))
+            new_line(text, end, &format!("{indent}{new}"))
         }
         _ => (last.end..last.end, format!(" {new}")),
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::super::wrong::{LIMIT, Place, Wrong};
-use super::{Config, Definition, InFile, Param, Piece, applies, is_wildcard};
+use super::{Config, Definition, InFile, Param, Piece, applies};
 
 /// Variables that lead to variables.
 const DEPTH: usize = 64;
@@ -153,14 +153,19 @@ pub(super) fn same(one: &str, other: &str) -> bool {
     }
 }
 
-/// The other spellings of a parameter's name: with a `no` more or less before one of its parts.
-fn spellings(name: &str) -> impl Iterator<Item = String> {
-    let starts = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1));
-    starts.flat_map(move |start| {
-        let (before, after) = name.split_at(start);
-        let bare = after.strip_prefix("no").map(|bare| format!("{before}{bare}"));
-        bare.into_iter().chain([format!("{before}no{after}")])
-    })
+/// What the names of one parameter have in common: no `no` before any part.
+fn without_no(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for (index, mut part) in name.split('.').enumerate() {
+        while let Some(rest) = part.strip_prefix("no") {
+            part = rest;
+        }
+        if index > 0 {
+            out.push('.');
+        }
+        out.push_str(part);
+    }
+    out
 }
 
 /// A parameter before its variables are replaced.
@@ -173,31 +178,28 @@ struct Raw {
     own: bool,
 }
 
-/// Parameters in the order in which each first stands, and by name.
+/// Parameters in the order in which each first stands.
 #[derive(Debug, Default)]
 struct Raws {
     list: Vec<Raw>,
-    names: BTreeMap<String, usize>,
+    /// Those whose names may be of one parameter.
+    alike: BTreeMap<String, Vec<usize>>,
 }
 
 impl Raws {
     fn push(&mut self, raw: Raw) {
-        self.names.insert(raw.name.clone(), self.list.len());
+        self.alike.entry(without_no(&raw.name)).or_default().push(self.list.len());
         self.list.push(raw);
+    }
+
+    fn first(&self, name: &str, fits: impl Fn(&str) -> bool) -> Option<usize> {
+        let alike = self.alike.get(&without_no(name)).into_iter().flatten();
+        alike.copied().find(|index| fits(&self.list[*index].name))
     }
 
     /// The first that has this name, with or without a `no`.
     fn find(&self, name: &str) -> Option<usize> {
-        let spelt = spellings(name).filter_map(|other| self.names.get(&other).copied());
-        spelt.chain(self.names.get(name).copied()).min()
-    }
-
-    fn rename(&mut self, index: usize, name: &str) {
-        if self.list[index].name != name {
-            self.names.remove(&self.list[index].name);
-            self.names.insert(name.to_owned(), index);
-            name.clone_into(&mut self.list[index].name);
-        }
+        self.first(name, |other| same(other, name))
     }
 }
 
@@ -211,7 +213,8 @@ impl Config {
     /// The parameters of a jail.
     pub fn effective(&self, jail: &str) -> Result<Effective, Wrong> {
         let (own, block) = self.own(jail)?;
-        let numeric = number(jail) != 0 && jail.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit());
+        let numeric =
+            number(jail) != 0 && jail.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit());
         let implied = |name: &str| Raw {
             name: name.to_owned(),
             var: false,
@@ -226,7 +229,7 @@ impl Config {
         raws.push(implied(if numeric { "jid" } else { "name" }));
         for definition in &self.definitions {
             let is_own = std::ptr::eq(definition, own);
-            if is_own || is_wildcard(&definition.name) && applies(&definition.name, jail) {
+            if is_own || definition.wild && applies(&definition.name, jail) {
                 self.collect(&mut raws, definition, is_own)?;
             }
         }
@@ -284,7 +287,7 @@ impl Config {
             }
             raw.values.extend(values);
             raw.places.push(place);
-            raws.rename(index, &param.name);
+            raw.name.clone_from(&param.name);
         }
         Ok(())
     }
@@ -320,9 +323,8 @@ impl Resolver<'_> {
             return Ok(done.clone());
         }
         let raw = &self.raws.list[index];
-        let wrong = |what: String| {
-            Wrong::new(raw.places.last().cloned().unwrap_or_else(|| Place::whole("jail.conf")), what)
-        };
+        let wrong =
+            |what: String| Wrong::new(raw.places.last().cloned().unwrap_or_else(|| Place::whole("jail.conf")), what);
         if self.path.contains(&index) || self.path.len() == DEPTH {
             return Err(wrong(format!("{} is made of itself, by its variables", raw.name))
                 .help("a variable must not lead back to itself"));
@@ -336,7 +338,7 @@ impl Resolver<'_> {
                 match piece {
                     Piece::Text(text) => said.iter_mut().last().into_iter().for_each(|last| last.push_str(text)),
                     Piece::Var(name) => {
-                        let found = self.raws.names.get(name).copied();
+                        let found = self.raws.first(name, |other| other == name);
                         let of = found.filter(|found| !self.raws.list[*found].values.is_empty()).ok_or_else(|| {
                             wrong(format!("{} uses the variable {name:?}, which has no value", raw.name))
                                 .help("define it before or after, or write \\$ for a dollar sign")

@@ -111,7 +111,9 @@ impl Lexer<'_> {
                         self.at += 2 + end + 2;
                     }
                     None => {
-                        return Err(self.wrong(self.at, "a comment that begins here does not end").help("end it with */"));
+                        return Err(self
+                            .wrong(self.at, "a comment that begins here does not end")
+                            .help("end it with */"));
                     }
                 },
                 _ => return Ok(()),
@@ -188,7 +190,9 @@ impl Lexer<'_> {
         match String::from_utf8(said) {
             Ok(text) if !text.contains('\0') => Ok(Piece::Text(text)),
             Ok(_) => Err(self.wrong(at, "an escape makes a NUL character, where jail(8) ends the value")),
-            Err(_) => Err(self.wrong(at, "escapes make a text that is not UTF-8").help("write the characters themselves")),
+            Err(_) => {
+                Err(self.wrong(at, "escapes make a text that is not UTF-8").help("write the characters themselves"))
+            }
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) fn find(text: &str, block: &Block) -> Result<Option<(Mark, Range<usiz
         let words = rest.split("*/").next().unwrap_or_default();
         (words.len() + 4, words)
     } else if let Some(rest) = inside.strip_prefix('#') {
-        let words = rest.split('\n').next().unwrap_or_default();
+        let words = rest.split('\n').next().unwrap_or_default().trim_end_matches('\r');
         (words.len() + 1, words)
     } else {
         return Ok(None);

@@ -48,6 +48,8 @@ pub struct Config {
     definitions: Vec<Definition>,
     /// Where the lines of each file begin.
     lines: BTreeMap<String, Vec<usize>>,
+    /// Definitions by name.
+    names: BTreeMap<String, Vec<usize>>,
 }
 
 /// A jail, or a wildcard that gives parameters to jails.
@@ -55,6 +57,8 @@ pub struct Config {
 pub(super) struct Definition {
     /// Its name; for a jail within a jail that of its parents too.
     name: String,
+    /// A wildcard.
+    wild: bool,
     /// Where it is; parameters outside of jails have no block.
     block: Option<InFile<Block>>,
     params: Vec<InFile<Param>>,
@@ -73,7 +77,12 @@ impl Config {
         let mut loader = Loader::new(files, dialect, true);
         loader.file(root, &[], 0)?;
         let lines = files.iter().map(|(name, text)| (name.clone(), line_starts(text))).collect();
-        Ok(Self { root: root.to_owned(), files: files.clone(), dialect, definitions: loader.definitions, lines })
+        let definitions = loader.definitions;
+        let mut names: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (index, definition) in definitions.iter().enumerate() {
+            names.entry(definition.name.clone()).or_default().push(index);
+        }
+        Ok(Self { root: root.to_owned(), files: files.clone(), dialect, definitions, lines, names })
     }
 
     /// The paths, with wildcards, of what a file includes as far as the texts are known: to be looked up on the host, added to
@@ -86,8 +95,8 @@ impl Config {
 
     /// Names of the jails, in order; wildcards left out.
     pub fn jails(&self) -> Vec<&str> {
-        let names = self.definitions.iter().map(|definition| definition.name.as_str());
-        names.filter(|name| !is_wildcard(name)).collect()
+        let jails = self.definitions.iter().filter(|definition| !definition.wild);
+        jails.map(|definition| definition.name.as_str()).collect()
     }
 
     /// The file in which a jail's own block stands.
@@ -122,7 +131,7 @@ impl Config {
         if is_wildcard(jail) {
             return Err(missing().help("a name with * as a part gives parameters to jails and is none itself"));
         }
-        let mut named = self.definitions.iter().filter(|definition| definition.name == jail);
+        let mut named = self.names.get(jail).into_iter().flatten().map(|index| &self.definitions[*index]);
         let found = named.next().and_then(|found| Some((found, found.block.as_ref()?))).ok_or_else(missing)?;
         match named.next().and_then(|second| second.block.as_ref()) {
             Some(second) => {
@@ -189,7 +198,8 @@ impl<'f> Loader<'f> {
                     let name = parent.unwrap_or_default() + &block.name;
                     let within = block.items.clone();
                     let block = Some(InFile { file: file.to_owned(), it: block });
-                    self.definitions.push(Definition { name, block, params: Vec::new() });
+                    let wild = is_wildcard(&name);
+                    self.definitions.push(Definition { name, wild, block, params: Vec::new() });
                     let inside: Vec<usize> = inside.iter().copied().chain([self.definitions.len() - 1]).collect();
                     self.items(file, within, &inside, depth)?;
                 }
@@ -207,7 +217,7 @@ impl<'f> Loader<'f> {
             Dialect::Including => self.global,
         };
         open.unwrap_or_else(|| {
-            self.definitions.push(Definition { name: "*".to_owned(), block: None, params: Vec::new() });
+            self.definitions.push(Definition { name: "*".to_owned(), wild: true, block: None, params: Vec::new() });
             self.global = Some(self.definitions.len() - 1);
             self.definitions.len() - 1
         })

@@ -119,7 +119,10 @@ impl Parser<'_> {
             [Piece::Text(name)] => (name.clone(), false),
             [Piece::Var(name)] => (name.clone(), true),
             _ => {
-                let what = format!("{:?} is put together of several words, which a name must not be", &self.lexer.text[first.span.clone()]);
+                let what = format!(
+                    "{:?} is put together of several words, which a name must not be",
+                    &self.lexer.text[first.span.clone()]
+                );
                 return Err(self.lexer.wrong(start, what).help("put all of it in one pair of quotes"));
             }
         };
@@ -162,7 +165,10 @@ impl Parser<'_> {
                 }
                 other => {
                     let what = format!("{} stands where a semicolon should, after {name:?}", self.words(&other));
-                    return Err(self.lexer.wrong(other.span().start, what).help("every parameter ends with a semicolon"));
+                    return Err(self
+                        .lexer
+                        .wrong(other.span().start, what)
+                        .help("every parameter ends with a semicolon"));
                 }
             };
         }
@@ -171,7 +177,9 @@ impl Parser<'_> {
     fn block(&mut self, first: &Word, name: String, open: usize, depth: usize) -> Result<Block, Wrong> {
         let start = first.span.start;
         if depth > 0 && self.lexer.dialect == Dialect::Plain {
-            return Err(self.lexer.wrong(start, "a jail within a jail, which jail(8) of this release refuses")
+            return Err(self
+                .lexer
+                .wrong(start, "a jail within a jail, which jail(8) of this release refuses")
                 .help("write it beside the other, with the name PARENT.CHILD"));
         }
         if depth == DEPTH {
@@ -186,17 +194,23 @@ impl Parser<'_> {
 
     fn include(&self, values: Vec<Word>, bare: bool, span: Range<usize>) -> Result<Include, Wrong> {
         if self.lexer.dialect == Dialect::Plain {
-            return Err(self.lexer.wrong(span.start, ".include, which jail(8) of this release does not know")
+            return Err(self
+                .lexer
+                .wrong(span.start, ".include, which jail(8) of this release does not know")
                 .help("write the jails into this file, or give each a file /etc/jail.NAME.conf of its own"));
         }
         if !bare {
-            return Err(self.lexer.wrong(span.start, ".include with = is no include to jail(8), but an unknown parameter")
+            return Err(self
+                .lexer
+                .wrong(span.start, ".include with = is no include to jail(8), but an unknown parameter")
                 .help("write it as .include \"file\";"));
         }
         let literal = |word: Word| {
             let text = word.pieces.iter().map(|piece| match piece {
                 Piece::Text(text) => Ok(text.as_str()),
-                Piece::Var(name) => Err(self.lexer.wrong(word.span.start, format!("the variable {name:?} in the path of an include"))
+                Piece::Var(name) => Err(self
+                    .lexer
+                    .wrong(word.span.start, format!("the variable {name:?} in the path of an include"))
                     .help("write the path out")),
             });
             Ok((text.collect::<Result<String, Wrong>>()?, word.span.clone()))

@@ -43,8 +43,11 @@ impl Rc {
             interface_of(&assign.name).is_some_and(|(name, number)| name == interface && number > Some(next))
         });
         match behind {
-            Some(assign) => Err(Wrong::new(self.place(assign.span.start), format!("{} is behind a gap: {} is missing", assign.name, of(next)))
-                .help("number the aliases from 0 without a gap")),
+            Some(assign) => Err(Wrong::new(
+                self.place(assign.span.start),
+                format!("{} is behind a gap: {} is missing", assign.name, of(next)),
+            )
+            .help("number the aliases from 0 without a gap")),
             None => Ok(next),
         }
     }

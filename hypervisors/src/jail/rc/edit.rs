@@ -42,8 +42,9 @@ impl Rc {
         if old.split_ascii_whitespace().any(|other| other == word) {
             return Ok(self.clone());
         }
-        let Some(assign) = self.last_assign(name).filter(|assign| assign.quote.is_some() && before.text().is_some()) else {
-            return self.set(name, &[old, word].join(" ").trim_ascii().to_owned());
+        let Some(assign) = self.last_assign(name).filter(|assign| assign.quote.is_some() && before.text().is_some())
+        else {
+            return self.set(name, [old, word].join(" ").trim_ascii());
         };
         // Within the quotes, so that what stands there (a variable, say) stays.
         let at = assign.value_span.end - 1;
@@ -118,8 +119,8 @@ impl Rc {
         if value.contains(|c: char| c.is_control() && c != '\t') {
             return Err(self.broken(format!("{value:?} cannot be written: it has control characters")));
         }
-        let bare = !value.is_empty()
-            && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./:,@%+".contains(&byte));
+        let bare =
+            !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./:,@%+".contains(&byte));
         Ok(match quote {
             None if bare => value.to_owned(),
             Some('\'') if !value.contains('\'') => format!("'{value}'"),

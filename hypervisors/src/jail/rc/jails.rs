@@ -97,7 +97,8 @@ impl Rc {
             None => {
                 line("vnet");
                 let interfaces = old.either("vnet_interface")?.unwrap_or_default();
-                let quoted: Vec<String> = interfaces.split_ascii_whitespace().map(|name| format!("\"{name}\"")).collect();
+                let quoted: Vec<String> =
+                    interfaces.split_ascii_whitespace().map(|name| format!("\"{name}\"")).collect();
                 if !quoted.is_empty() {
                     line(&format!("vnet.interface = {}", quoted.join(", ")));
                 }
@@ -125,7 +126,9 @@ impl Rc {
         }
         if old.yes("devfs_enable", false)? {
             line("mount.devfs");
-            if let Some(ruleset) = old.either("devfs_ruleset")?.filter(|set| set.starts_with(|c: char| c.is_ascii_digit())) {
+            if let Some(ruleset) =
+                old.either("devfs_ruleset")?.filter(|set| set.starts_with(|c: char| c.is_ascii_digit()))
+            {
                 line(&format!("devfs_ruleset = \"{ruleset}\""));
             }
         }
@@ -218,9 +221,7 @@ impl Old<'_> {
         let stop = self.own("exec_stop")?;
         Ok(match self.own("exec_start")? {
             Some(start) => (start, stop.unwrap_or_default()),
-            None => {
-                ("/bin/sh /etc/rc".to_owned(), stop.unwrap_or_else(|| "/bin/sh /etc/rc.shutdown jail".to_owned()))
-            }
+            None => ("/bin/sh /etc/rc".to_owned(), stop.unwrap_or_else(|| "/bin/sh /etc/rc.shutdown jail".to_owned())),
         })
     }
 }

@@ -220,8 +220,11 @@ const ENDS: [&str; 14] = [
 impl Rc {
     /// What every statement is about, in order.
     pub fn kinds(&self) -> Vec<Classified> {
-        let services: BTreeSet<&str> =
-            self.assigns().filter_map(|assign| assign.name.strip_suffix("_enable")).filter(|name| !name.is_empty()).collect();
+        let services: BTreeSet<&str> = self
+            .assigns()
+            .filter_map(|assign| assign.name.strip_suffix("_enable"))
+            .filter(|name| !name.is_empty())
+            .collect();
         let classify = |(index, statement): (usize, &Statement)| {
             let (name, at) = match statement {
                 Statement::Assign(assign) => (Some(&assign.name), assign.span.start),
@@ -240,7 +243,8 @@ impl Rc {
 
 /// What a variable is about. `services`: those that the file enables or disables.
 fn kind(name: &str, services: &BTreeSet<&str>) -> Kind {
-    let one_of = |names: &[&str]| names.iter().any(|known| name == *known || known.ends_with('_') && name.starts_with(known));
+    let one_of =
+        |names: &[&str]| names.iter().any(|known| name == *known || known.ends_with('_') && name.starts_with(known));
     if name.starts_with("jail_") {
         Kind::Jail
     } else if one_of(HARDWARE) {

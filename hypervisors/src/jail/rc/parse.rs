@@ -163,16 +163,20 @@ impl<'t> Reader<'t> {
     }
 
     fn open(&self, quote: char) -> Wrong {
-        self.wrong(self.at, format!("a string that begins with {quote} here does not end")).help("end it with the same quote")
+        self.wrong(self.at, format!("a string that begins with {quote} here does not end"))
+            .help("end it with the same quote")
     }
 
     fn double(&mut self, value: &mut Option<String>, before: &[Assign]) -> Result<(), Wrong> {
-        let open = self.open('"');
+        let start = self.at;
         self.at += 1;
         loop {
             let rest = &self.text[self.at..];
             match rest.as_bytes() {
-                [] => return Err(open),
+                [] => {
+                    self.at = start;
+                    return Err(self.open('"'));
+                }
                 [b'"', ..] => {
                     self.at += 1;
                     return Ok(());
@@ -247,7 +251,8 @@ impl<'t> Reader<'t> {
             let last = ends.last().copied();
             match rest {
                 [] => {
-                    return Err(self.wrong(start, "a substitution that begins here does not end")
+                    return Err(self
+                        .wrong(start, "a substitution that begins here does not end")
                         .help("it is sh's to evaluate, but its end must be found"));
                 }
                 [b'\\', ..] if last != Some(b'\'') => self.at += 1,
@@ -348,7 +353,8 @@ impl<'t> Reader<'t> {
                     why = if end == "}" { "a function or a group" } else { "a condition or a loop" };
                 }
             }
-            first = matches!(word, "if" | "then" | "else" | "elif" | "do" | "while" | "until" | "{" | "!" | "in") || closes;
+            first =
+                matches!(word, "if" | "then" | "else" | "elif" | "do" | "while" | "until" | "{" | "!" | "in") || closes;
         }
         let end = start + self.text[start..self.at].trim_end().len();
         for name in may_set(&self.text[start..end]) {

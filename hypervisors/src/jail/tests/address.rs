@@ -21,7 +21,10 @@ fn every_form_is_read_and_written_back() {
         let found = read(text).unwrap();
         assert_eq!(write(&found), text);
         let [address] = found.as_slice() else { panic!("{text}") };
-        assert_eq!((address.interface.as_deref(), address.prefix, address.options.as_deref()), (interface, prefix, options));
+        assert_eq!(
+            (address.interface.as_deref(), address.prefix, address.options.as_deref()),
+            (interface, prefix, options)
+        );
         let other = address.with_ip("10.0.5.16".parse().unwrap()).unwrap();
         assert_eq!(other.to_string(), text.replace("10.0.5.12", "10.0.5.16"));
         assert!(address.with_ip("::1".parse().unwrap()).is_err());
@@ -77,7 +80,8 @@ fn by(known: &Known<'_>) -> Option<(Manager, String)> {
 
 #[test]
 fn jails_of_bastille_and_iocage_are_recognised_with_the_reason() {
-    let plain = Known { name: "mercure", file: Some("/etc/jail.conf"), path: Some("/data/jails/mercure"), ..Known::default() };
+    let plain =
+        Known { name: "mercure", file: Some("/etc/jail.conf"), path: Some("/data/jails/mercure"), ..Known::default() };
     assert_eq!(by(&plain), None);
     let file = Known { file: Some("/usr/local/bastille/jails/mercure/jail.conf"), ..plain };
     let (manager, why) = by(&file).unwrap();

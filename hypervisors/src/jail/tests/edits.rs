@@ -56,10 +56,7 @@ fn a_value_changes_where_it_stands_and_its_comment_stays() {
 #[test]
 fn what_comes_from_all_jails_is_overridden_in_the_jail() {
     assert_eq!(edited("ServerC", &[set("path", &["/data/clone $1"])]), "+    path = \"/data/clone \\$1\";\n");
-    assert_eq!(
-        edited("ServerA", &[flag("exec.clean", false)]),
-        "+\texec.noclean;\n"
-    );
+    assert_eq!(edited("ServerA", &[flag("exec.clean", false)]), "+\texec.noclean;\n");
     assert_eq!(
         edited("ServerB", &[set("path", &["/x"])]),
         "-ServerB { host.hostname = ServerB.example; ip4.addr = \"em0|10.11.12.14/24\"; securelevel = 2; }\n\

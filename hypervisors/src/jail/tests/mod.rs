@@ -38,7 +38,10 @@ fn config(text: &str) -> Config {
 fn exported(config: &Config, jail: &str) -> String {
     let effective = config.effective(jail).unwrap();
     let quoted = |value: &String| match value.is_empty() || value.contains(' ') || value.contains('\t') {
-        true => format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\t', "\\t").replace('\n', "\\n")),
+        true => format!(
+            "\"{}\"",
+            value.replace('\\', "\\\\").replace('"', "\\\"").replace('\t', "\\t").replace('\n', "\\n")
+        ),
         false => value.clone(),
     };
     let params = effective.params.iter().map(|param| match param.values.as_slice() {

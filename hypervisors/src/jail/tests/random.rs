@@ -12,14 +12,36 @@ const NAMES: [&str; 7] =
 
 /// What may stand between statements.
 fn between() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["", " ", "\n", "\n\t", "\n\n    ", " # c; }\n", "\n// x {\n\t", "/* \"a */", "\n/* two\nlines */\n", ";"])
+    prop::sample::select(vec![
+        "",
+        " ",
+        "\n",
+        "\n\t",
+        "\n\n    ",
+        " # c; }\n",
+        "\n// x {\n\t",
+        "/* \"a */",
+        "\n/* two\nlines */\n",
+        ";",
+    ])
 }
 
 /// A value as it may be written.
 fn written() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
-        "\"em0|10.0.5.12/24\"", "10.0.5.12", "'a b'", "\"$name.x\"", "/data/$name", "\"it's \\\"q\\\"\"", "''", "true", "\"{;}#//\"",
-        "'$name'", "a\\ b", "\"${name}\"/x", "0",
+        "\"em0|10.0.5.12/24\"",
+        "10.0.5.12",
+        "'a b'",
+        "\"$name.x\"",
+        "/data/$name",
+        "\"it's \\\"q\\\"\"",
+        "''",
+        "true",
+        "\"{;}#//\"",
+        "'$name'",
+        "a\\ b",
+        "\"${name}\"/x",
+        "0",
     ])
     .prop_map(str::to_owned)
 }
@@ -32,21 +54,19 @@ fn asked() -> impl Strategy<Value = String> {
 fn statement() -> impl Strategy<Value = String> {
     let names = prop::sample::select(NAMES.to_vec());
     let values = prop::collection::vec(written(), 0..3);
-    (names, prop::sample::select(vec![" = ", "=", " += ", "\t=\n\t"]), values, prop::sample::select(vec![", ", ","])).prop_map(
-        |(name, sign, values, comma)| match values.is_empty() {
+    (names, prop::sample::select(vec![" = ", "=", " += ", "\t=\n\t"]), values, prop::sample::select(vec![", ", ","]))
+        .prop_map(|(name, sign, values, comma)| match values.is_empty() {
             true => format!("{name};"),
             false => format!("{name}{sign}{};", values.join(comma)),
-        },
-    )
+        })
 }
 
 fn block(name: &'static str) -> impl Strategy<Value = String> {
-    (prop::collection::vec((between(), statement()), 0..5), between(), prop::sample::select(vec!["", "'", "\""])).prop_map(
-        move |(items, last, quote)| {
+    (prop::collection::vec((between(), statement()), 0..5), between(), prop::sample::select(vec!["", "'", "\""]))
+        .prop_map(move |(items, last, quote)| {
             let items: String = items.into_iter().map(|(blank, item)| format!("{blank}{item}")).collect();
             format!("{quote}{name}{quote} {{{items}{last}}}")
-        },
-    )
+        })
 }
 
 /// A file of all jails, with parameters for all before them and wildcards that only some fit.

@@ -26,10 +26,15 @@ fn plain_values_are_known_and_code_is_told_of() {
     assert_eq!(rc.value("twice"), is("two"));
     assert_eq!(rc.value("last"), is("kept"));
     assert_eq!(rc.value("nothing"), Value::Unset);
-    for unknown in ["computed", "ticks", "default", "unknown", "conditional", "loop1", "inside", "cased", "after", "exported"] {
+    for unknown in
+        ["computed", "ticks", "default", "unknown", "conditional", "loop1", "inside", "cased", "after", "exported"]
+    {
         // A name that a loop makes is not seen; nothing is claimed of it either.
         let value = rc.value(unknown);
-        assert!(matches!(value, Value::Unknown(_)) || unknown == "loop1" && value == Value::Unset, "{unknown}: {value:?}");
+        assert!(
+            matches!(value, Value::Unknown(_)) || unknown == "loop1" && value == Value::Unset,
+            "{unknown}: {value:?}"
+        );
     }
     let told: Vec<(usize, &str)> = rc.code().map(|(place, why)| (place.line, why)).collect();
     assert_eq!(
@@ -76,7 +81,19 @@ fn quotes_and_lines_are_read_as_sh_reads_them() {
     for (text, value) in known {
         assert_eq!(rc(text).value("a"), is(value), "{text:?}");
     }
-    for text in ["a=$(x \")\" )", "a=${b:-c}", "a=`x`", "a=$1", "a=~/x", "a=b c", "a=b | c", "a=b&", "export a=b", "read a", "a=b >x"] {
+    for text in [
+        "a=$(x \")\" )",
+        "a=${b:-c}",
+        "a=`x`",
+        "a=$1",
+        "a=~/x",
+        "a=b c",
+        "a=b | c",
+        "a=b&",
+        "export a=b",
+        "read a",
+        "a=b >x",
+    ] {
         assert!(matches!(rc(text).value("a"), Value::Unknown(_)), "{text:?}");
     }
     for (text, line, column) in [("x=1\na=\"b", 2, 3), ("a='b", 1, 3), ("a=$(b", 1, 3), ("if \"", 1, 4)] {
@@ -199,7 +216,9 @@ fn a_variable_is_set_where_it_stands_last() {
     assert_eq!(set("a=1", "b", "2"), "a=1\nb=\"2\"");
     assert_eq!(set("", "b", "2"), "b=\"2\"\n");
     assert_eq!(set("a=1\n", "a", "1"), "a=1\n");
-    for (name, value) in [("a b", "1"), ("", "1"), ("1a", "x"), ("a", "x\ny"), ("computed", "x"), ("conditional", "x"), ("after", "x")] {
+    for (name, value) in
+        [("a b", "1"), ("", "1"), ("1a", "x"), ("a", "x\ny"), ("computed", "x"), ("conditional", "x"), ("after", "x")]
+    {
         assert!(rc(CODE).set(name, value).is_err(), "{name}");
     }
     let wrong = rc(CODE).set("conditional", "NO").unwrap_err();

@@ -7,7 +7,16 @@ use super::super::rc::{Rc, Value};
 const NAMES: [&str; 5] = ["sshd_enable", "jail_list", "hostname", "ifconfig_em0", "x"];
 
 fn line() -> impl Strategy<Value = String> {
-    let value = prop::sample::select(vec!["YES", "\"a b\"", "'c d'", "\"it's\"", "\"$hostname x\"", "a\\ b", "''", "\"two\\\nlines\""]);
+    let value = prop::sample::select(vec![
+        "YES",
+        "\"a b\"",
+        "'c d'",
+        "\"it's\"",
+        "\"$hostname x\"",
+        "a\\ b",
+        "''",
+        "\"two\\\nlines\"",
+    ]);
     let assign = (prop::sample::select(NAMES.to_vec()), value).prop_map(|(name, value)| format!("{name}={value}"));
     let more = prop::sample::select(vec!["", " # comment \"", "; other=1", " second=2"]);
     prop_oneof![

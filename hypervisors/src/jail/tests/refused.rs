@@ -50,8 +50,7 @@ fn what_is_no_jail_conf_is_refused_with_its_place() {
 
 #[test]
 fn what_only_the_newer_one_reads_is_refused_for_the_older() {
-    for (text, what) in
-        [("a { b { } }", "jail within a jail"), (".include \"x\";", ".include"), ("x;\r\n", "Windows")]
+    for (text, what) in [("a { b { } }", "jail within a jail"), (".include \"x\";", ".include"), ("x;\r\n", "Windows")]
     {
         let wrong = read(text, Dialect::Plain).unwrap_err();
         assert!(wrong.what.contains(what) && wrong.help.is_some(), "{text:?}: {wrong:?}");
