@@ -59,9 +59,11 @@ fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
         "net" | "sight" | "storage" => &["error", "host"],
         "libvirt" | "sim" => &["error", "host", "net", "sight", "storage"],
         "xl" => &["error", "host", "net", "occasion", "sight", "storage"],
+        // Texts only.
+        "jail" => &["host"],
         // Made of two platforms, whatever they are.
         "placed" => &["error", "host", "net", "sight", "storage"],
-        "fuzz" => &["host", "net", "sight", "storage", "libvirt", "xl"],
+        "fuzz" => &["host", "net", "sight", "storage", "jail", "libvirt", "xl"],
         _ => &[],
     }
 }

@@ -5,6 +5,8 @@
 //! not asked to change stays, what it was asked for is read again, what is written is read as it was meant, and nothing that
 //! is to be a name or an argument can be taken for something else.
 
+mod jails;
+
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -31,6 +33,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "domain_xml", run: domain_xml },
     Target { name: "frames", run: frames },
     Target { name: "host_answers", run: host_answers },
+    Target { name: "jail_addresses", run: jails::addresses },
+    Target { name: "jail_conf", run: jails::conf },
+    Target { name: "jail_rc_conf", run: jails::rc_conf },
     Target { name: "libvirt_uri", run: libvirt_uri },
     Target { name: "lvm_names", run: lvm_names },
     Target { name: "lvm_report", run: lvm_report },

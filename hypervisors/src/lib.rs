@@ -8,6 +8,7 @@
 //! * [`net`]: who owns an address, announcing one, connecting to one.
 //! * [`storage`]: volumes and their snapshots.
 //! * [`libvirt`], [`xl`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
+//! * [`jail`]: the configuration of FreeBSD jails, as texts.
 //! * [`Placed`]: a platform made of two, one that holds the volumes and one that runs the guests; [`sight`]: what each sees.
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
 
@@ -15,6 +16,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod host;
+pub mod jail;
 pub mod libvirt;
 pub mod net;
 pub mod occasion;

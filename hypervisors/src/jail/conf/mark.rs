@@ -1,0 +1,62 @@
+//! The run mark of a jail: the comment that is the first thing in its block. Pure.
+//!
+//! In a line of its own, `# upgradectl run RUN role ROLE`; where more stands after the brace, the same words within `/* */`.
+
+use std::ops::Range;
+
+use super::Block;
+use super::cut::Cut;
+use crate::Mark;
+
+const WORDS: &str = "upgradectl run ";
+
+/// What is wrong, and where.
+type Bad = (usize, String);
+
+/// The mark, and what of the text goes with it.
+pub(super) fn find(text: &str, block: &Block) -> Result<Option<(Mark, Range<usize>)>, Bad> {
+    let inside = &text[block.open..block.span.end];
+    let start = inside.len() - inside.trim_start().len();
+    let inside = &inside[start..];
+    let (comment, words) = if let Some(rest) = inside.strip_prefix("/*") {
+        let words = rest.split("*/").next().unwrap_or_default();
+        (words.len() + 4, words)
+    } else if let Some(rest) = inside.strip_prefix('#') {
+        let words = rest.split('\n').next().unwrap_or_default().trim_end_matches('\r');
+        (words.len() + 1, words)
+    } else {
+        return Ok(None);
+    };
+    let Some(words) = words.trim_ascii().strip_prefix(WORDS) else { return Ok(None) };
+    let bad = || (block.open + start, format!("this run mark is not \"{WORDS}RUN role ROLE\""));
+    let (run, role) = words.split_once(" role ").ok_or_else(bad)?;
+    let mark = format!("{run}.{role}").parse().map_err(|_| bad())?;
+    Ok(Some((mark, block.open..block.open + start + comment)))
+}
+
+/// Sets the mark, changes it where it stands, or takes it out.
+pub(super) fn cut(text: &str, block: &Block, mark: Option<&Mark>) -> Result<Option<Cut>, Bad> {
+    let words = mark.map(|mark| format!("{WORDS}{} role {}", mark.run, mark.role.as_str()));
+    if words.as_ref().is_some_and(|words| words.contains(['\n', '\r', '*'])) {
+        return Err((block.open, "a run cannot be named so".to_owned()));
+    }
+    Ok(match (find(text, block)?, words) {
+        (None, None) => None,
+        (Some((old, _)), Some(_)) if Some(&old) == mark => None,
+        (Some((_, span)), None) => Some((span, String::new())),
+        (Some((_, span)), Some(words)) => {
+            let old = &text[span.clone()];
+            let blanks = &old[..old.len() - old.trim_start().len()];
+            let new = if old.ends_with("*/") { format!("{blanks}/* {words} */") } else { format!("{blanks}# {words}") };
+            Some((span, new))
+        }
+        (None, Some(words)) => {
+            let line = text[block.open..].split('\n').next().unwrap_or_default();
+            let new = match line.trim_ascii().is_empty() {
+                true => format!("\n\t# {words}"),
+                false => format!(" /* {words} */"),
+            };
+            Some((block.open..block.open, new))
+        }
+    })
+}
