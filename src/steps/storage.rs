@@ -88,18 +88,23 @@ impl Snapshot {
     }
 
     /// Pauses the guest, and sees to it that its host wakes it if we do not. Where nothing keeps time (no systemd, no at) it
-    /// stays paused until the run is gone on with.
-    async fn pause(&self, world: &World) -> Result<(), StepError> {
+    /// stays paused until the run is gone on with. Why the host cannot, if something else is in the way.
+    async fn pause(&self, world: &World) -> Result<Option<String>, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
         if !self.pause || hypervisor.power(&self.guest).await? == Power::Off {
-            return Ok(());
+            return Ok(None);
         }
         Doubt::of(world).begin()?;
-        if let Some(leased) = self.leased_pause(world).await? {
-            let _ = leased.make(world, &["true".to_owned()]).await?;
+        let mut cannot = None;
+        if let Some(leased) = self.leased_pause(world).await?
+            // That it works is tried while there is nothing to do for it.
+            && let Err(error) = leased.make(world, &leased.reversal).await
+        {
+            leased.forget(world).await?;
+            cannot = Some(error.to_string());
         }
         hypervisor.pause(&self.guest).await?;
-        Ok(())
+        Ok(cannot)
     }
 
     async fn thaw(&self, world: &World) -> Result<(), StepError> {
@@ -112,7 +117,7 @@ impl Snapshot {
         }
         let leased = if Doubt::of(world).stands() { self.leased_pause(world).await? } else { None };
         match leased {
-            Some(leased) => leased.take_back(world).await,
+            Some(leased) => leased.forget(world).await,
             None => Ok(()),
         }
     }
@@ -143,9 +148,9 @@ impl Snapshot {
         Ok(())
     }
 
-    async fn take_paused(&self, world: &World) -> Result<(), StepError> {
+    async fn take_paused(&self, world: &World) -> Result<Option<String>, StepError> {
         self.clear(world).await?;
-        self.pause(world).await?;
+        let cannot = self.pause(world).await?;
         self.take(world).await?;
         let power = world.hypervisor(&self.host)?.power(&self.guest).await?;
         if self.pause && power == Power::On {
@@ -154,7 +159,7 @@ impl Snapshot {
                 "something resumed it; its host does if this program stands still for too long",
             ));
         }
-        Ok(())
+        Ok(cannot)
     }
 
     /// Takes the copies while the guest's file systems are frozen; why not, if they were not all the while.
@@ -270,7 +275,9 @@ impl Step for Snapshot {
         }
         let taken = self.take_paused(world).await;
         let thawed = self.thaw(world).await;
-        taken.and(thawed)?;
+        if let Some(why) = taken.and_then(|cannot| thawed.map(|()| cannot))? {
+            done = done.warn(format!("{} cannot wake {} by itself: {why}", self.host, self.guest));
+        }
         Doubt::of(world).end()?;
         Ok(if self.freeze.is_some() { done.with(json!({ "instant": "paused" })) } else { done })
     }

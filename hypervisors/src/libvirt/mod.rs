@@ -427,7 +427,7 @@ impl Hypervisor for Libvirt {
         if self.host.run(&Command::new(["sh", "-c", "command -v virsh"])).await?.status != 0 {
             return Ok(None);
         }
-        let there = self.uri.parse::<uri::Uri>().map_or_else(|_| self.uri.clone(), |uri| uri.at_home());
+        let there = self.uri.parse::<uri::Uri>().map_or_else(|_| self.uri.clone(), |uri| uri.at_home().to_string());
         Ok(Some(["sh", "-c", RESUME, "resume", &there, guest].map(str::to_owned).to_vec()))
     }
 

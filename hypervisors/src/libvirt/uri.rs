@@ -115,9 +115,13 @@ impl Uri {
         self.query.iter().find(|(name, _)| name == key).map(|(_, value)| unescape(value))
     }
 
-    /// What leads to the same daemon on its own machine.
-    pub fn at_home(&self) -> String {
-        format!("{}://{}", self.driver, self.path)
+    /// What leads to the same daemon on its own machine, by its socket if that has a place of its own.
+    #[must_use]
+    pub fn at_home(&self) -> Self {
+        let socket = self.query.iter().filter(|(key, _)| key == "socket").cloned().collect();
+        let (driver, path) = (self.driver.clone(), self.path.clone());
+        let nobody = String::new();
+        Self { driver, transport: nobody.clone(), user: nobody.clone(), host: nobody, port: None, path, query: socket }
     }
 
     fn with(mut self, key: &str, value: &str) -> Self {
@@ -213,6 +217,13 @@ mod tests {
         for wrong in ["", "xen", "xen://h ost/", "+ssh://h/", "xen+ssh://-oX/system", "xen+ssh://h:x/", "xen://[::1/"] {
             assert!(wrong.parse::<Uri>().is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_daemon_is_found_from_its_own_machine() {
+        let home = |uri: &str| uri.parse::<Uri>().unwrap().at_home().to_string();
+        assert_eq!(home("xen+ssh://root@far:2222/system?keyfile=/k&no_tty=1"), "xen:///system");
+        assert_eq!(home("lxc:///system?socket=/run/lab/sock"), "lxc:///system?socket=/run/lab/sock");
     }
 
     #[test]

@@ -150,14 +150,24 @@ impl Leased {
 
     /// Takes the change back by its reversal, and the reversal away.
     pub async fn take_back(&self, world: &World) -> Result<(), StepError> {
+        self.take(world, &self.reversal).await
+    }
+
+    /// Takes the reversal away: the change was taken back by other means.
+    pub async fn forget(&self, world: &World) -> Result<(), StepError> {
+        self.take(world, &["true".to_owned()]).await
+    }
+
+    /// Runs a program, and takes the reversal away.
+    async fn take(&self, world: &World, program: &[String]) -> Result<(), StepError> {
         let (id, limit) = (self.id(&world.run), self.limit_s.to_string());
         world.leased.let_go(&id);
         let mut words = vec!["take", &id, &limit];
-        words.extend(self.reversal.iter().map(String::as_str));
+        words.extend(program.iter().map(String::as_str));
         let command = script(&words).timeout(self.patience());
         let machine = self.place.of(world)?;
         let output = machine.run(&command).await;
-        let named = Command::new(self.reversal.clone());
+        let named = Command::new(program.to_vec());
         let output = output.and_then(|output| output.checked(format!("take {} back", self.name), &named));
         if output.is_err() {
             // It goes on being cared for until the verb ends: what failed may be tried again.
