@@ -12,7 +12,7 @@ use super::super::wrong::{Place, Wrong};
 use super::cut::{Cut, cut, new_line, rest_of_line, with_lines};
 use super::effective::{Origin, Parameter, clears, same};
 use super::parse::{Block, Item, Param};
-use super::{Config, Effective, InFile, is_wildcard, mark, write};
+use super::{Config, Effective, InFile, Piece, is_wildcard, mark, write};
 use crate::Mark;
 
 /// What a parameter shall be.
@@ -180,18 +180,28 @@ impl Config {
 
     /// Refuses to touch a jail that others name.
     fn needed(&self, jail: &str) -> Result<(), Wrong> {
-        for other in self.jails().into_iter().filter(|other| *other != jail) {
-            let (_, block) = self.own(other)?;
-            if other.strip_prefix(jail).is_some_and(|rest| rest.starts_with('.')) {
-                let place = self.place(&block.file, block.it.span.start);
-                return Err(Wrong::new(place, format!("{other} is a jail within {jail}")));
+        for other in self.definitions.iter().filter(|other| !other.wild && other.name != jail) {
+            let Some(block) = &other.block else { continue };
+            let place = self.place(&block.file, block.it.span.start);
+            if other.name.strip_prefix(jail).is_some_and(|rest| rest.starts_with('.')) {
+                return Err(Wrong::new(place, format!("{} is a jail within {jail}", other.name)));
             }
-            // A jail that jail(8) cannot read depends on nothing.
-            let effective = self.effective(other).ok();
-            let depend = effective.as_ref().and_then(|effective| effective.get("depend"));
-            if let Some(depend) = depend.filter(|depend| depend.values.iter().any(|on| on == jail)) {
-                let place = depend.places.last().cloned().unwrap_or_else(|| Place::whole(&block.file));
-                return Err(Wrong::new(place, format!("{other} depends on {jail}")).help("change its depend first"));
+            // One that jail(8) cannot read depends on what it names to the letter.
+            let literal = || {
+                let words = statements(&block.it, "depend").into_iter().flat_map(|param| &param.values);
+                words.into_iter().any(|word| word.pieces == [Piece::Text(jail.to_owned())]).then(|| place.clone())
+            };
+            let on = match self.effective(&other.name) {
+                Ok(effective) => effective.get("depend").and_then(|depend| {
+                    let named = depend.values.iter().any(|on| on == jail);
+                    depend.places.last().filter(|_| named).cloned()
+                }),
+                Err(_) => literal(),
+            };
+            if let Some(place) = on {
+                return Err(
+                    Wrong::new(place, format!("{} depends on {jail}", other.name)).help("change its depend first")
+                );
             }
         }
         Ok(())

@@ -107,7 +107,10 @@ impl Parser<'_> {
                 Token::Word(word) => items.push(self.statement(&word, depth)?),
                 other => {
                     let what = format!("{} stands where a name should", self.words(&other));
-                    return Err(self.lexer.wrong(other.span().start, what));
+                    return Err(self
+                        .lexer
+                        .wrong(other.span().start, what)
+                        .help("a statement is NAME = VALUE; or NAME; or NAME { … }"));
                 }
             }
         }
