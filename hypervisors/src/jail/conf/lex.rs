@@ -11,7 +11,7 @@ use super::Dialect;
 
 /// A part of a word.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
+pub(super) enum Piece {
     /// What it says, escapes read.
     Text(String),
     /// The value of this variable or parameter.
@@ -20,7 +20,7 @@ pub enum Piece {
 
 /// A word: what stands together without a blank.
 #[derive(Clone, Debug)]
-pub struct Word {
+pub(super) struct Word {
     /// Its parts; more than one where quotes or variables change, which no name may have.
     pub pieces: Vec<Piece>,
     /// Where it stands, quotes included.
