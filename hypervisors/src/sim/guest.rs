@@ -174,6 +174,9 @@ impl SimGuest {
         let left = {
             let mut world = self.sim.lock()?;
             let inside = self.enter(&mut world)?;
+            if inside.config.systemd < 232 {
+                return Ok(());
+            }
             let up = inside.runtime.booted_ms + inside.config.boot_ms;
             std::time::Duration::from_millis(up.saturating_sub(super::world::now_ms()))
         };

@@ -81,6 +81,8 @@ pub struct HostConfig {
     pub freeze_ms: Option<u64>,
     /// The machine and its guests have timers: what is leased is taken back by itself.
     pub timers: bool,
+    /// The guests' systemd; before 232 it cannot wait.
+    pub systemd: u32,
 }
 
 /// A package that cannot be configured until the operator mends the guest.
@@ -124,6 +126,7 @@ impl Default for HostConfig {
             fsfreeze: true,
             freeze_ms: None,
             timers: true,
+            systemd: 252,
         }
     }
 }

@@ -450,6 +450,15 @@ fn the_boot_unit_ends_a_commit_that_keeps_production_from_starting() {
     assert!(power().contains("\"power\": \"on\""), "{said}");
 }
 
+/// Its systemctl does not know `--wait`, and its boot takes a while.
+#[test]
+fn a_guest_with_an_old_systemd_is_waited_for() {
+    let bench = Bench::new();
+    bench.sim().configure(|host| (host.systemd, host.boot_ms) = (215, 300)).unwrap();
+    bench.good("clone", "cloned");
+    bench.good("abort", "aborted");
+}
+
 #[test]
 fn no_space_for_the_upgrade() {
     let bench = Bench::new();

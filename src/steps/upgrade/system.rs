@@ -46,7 +46,12 @@ async fn boot(guest: &dyn Host) -> Result<String, Error> {
 async fn settled(guest: &dyn Host, wait: bool) -> Result<(bool, String), StepError> {
     let words = ["systemctl", "is-system-running", "--wait"];
     let begun = Instant::now();
-    let state = match ask(guest, &words[..if wait { 3 } else { 2 }]).await {
+    let answer = match ask(guest, &words[..if wait { 3 } else { 2 }]).await {
+        // systemd before 232 does not know how to wait.
+        Ok(state) if state.is_empty() && wait => ask(guest, &words[..2]).await,
+        answer => answer,
+    };
+    let state = match answer {
         // No systemd: that ssh answers is all that can be told.
         Err(Error { cause: Cause::NotFound(_), .. }) => return Ok((true, "running".into())),
         Err(error) if error.is_unknown() && begun.elapsed() >= SHORT => "starting".into(),

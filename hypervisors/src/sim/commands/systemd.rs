@@ -27,6 +27,9 @@ impl Inside<'_> {
         let words = operands(&words);
         let Some((verb, units)) = words.split_first() else { return Ok(self.list_units(args)) };
         let units: Vec<String> = units.iter().map(|unit| with_suffix(unit)).collect();
+        if args.contains(&"--wait") && self.config.systemd < 232 {
+            return Ok(fail(1, "systemctl: unrecognized option '--wait'"));
+        }
         Ok(match *verb {
             "is-system-running" => self.is_system_running(args.contains(&"--wait")),
             "list-units" => self.list_units(args),

@@ -20,6 +20,10 @@ const PAIRS: usize = 2;
 /// What Debian has for the same purpose.
 const PACKAGES: &str = "virtinst guestfs-tools";
 
+/// What they make is waited for so many seconds: their appliance is a machine emulated in an emulated one here. Ours is more
+/// than five times as fast by then, and the figure is a lower bound.
+const LONG_ENOUGH: &str = "1800";
+
 /// The clone's name where somebody else makes it.
 const BY_HAND: &str = "byhand";
 
@@ -217,7 +221,9 @@ pub fn virt_clone(dom0: &Dom0, results: &mut Results) -> Result<()> {
     // Its appliance gets what memory dom0 has to spare.
     let edit = |file: &str| format!("{file}:s/{}/{CLONE}/", original.replace('.', "\\."));
     let interfaces = edit("/etc/network/interfaces");
-    dom0.output([
+    let sysprep = dom0.run([
+        "timeout",
+        LONG_ENOUGH,
         "env",
         "LIBGUESTFS_BACKEND=direct",
         "LIBGUESTFS_MEMSIZE=400",
@@ -235,11 +241,15 @@ pub fn virt_clone(dom0: &Dom0, results: &mut Results) -> Result<()> {
         &edit("/etc/hosts"),
     ])?;
     let theirs = begun.elapsed().as_secs_f64();
-    let (ours, made) =
-        (said.took.as_secs_f64(), dom0.vg().mounted(BY_HAND, "cat etc/hostname etc/network/interfaces")?);
-    ensure!(made.starts_with(BY_HAND) && made.contains(CLONE), "what they made: {made}");
+    if sysprep.code == 124 {
+        eprintln!("virt-sysprep was ended after {LONG_ENOUGH} s: virtclone_over_us is a lower bound");
+    } else {
+        let made =
+            sysprep.expect(0).and_then(|_| dom0.vg().mounted(BY_HAND, "cat etc/hostname etc/network/interfaces"))?;
+        ensure!(made.starts_with(BY_HAND) && made.contains(CLONE), "what they made: {made}");
+    }
     forget_by_hand(dom0)?;
-    results.ratio("virtclone_over_us", &[(theirs, ours)]);
+    results.ratio("virtclone_over_us", &[(theirs, said.took.as_secs_f64())]);
     Ok(())
 }
 
