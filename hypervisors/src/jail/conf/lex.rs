@@ -150,6 +150,10 @@ impl Lexer<'_> {
                     self.at += 1;
                 }
                 b'$' => pieces.push(self.variable(None)?),
+                b'\\' if self.byte(self.at + 1).is_some_and(|byte| !byte.is_ascii()) => {
+                    self.at += 1;
+                    return Err(self.stranger());
+                }
                 b'\\' => {
                     let mut said = Vec::new();
                     self.escape(&mut said)?;
@@ -182,6 +186,10 @@ impl Lexer<'_> {
                 .wrong(self.at, "the line ends as on Windows (CR LF), which jail(8) of this release refuses")
                 .help("convert it: sed -i '' 's/\\r$//'"),
             '\u{feff}' => self.wrong(self.at, "a byte order mark, which jail(8) refuses").help("take it out"),
+            // As a number it is negative, and so the end of the input.
+            c if !c.is_ascii() => self
+                .wrong(self.at, format!("{c:?} outside quotes, where jail(8) stops reading without a word"))
+                .help("put the value in quotes"),
             c => self.wrong(self.at, format!("{c:?} has no meaning outside quotes")).help("put the value in quotes"),
         }
     }
