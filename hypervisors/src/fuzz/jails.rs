@@ -52,7 +52,11 @@ pub(super) fn conf(bytes: &[u8], _: &Path) {
         }
         let Ok(config) = Config::read(name, &files, dialect).inspect_err(told) else { continue };
         // What is edited is the same to both.
-        for jail in config.jails().into_iter().take(if dialect == Dialect::Including { 2 } else { 1 }) {
+        let (read, edited) = if dialect == Dialect::Plain { (2, 0) } else { (0, 2) };
+        for jail in config.jails().into_iter().take(read) {
+            drop(config.effective(jail).inspect_err(told));
+        }
+        for jail in config.jails().into_iter().take(edited) {
             edits(&config, jail, &text);
         }
     }

@@ -12,7 +12,7 @@ use super::super::wrong::{Place, Wrong};
 use super::cut::{Cut, cut, new_line, rest_of_line, with_lines};
 use super::effective::{Origin, Parameter, clears, same};
 use super::parse::{Block, Item, Param};
-use super::{Config, Effective, InFile, is_wildcard, mark, write};
+use super::{Config, Effective, InFile, Piece, is_wildcard, mark, write};
 use crate::Mark;
 
 /// What a parameter shall be.
@@ -52,6 +52,13 @@ pub struct Edited {
     pub mentions: Vec<Place>,
 }
 
+impl Edited {
+    fn of(config: Config, file: String) -> Self {
+        let text = config.text(&file).to_owned();
+        Self { config, file, text, followed: Vec::new(), mentions: Vec::new() }
+    }
+}
+
 impl Config {
     /// Changes a jail.
     pub fn edit(&self, jail: &str, changes: &[Change]) -> Result<Edited, Wrong> {
@@ -59,9 +66,7 @@ impl Config {
         let file = self.file_of(jail)?.to_owned();
         let (mut config, mut asked) = (self.clone(), BTreeSet::new());
         for change in changes {
-            let cuts = config.cuts(jail, change)?;
-            let text = cut(config.text(&file), cuts).ok_or_else(|| self.broken(&file, "two edits of one place"))?;
-            config = config.with(&file, text)?;
+            config = config.after(&file, config.cuts(jail, change)?)?;
             asked.extend(config.prove(jail, change)?);
         }
         // A later change must not undo an earlier one.
@@ -73,7 +78,7 @@ impl Config {
             self.broken(&file, format!("the edit of {jail} would change {name}, which it does not name"))
         })?;
         self.others_same(&config, &[jail])?;
-        Ok(Edited { text: config.text(&file).to_owned(), config, file, followed, mentions: Vec::new() })
+        Ok(Edited { followed, ..Edited::of(config, file) })
     }
 
     /// Puts a second jail after another, as its copy but for these changes. A run mark is not copied.
@@ -95,8 +100,7 @@ impl Config {
             Some(end) => new_line(text, end, &format!("{}{copy}", indent.unwrap_or_default())),
             None => (it.span.end..it.span.end, format!(" {copy}")),
         };
-        let new = cut(text, vec![new]).ok_or_else(|| self.broken(&file, "two edits of one place"))?;
-        let config = self.with(&file, new)?;
+        let config = self.after(&file, vec![new])?;
         let named = config.renamed(self, from, to)?;
         self.others_same(&config, &[to])?;
         let mut edited = config.edit(to, changes)?;
@@ -114,13 +118,11 @@ impl Config {
         self.free(to, block)?;
         lone(self, block, "given another name")?;
         self.needed(from)?;
-        let cuts = vec![(block.it.name_span.clone(), write_name(to, block.it.quote))];
-        let text = cut(self.text(&file), cuts).ok_or_else(|| self.broken(&file, "two edits of one place"))?;
-        let config = self.with(&file, text)?;
+        let config = self.after(&file, vec![(block.it.name_span.clone(), write_name(to, block.it.quote))])?;
         let followed = config.renamed(self, from, to)?;
         self.others_same(&config, &[from, to])?;
         let mentions = config.mentions(to, from)?;
-        Ok(Edited { text: config.text(&file).to_owned(), config, file, followed, mentions })
+        Ok(Edited { followed, mentions, ..Edited::of(config, file) })
     }
 
     /// Takes a jail out, with the lines it stands in if nothing else does.
@@ -129,29 +131,25 @@ impl Config {
         let (file, text) = (block.file.clone(), self.text(&block.file));
         lone(self, block, "taken out")?;
         self.needed(jail)?;
-        let text = cut(text, out(text, std::iter::once(block.it.span.clone())))
-            .ok_or_else(|| self.broken(&file, "two edits of one place"))?;
-        let config = self.with(&file, text)?;
+        let config = self.after(&file, out(text, std::iter::once(block.it.span.clone())))?;
         self.others_same(&config, &[jail])?;
         if config.jails().contains(&jail) {
             return Err(self.broken(&file, format!("{jail} would still be there")));
         }
-        Ok(Edited { text: config.text(&file).to_owned(), config, file, followed: Vec::new(), mentions: Vec::new() })
+        Ok(Edited::of(config, file))
     }
 
     /// Puts another text in the place of a jail's own block: the bytes of [`Config::block`] as they once were, say.
     pub fn with_block(&self, jail: &str, new: &str) -> Result<Edited, Wrong> {
         let (_, block) = self.own(jail)?;
         let file = block.file.clone();
-        let text = cut(self.text(&file), vec![(block.it.span.clone(), new.to_owned())])
-            .ok_or_else(|| self.broken(&file, "two edits of one place"))?;
-        let config = self.with(&file, text)?;
+        let config = self.after(&file, vec![(block.it.span.clone(), new.to_owned())])?;
         if config.block(jail).ok() != Some(new) {
             return Err(self.broken(&file, format!("what shall stand there is not one block of {jail}")));
         }
         config.effective(jail)?;
         self.others_same(&config, &[jail])?;
-        Ok(Edited { text: config.text(&file).to_owned(), config, file, followed: Vec::new(), mentions: Vec::new() })
+        Ok(Edited::of(config, file))
     }
 
     /// The run mark of a jail: a comment that is the first thing in its block.
@@ -160,6 +158,12 @@ impl Config {
         let found = mark::find(self.text(&block.file), &block.it);
         let found = found.map_err(|(at, what)| Wrong::new(self.place(&block.file, at), what))?;
         Ok(found.map(|(mark, _)| mark))
+    }
+
+    /// The configuration with cuts made in one file.
+    fn after(&self, file: &str, cuts: Vec<Cut>) -> Result<Self, Wrong> {
+        let text = cut(self.text(file), cuts).ok_or_else(|| self.broken(file, "two edits of one place"))?;
+        self.with(file, text)
     }
 
     fn broken(&self, file: &str, what: impl Into<String>) -> Wrong {
@@ -180,18 +184,28 @@ impl Config {
 
     /// Refuses to touch a jail that others name.
     fn needed(&self, jail: &str) -> Result<(), Wrong> {
-        for other in self.jails().into_iter().filter(|other| *other != jail) {
-            let (_, block) = self.own(other)?;
-            if other.strip_prefix(jail).is_some_and(|rest| rest.starts_with('.')) {
-                let place = self.place(&block.file, block.it.span.start);
-                return Err(Wrong::new(place, format!("{other} is a jail within {jail}")));
+        for other in self.definitions.iter().filter(|other| !other.wild && other.name != jail) {
+            let Some(block) = &other.block else { continue };
+            let place = self.place(&block.file, block.it.span.start);
+            if other.name.strip_prefix(jail).is_some_and(|rest| rest.starts_with('.')) {
+                return Err(Wrong::new(place, format!("{} is a jail within {jail}", other.name)));
             }
-            // A jail that jail(8) cannot read depends on nothing.
-            let effective = self.effective(other).ok();
-            let depend = effective.as_ref().and_then(|effective| effective.get("depend"));
-            if let Some(depend) = depend.filter(|depend| depend.values.iter().any(|on| on == jail)) {
-                let place = depend.places.last().cloned().unwrap_or_else(|| Place::whole(&block.file));
-                return Err(Wrong::new(place, format!("{other} depends on {jail}")).help("change its depend first"));
+            // One that jail(8) cannot read depends on what it names to the letter.
+            let literal = || {
+                let words = statements(&block.it, "depend").into_iter().flat_map(|param| &param.values);
+                words.into_iter().any(|word| word.pieces == [Piece::Text(jail.to_owned())]).then(|| place.clone())
+            };
+            let on = match self.effective(&other.name) {
+                Ok(effective) => effective.get("depend").and_then(|depend| {
+                    let named = depend.values.iter().any(|on| on == jail);
+                    depend.places.last().filter(|_| named).cloned()
+                }),
+                Err(_) => literal(),
+            };
+            if let Some(place) = on {
+                return Err(
+                    Wrong::new(place, format!("{} depends on {jail}", other.name)).help("change its depend first")
+                );
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use super::Dialect;
 
 /// A part of a word.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
+pub(super) enum Piece {
     /// What it says, escapes read.
     Text(String),
     /// The value of this variable or parameter.
@@ -20,7 +20,7 @@ pub enum Piece {
 
 /// A word: what stands together without a blank.
 #[derive(Clone, Debug)]
-pub struct Word {
+pub(super) struct Word {
     /// Its parts; more than one where quotes or variables change, which no name may have.
     pub pieces: Vec<Piece>,
     /// Where it stands, quotes included.
@@ -150,6 +150,10 @@ impl Lexer<'_> {
                     self.at += 1;
                 }
                 b'$' => pieces.push(self.variable(None)?),
+                b'\\' if self.byte(self.at + 1).is_some_and(|byte| !byte.is_ascii()) => {
+                    self.at += 1;
+                    return Err(self.stranger());
+                }
                 b'\\' => {
                     let mut said = Vec::new();
                     self.escape(&mut said)?;
@@ -182,6 +186,10 @@ impl Lexer<'_> {
                 .wrong(self.at, "the line ends as on Windows (CR LF), which jail(8) of this release refuses")
                 .help("convert it: sed -i '' 's/\\r$//'"),
             '\u{feff}' => self.wrong(self.at, "a byte order mark, which jail(8) refuses").help("take it out"),
+            // As a number it is negative, and so the end of the input.
+            c if !c.is_ascii() => self
+                .wrong(self.at, format!("{c:?} outside quotes, where jail(8) stops reading without a word"))
+                .help("put the value in quotes"),
             c => self.wrong(self.at, format!("{c:?} has no meaning outside quotes")).help("put the value in quotes"),
         }
     }

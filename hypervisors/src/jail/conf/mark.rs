@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::Block;
-use super::cut::Cut;
+use super::cut::{Cut, new_line, rest_of_line};
 use crate::Mark;
 
 const WORDS: &str = "upgradectl run ";
@@ -31,7 +31,10 @@ pub(super) fn find(text: &str, block: &Block) -> Result<Option<(Mark, Range<usiz
     let bad = || (block.open + start, format!("this run mark is not \"{WORDS}RUN role ROLE\""));
     let (run, role) = words.split_once(" role ").ok_or_else(bad)?;
     let mark = format!("{run}.{role}").parse().map_err(|_| bad())?;
-    Ok(Some((mark, block.open..block.open + start + comment)))
+    // The line end before it came with it, what stands after the brace did not.
+    let between = &text[block.open..block.open + start];
+    let from = between.rfind('\n').map_or(0, |newline| newline - usize::from(between[..newline].ends_with('\r')));
+    Ok(Some((mark, block.open + from..block.open + start + comment)))
 }
 
 /// Sets the mark, changes it where it stands, or takes it out.
@@ -52,11 +55,10 @@ pub(super) fn cut(text: &str, block: &Block, mark: Option<&Mark>) -> Result<Opti
         }
         (None, Some(words)) => {
             let line = text[block.open..].split('\n').next().unwrap_or_default();
-            let new = match line.trim_ascii().is_empty() {
-                true => format!("\n\t# {words}"),
-                false => format!(" /* {words} */"),
-            };
-            Some((block.open..block.open, new))
+            match (line.trim_ascii().is_empty(), rest_of_line(text, block.open)) {
+                (true, Some(end)) => Some(new_line(text, end, &format!("\t# {words}"))),
+                _ => Some((block.open..block.open, format!(" /* {words} */"))),
+            }
         }
     })
 }

@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use self::effective::Effective;
-pub use self::lex::{Piece, Word};
-pub use self::parse::{Block, Include, Item, Param, parse};
+use self::lex::{Piece, Word};
+use self::parse::{Block, Include, Item, Param, parse};
 use super::wrong::{Place, Wrong, line_starts};
 
 /// Texts by absolute path.
@@ -54,7 +54,7 @@ pub struct Config {
 
 /// A jail, or a wildcard that gives parameters to jails.
 #[derive(Clone, Debug)]
-pub(super) struct Definition {
+struct Definition {
     /// Its name; for a jail within a jail that of its parents too.
     name: String,
     /// A wildcard.
@@ -66,7 +66,7 @@ pub(super) struct Definition {
 
 /// Something in a file.
 #[derive(Clone, Debug)]
-pub(super) struct InFile<T> {
+struct InFile<T> {
     file: String,
     it: T,
 }
@@ -114,19 +114,19 @@ impl Config {
         self.files.get(file).map_or("", String::as_str)
     }
 
-    pub(super) fn place(&self, file: &str, at: usize) -> Place {
+    fn place(&self, file: &str, at: usize) -> Place {
         Place::by(file, self.text(file), self.lines.get(file).map_or(&[], Vec::as_slice), at)
     }
 
     /// The same configuration with another text of one file.
-    pub(super) fn with(&self, file: &str, text: String) -> Result<Self, Wrong> {
+    fn with(&self, file: &str, text: String) -> Result<Self, Wrong> {
         let mut files = self.files.clone();
         files.insert(file.to_owned(), text);
         Self::read(&self.root, &files, self.dialect)
     }
 
     /// A jail's definition; two of one name are refused, since which of them jail(8) finds is chance.
-    pub(super) fn own(&self, jail: &str) -> Result<(&Definition, &InFile<Block>), Wrong> {
+    fn own(&self, jail: &str) -> Result<(&Definition, &InFile<Block>), Wrong> {
         let missing = || Wrong::new(Place::whole(&self.root), format!("there is no jail {jail:?}"));
         if is_wildcard(jail) {
             return Err(missing().help("a name with * as a part gives parameters to jails and is none itself"));
@@ -144,7 +144,7 @@ impl Config {
 }
 
 /// Whether a name is a wildcard to jail(8): `*` as one whole part between dots. `web*` is an ordinary name.
-pub(super) fn is_wildcard(name: &str) -> bool {
+fn is_wildcard(name: &str) -> bool {
     name.split('.').any(|part| part == "*")
 }
 

@@ -11,7 +11,7 @@ const DEPTH: usize = 32;
 
 /// A statement.
 #[derive(Clone, Debug)]
-pub enum Item {
+pub(super) enum Item {
     /// `name = value;` and its kin.
     Param(Param),
     /// `name { … }`.
@@ -32,7 +32,7 @@ impl Item {
 
 /// A parameter or a variable with its value.
 #[derive(Clone, Debug)]
-pub struct Param {
+pub(super) struct Param {
     /// The name, of a variable without its `$`.
     pub name: String,
     /// A variable, for substitution only.
@@ -41,15 +41,13 @@ pub struct Param {
     pub add: bool,
     /// The values; none where only the name stands.
     pub values: Vec<Word>,
-    /// Where the name stands, its quotes included.
-    pub name_span: Range<usize>,
     /// From the name to the semicolon, included.
     pub span: Range<usize>,
 }
 
 /// A jail.
 #[derive(Clone, Debug)]
-pub struct Block {
+pub(super) struct Block {
     /// Its name, as it stands there.
     pub name: String,
     /// Where the name stands, its quotes included.
@@ -66,7 +64,7 @@ pub struct Block {
 
 /// Another file's statements.
 #[derive(Clone, Debug)]
-pub struct Include {
+pub(super) struct Include {
     /// Paths with wildcards, and where each stands.
     pub patterns: Vec<(String, Range<usize>)>,
     /// From the name to the semicolon, included.
@@ -74,7 +72,7 @@ pub struct Include {
 }
 
 /// Reads the statements of a file.
-pub fn parse(file: &str, text: &str, dialect: Dialect) -> Result<Vec<Item>, Wrong> {
+pub(super) fn parse(file: &str, text: &str, dialect: Dialect) -> Result<Vec<Item>, Wrong> {
     sane(file, text)?;
     let mut parser = Parser { lexer: Lexer { file, text, at: 0, dialect, comment: None } };
     parser.items(0).map(|(items, _)| items)
@@ -107,7 +105,10 @@ impl Parser<'_> {
                 Token::Word(word) => items.push(self.statement(&word, depth)?),
                 other => {
                     let what = format!("{} stands where a name should", self.words(&other));
-                    return Err(self.lexer.wrong(other.span().start, what));
+                    return Err(self
+                        .lexer
+                        .wrong(other.span().start, what)
+                        .help("a statement is NAME = VALUE; or NAME; or NAME { … }"));
                 }
             }
         }
@@ -130,11 +131,11 @@ impl Parser<'_> {
         if matches!(next, Token::Sign('{', _)) && !var {
             return self.block(first, name, next.span().end, depth).map(Item::Block);
         }
-        let (mut add, mut bare, name_span) = (false, false, first.span.clone());
+        let (mut add, mut bare) = (false, false);
         let mut values = Vec::new();
         match next {
             Token::Sign(';', span) => {
-                return Ok(Item::Param(Param { name, var, add, values, name_span, span: start..span.end }));
+                return Ok(Item::Param(Param { name, var, add, values, span: start..span.end }));
             }
             Token::Sign('=', _) => next = self.lexer.next()?,
             Token::Add(_) => {
@@ -161,7 +162,7 @@ impl Parser<'_> {
                     if name == ".include" && !var {
                         return self.include(values, bare, span).map(Item::Include);
                     }
-                    return Ok(Item::Param(Param { name, var, add, values, name_span, span }));
+                    return Ok(Item::Param(Param { name, var, add, values, span }));
                 }
                 other => {
                     let what = format!("{} stands where a semicolon should, after {name:?}", self.words(&other));

@@ -35,7 +35,7 @@ impl Rc {
         Ok(self.plain("jail_enable")?.is_some_and(|value| is_yes(&value)))
     }
 
-    /// Files that may define a jail, the first that is there counts: rc.d/jail's order. Hosts before 13.1 do not look into
+    /// Files that may define a jail, the first that is there counts: rc.d/jail's order. Older hosts do not look into
     /// /etc/jail.conf.d.
     pub fn jail_files(&self, jail: &str) -> Result<Vec<String>, Wrong> {
         let own = self.plain(&format!("jail_{}_conf", part(jail)))?;
@@ -45,6 +45,24 @@ impl Rc {
             format!("/etc/jail.conf.d/{jail}.conf"),
             shared,
         ])
+    }
+
+    /// The variables of one jail, in the order of the file; those of a jail of `jail_list` whose name only begins like it are
+    /// not among them.
+    pub fn jail_variables(&self, jail: &str) -> Result<Vec<&str>, Wrong> {
+        let begin = |jail: &str| format!("jail_{}_", part(jail));
+        let own = begin(jail);
+        let listed = self.jail_list()?.unwrap_or_default();
+        let others: Vec<String> =
+            listed.iter().map(|other| begin(other)).filter(|other| *other != own && other.starts_with(&own)).collect();
+        let mut found: Vec<&str> = Vec::new();
+        for name in self.assigns().map(|assign| assign.name.as_str()) {
+            let is_other = others.iter().any(|other| name.starts_with(other));
+            if name.starts_with(&own) && !is_other && !found.contains(&name) {
+                found.push(name);
+            }
+        }
+        Ok(found)
     }
 
     /// Whether a jail is defined the old way.

@@ -21,6 +21,7 @@ pub(super) fn statements(file: &str, text: &str) -> Result<Vec<Statement>, Wrong
 
 /// The names that a piece of code may set: those that stand before a `=`, or are words of `read`, `export` and their kin.
 pub(super) fn may_set(code: &str) -> BTreeSet<String> {
+    let code = code.replace("\\\n", "");
     let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut names: BTreeSet<String> = BTreeSet::new();
     for (at, _) in code.match_indices('=') {
@@ -142,12 +143,17 @@ impl<'t> Reader<'t> {
                 }
                 b'\\' if self.byte(self.at + 1) == Some(b'\n') => self.at += 2,
                 b'\\' => {
-                    let c = self.text[self.at + 1..].chars().next();
-                    push(&mut value, &c.map(String::from).unwrap_or_default());
-                    self.at += 1 + c.map_or(0, char::len_utf8);
+                    match self.text[self.at + 1..].chars().next() {
+                        Some(c) => {
+                            push(&mut value, c.encode_utf8(&mut [0; 4]));
+                            self.at += 1 + c.len_utf8();
+                        }
+                        // The last of the file: shells differ.
+                        None => (value, self.at) = (None, self.at + 1),
+                    }
                 }
                 b'$' | b'`' => self.expansion(&mut value, before)?,
-                b'~' if self.at == start || self.text[..self.at].ends_with(':') => {
+                b'~' if value.as_deref().is_none_or(|value| value.is_empty() || value.ends_with(':')) => {
                     value = None;
                     self.at += 1;
                 }
@@ -205,6 +211,12 @@ impl<'t> Reader<'t> {
             from + after.bytes().position(|byte| !byte.is_ascii_alphanumeric() && byte != b'_').unwrap_or(after.len())
         };
         let name = match rest.as_bytes() {
+            // A line continued in the middle of a name.
+            [b'$', b'\\', b'\n', ..] => {
+                *value = None;
+                self.at += 1;
+                return Ok(());
+            }
             [b'$', b'{', ..] => {
                 let end = name_end(2);
                 (rest.as_bytes().get(end) == Some(&b'}')).then(|| (&rest[2..end], end + 1))
@@ -228,6 +240,11 @@ impl<'t> Reader<'t> {
         match name.filter(|(name, _)| is_name(name)) {
             Some((name, length)) => {
                 self.at += length;
+                let goes_on = !rest[..length].ends_with('}') && rest[length..].starts_with("\\\n");
+                if goes_on {
+                    *value = None;
+                    return Ok(());
+                }
                 let here = before.iter().rfind(|assign| assign.name == name).map(|assign| &assign.value);
                 match here.or_else(|| self.known.get(name)) {
                     Some(Some(known)) => push(value, known),

@@ -223,6 +223,9 @@ fn a_new_name_is_one_word_and_the_old_one_is_looked_for() {
     assert_eq!(needed.rename("a", "c").unwrap_err().place.line, 2);
     assert_eq!(needed.remove("a").unwrap_err().place.line, 2);
     assert!(needed.remove("b").is_ok());
+    // Of one that cannot be read too, as far as it names it to the letter.
+    assert!(config("a { }\nb { }\nb { depend = a; }\n").remove("a").is_err());
+    assert!(config("a { }\nb { path = $none; }\nb { depend = $none; }\n").remove("a").is_ok());
     let within = config("a { }\na.b { }\n");
     assert!(within.rename("a", "c").is_err() && within.remove("a").is_err());
     // A wildcard that is for one of the two names.

@@ -201,6 +201,10 @@ fn jails_of_the_old_way_become_what_rc_d_jail_makes_of_them() {
     let moved = self::rc("jail_conf=/usr/local/etc/jail.conf\njail_x_y_conf=/x\n");
     assert_eq!(moved.jail_files("x-y").unwrap(), ["/x", "/etc/jail.conf.d/x-y.conf", "/usr/local/etc/jail.conf"]);
     assert_eq!(moved.jail_list().unwrap(), None);
+    let alike =
+        self::rc("jail_list='a a_b'\njail_a_ip=1\njail_a_b_ip=2\njail_a_rootdir=3\njail_a_ip=4\njail_ab_ip=5\n");
+    assert_eq!(alike.jail_variables("a").unwrap(), ["jail_a_ip", "jail_a_rootdir"]);
+    assert_eq!(alike.jail_variables("a_b").unwrap(), ["jail_a_b_ip"]);
     let code = self::rc("jail_list=$(ls /data/jails)\njail_a_rootdir=`x`\n");
     assert!(code.jail_list().is_err() && code.is_old_style("a").is_err());
 }
