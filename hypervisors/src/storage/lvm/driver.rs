@@ -22,7 +22,7 @@ impl LvmStorage {
     }
 
     /// Whether this machine's processes other than this one have it open.
-    fn held(&self, name: &LvName, lv: &Lv) -> Option<bool> {
+    pub(super) fn held(&self, name: &LvName, lv: &Lv) -> Option<bool> {
         if self.host.is_local() && mount::is_ours(&name.path()) { Some(false) } else { lv.attr.open }
     }
 
@@ -282,7 +282,7 @@ impl Storage for LvmStorage {
         }
         let mut change = Change::Unchanged;
         for (vg, names) in groups {
-            let report = self.group(&doing, &vg).await?.unwrap_or_default();
+            let report = self.let_go(&doing, &vg, &names.iter().collect::<Vec<_>>()).await?;
             let mut gone = Vec::new();
             for name in &names {
                 let Some(lv) = report.volume(&name.lv) else { continue };
@@ -377,7 +377,11 @@ impl Storage for LvmStorage {
                 Error::new(doing, Cause::Unsupported(why)).help(format!("run upgradectl on {}", self.host.name()))
             );
         }
-        let (report, found) = self.look(&doing, &name).await?;
+        let report = match access {
+            Access::Glance => self.group(&doing, &name.vg).await?.unwrap_or_default(),
+            _ => self.let_go(&doing, &name.vg, &[&name]).await?,
+        };
+        let (report, found) = self.find(&doing, &name, report)?;
         let Some(lv) = found else { return Err(Error::not_found(doing, format!("{name} does not exist"))) };
         if let Some(why) = lost(&lv, lv.pool.as_deref().and_then(|pool| report.pool(pool))) {
             return Err(Error::refused(doing, why));

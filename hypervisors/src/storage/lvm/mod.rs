@@ -25,6 +25,7 @@ mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use attr::{Kind, State};
 pub use look::{look_anew, one_look};
@@ -36,6 +37,8 @@ use super::{BlockFacts, CowSize, Merge, Snapshot, VolumeFacts, VolumeKind, Volum
 use crate::host::{Command, Output, printable_tail};
 use crate::{Cause, Error, Host, Result};
 
+/// How long what was in use may take to be let go of.
+const LETS_GO: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 /// Seconds that one LVM command is expected to take with a guest frozen.
 const COMMAND_S: f64 = 1.5;
 /// Share of a thin pool that stays free, in percent, whatever else is asked of it.
@@ -79,9 +82,28 @@ impl LvmStorage {
         group(&*self.host, doing, vg).await
     }
 
+    /// A volume group once none of these volumes is open any more, or after a while: the disk backend of a guest that has stopped,
+    /// and udev that looks at what was written, let go a moment later.
+    async fn let_go(&self, doing: &str, vg: &str, names: &[&LvName]) -> Result<Report> {
+        let begun = Instant::now();
+        loop {
+            let report = self.group(doing, vg).await?.unwrap_or_default();
+            let mut found = names.iter().filter_map(|name| Some((name, report.volume(&name.lv)?)));
+            if !found.any(|(name, lv)| self.held(name, lv) == Some(true)) || begun.elapsed() >= LETS_GO {
+                return Ok(report);
+            }
+            tokio::time::sleep(LETS_GO / 20).await;
+            look::look_anew();
+        }
+    }
+
     /// A volume group and one of its volumes, which has to be of this driver's kind.
     async fn look(&self, doing: &str, name: &LvName) -> Result<(Report, Option<Lv>)> {
         let report = self.group(doing, &name.vg).await?.unwrap_or_default();
+        self.find(doing, name, report)
+    }
+
+    fn find(&self, doing: &str, name: &LvName, report: Report) -> Result<(Report, Option<Lv>)> {
         let found = report.volume(&name.lv).cloned();
         if let Some(lv) = &found
             && kind_of(lv) != self.kind

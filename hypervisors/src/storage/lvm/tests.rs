@@ -327,7 +327,8 @@ async fn nothing_is_removed_that_is_not_of_the_run_or_has_something_upon_it() {
     refused(bench.thick.remove(&o, RUN).await, "snapshots would go with it: s");
     bench.change("s", |volume| volume.open = true);
     refused(bench.thick.remove(&s, RUN).await, "open");
-    bench.change("s", |volume| volume.open = false);
+    // Whoever has it open lets go of it in a moment.
+    bench.change("s", |volume| volume.lets_go = Some(2));
     // Between the look and the command someone else takes it: LVM is told what it has to be.
     bench.fake.with(|state| {
         state.meanwhile =

@@ -37,6 +37,8 @@ pub struct Volume {
     pub active: bool,
     pub skip: bool,
     pub open: bool,
+    /// Looks after which it is not open any more.
+    pub lets_go: Option<u32>,
     pub invalid: bool,
     pub chunk: u64,
     /// Chunks in use of a thick snapshot, its header and tables left out; bytes mapped of what is thin.
@@ -226,9 +228,15 @@ impl State {
         }
     }
 
-    fn lvs(&self, words: &Words<'_>) -> Said {
+    fn lvs(&mut self, words: &Words<'_>) -> Said {
         if lv(words.plain[0]) != "vg1" {
             return fail(format!("  Volume group \"{}\" not found", words.plain[0]));
+        }
+        for volume in self.volumes.values_mut() {
+            if volume.lets_go == Some(0) {
+                (volume.open, volume.lets_go) = (false, None);
+            }
+            volume.lets_go = volume.lets_go.map(|looks| looks - 1);
         }
         let rows: Vec<String> = self
             .volumes
