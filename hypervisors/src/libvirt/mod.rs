@@ -341,7 +341,12 @@ impl Hypervisor for Libvirt {
                     let help = format!("virsh managedsave-remove {name}, or virsh start {name} to resume it");
                     return Err(Error::refused(doing, why).help(help).into());
                 }
-                Power::Off => raced(domain.create(), domain, doing, Power::On)?,
+                // The platform's own restart (`on_reboot`), or a person, may be faster.
+                Power::Off => {
+                    if raced(domain.create(), domain, doing, Power::On)? == Change::Unchanged {
+                        return Ok(Change::Unchanged);
+                    }
+                }
             }
             reached(domain, doing, Power::On)
         })
@@ -355,7 +360,7 @@ impl Hypervisor for Libvirt {
             .with(doing.clone(), guest, QUICK, |domain, doing| match power_of(domain, doing)? {
                 Power::Off => Ok(false),
                 Power::Paused => Err(Error::refused(doing, "it is paused and cannot hear").into()),
-                Power::On => raced(domain.shutdown(), domain, doing, Power::Off).map(|()| true),
+                Power::On => raced(domain.shutdown(), domain, doing, Power::Off).map(|_| true),
             })
             .await;
         match asked {
@@ -488,16 +493,18 @@ fn thaw(domain: &Domain) -> Called<()> {
     Ok(())
 }
 
-/// A refusal because somebody was faster is none: the state decides.
+/// A refusal because somebody was faster is none: the state decides, and nothing was changed by us.
 fn raced<T>(
     result: std::result::Result<T, virt::error::Error>,
     domain: &Domain,
     doing: &str,
     wanted: Power,
-) -> Called<()> {
+) -> Called<Change> {
     match result {
-        Ok(_) => Ok(()),
-        Err(error) if is(&error, ErrorNumber::OperationInvalid) && power_of(domain, doing)? == wanted => Ok(()),
+        Ok(_) => Ok(Change::Changed),
+        Err(error) if is(&error, ErrorNumber::OperationInvalid) && power_of(domain, doing)? == wanted => {
+            Ok(Change::Unchanged)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -111,6 +111,19 @@ async fn a_guest_lives_its_life() {
 }
 
 #[tokio::test]
+async fn who_was_slower_than_somebody_else_has_changed_nothing() {
+    let backend = backend("test:///default");
+    definitions_round_trip(&backend, &written("test", "late", "/srv/late")).await;
+    // It is off: as if it had gone off after we saw it run.
+    let limit = Duration::from_secs(10);
+    let stop = backend.with("stop it".to_owned(), "late", limit, |domain, doing| {
+        crate::libvirt::raced(domain.destroy(), domain, doing, Power::Off)
+    });
+    assert_eq!(stop.await.unwrap(), Change::Unchanged);
+    backend.undefine("late").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_running_guest_keeps_its_life_when_its_definition_changes() {
     let backend = backend("test:///default");
     let original = definitions_round_trip(&backend, &written("test", "busy", "/srv/busy")).await;
