@@ -97,6 +97,7 @@ impl Sshd {
             sudo: false,
             known_hosts: at("known"),
             control_dir: at("control"),
+            legacy: false,
         }
     }
 }
@@ -204,7 +205,6 @@ async fn a_changed_host_key_stops_everything() {
         known_hosts: Some(link.known_hosts.clone()),
         alias: None,
         control_dir: link.control_dir.clone(),
-        legacy: false,
     })
     .jobs_in(at("jobs"));
     let machines =

@@ -100,6 +100,7 @@ pub fn record(
         sudo: facts.spec.ssh.sudo,
         known_hosts,
         control_dir: control_dir.to_owned(),
+        legacy: false,
     };
     let disks = facts
         .disks

@@ -260,4 +260,7 @@ pub struct GuestLink {
     pub known_hosts: PathBuf,
     /// Directory for ssh control sockets.
     pub control_dir: PathBuf,
+    /// Offers the algorithms of sshd before 2014 too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub legacy: bool,
 }

@@ -87,7 +87,7 @@ impl SshHost {
             known_hosts: Some(link.known_hosts.clone()),
             alias: Some(link.name.clone()),
             control_dir: link.control_dir.clone(),
-            legacy: false,
+            legacy: link.legacy,
         })
     }
     /// Keeps jobs in another directory there than [`job::DIRECTORY`].
