@@ -205,6 +205,7 @@ async fn a_changed_host_key_stops_everything() {
         known_hosts: Some(link.known_hosts.clone()),
         alias: None,
         control_dir: link.control_dir.clone(),
+        legacy: false,
     })
     .jobs_in(at("jobs"));
     let machines =
