@@ -8,12 +8,14 @@
 //!
 //! * [`conf`]: jail.conf(5) as jail(8) reads it: its words, its statements, what they make of one jail, edits.
 //! * [`rc`]: rc.conf(5) as far as it is plain assignments, which of its lines are of what kind, the old `jail_…` variables.
+//! * [`ifconfig`]: addresses a machine has.
 //! * [`address`]: the values of `ip4.addr` and `ip6.addr`.
 //! * [`managed`]: jails that another program keeps, which are left alone.
 //! * `platform`: a host's files and programs.
 
 pub mod address;
 pub mod conf;
+pub mod ifconfig;
 pub mod managed;
 mod platform;
 pub mod rc;
