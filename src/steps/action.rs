@@ -81,6 +81,7 @@ actions! {
     "guest.reboot" Reboot(upgrade::Reboot),
     "guest.settle" Settle(upgrade::Settle),
     "jail.tree" MakeTree(jail::MakeTree),
+    "jail.keep" KeepTree(jail::KeepTree),
     "server.services" StopServices(server::StopServices),
     "server.park" Park(server::Park),
     "server.quiet" ProveQuiet(server::ProveQuiet),
