@@ -22,6 +22,7 @@ pub mod queues;
 pub mod services;
 pub mod shown;
 pub mod storage;
+pub mod transfer;
 pub mod upgrade;
 pub mod verify;
 pub mod visible;
