@@ -9,6 +9,7 @@
 //! * [`storage`]: volumes and their snapshots.
 //! * [`libvirt`], [`xl`], [`jail`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
 //! * [`jail`]: FreeBSD jails, their configuration as texts among it.
+//! * [`transfer`]: a server's file systems, copied while it runs into a tree on another machine.
 //! * [`Placed`]: a platform made of two, one that holds the volumes and one that runs the guests; [`sight`]: what each sees.
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
 
@@ -24,6 +25,7 @@ mod placed;
 pub mod sight;
 pub mod sim;
 pub mod storage;
+pub mod transfer;
 pub mod xl;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, net, queues, server, services,
-    storage, upgrade, verify, visible,
+    storage, transfer, upgrade, verify, visible,
 };
 
 macro_rules! actions {
@@ -63,6 +63,7 @@ actions! {
     "queues.discard" Discard(queues::Discard),
     "storage.replayed" Replayed(left::Replayed),
     "carry.rsync" Carry(carry::Carry),
+    "transfer.filesystems" Transfer(transfer::Transfer),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
     "net.learn_address" LearnAddress(net::LearnAddress),

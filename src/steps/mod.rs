@@ -24,6 +24,7 @@ pub mod server;
 pub mod services;
 pub mod shown;
 pub mod storage;
+pub mod transfer;
 pub mod upgrade;
 pub mod verify;
 pub mod visible;

@@ -283,7 +283,10 @@ mod tests {
         let sockets = parse_sockstat(text);
         assert_eq!(sockets.len(), 3);
         let ssh = sockets.iter().find(|socket| socket.port == 22).unwrap();
-        assert_eq!((ssh.protocol.as_str(), ssh.address.as_str(), ssh.process.as_deref()), ("tcp", "10.0.5.113", Some("sshd")));
+        assert_eq!(
+            (ssh.protocol.as_str(), ssh.address.as_str(), ssh.process.as_deref()),
+            ("tcp", "10.0.5.113", Some("sshd"))
+        );
         assert!(sockets.iter().any(|socket| socket.port == 2049 && socket.process.is_none()));
     }
 

@@ -60,7 +60,8 @@ fn main() -> Result<ExitCode> {
         ["run", program, rest @ ..] => {
             // A lab with jails is in a namespace in which ssh knows its machines.
             let known = if lab.path("ssh").exists() { jails::known_to(&lab) } else { Vec::new() };
-            let words: Vec<&str> = known.iter().map(String::as_str).chain([*program]).chain(rest.iter().copied()).collect();
+            let words: Vec<&str> =
+                known.iter().map(String::as_str).chain([*program]).chain(rest.iter().copied()).collect();
             let status = Command::new(words[0])
                 .args(&words[1..])
                 .env("LAB", lab.dir())

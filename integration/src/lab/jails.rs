@@ -55,7 +55,9 @@ fn dress(root: &Path, persona: &str) -> Result<()> {
 
 /// The persona of a machine of the lab, whose card is eth0.
 fn persona(name: &str, release: &str, card: &str) -> String {
-    format!("hostname = \"{name}\"\nrelease = \"{release}\"\nkernel = \"{release}\"\nnetwork = \"real\"\nprocesses = \"real\"\ninterface.{card} = \"eth0\"\n")
+    format!(
+        "hostname = \"{name}\"\nrelease = \"{release}\"\nkernel = \"{release}\"\nnetwork = \"real\"\nprocesses = \"real\"\ninterface.{card} = \"eth0\"\n"
+    )
 }
 
 /// Brings the host of jails and the server up in a lab that stands.
@@ -67,7 +69,10 @@ pub fn up(lab: &Lab) -> Result<()> {
     guest::place(lab, &JAILHOST, &tar)?;
     let root = JAILHOST.root(lab);
     dress(&root, &persona("jailhost", "13.2-RELEASE", "em0"))?;
-    fs::write(root.join("etc/rc.conf"), "hostname=\"jailhost\"\nsshd_enable=\"YES\"\njail_enable=\"YES\"\njail_list=\"\"\n")?;
+    fs::write(
+        root.join("etc/rc.conf"),
+        "hostname=\"jailhost\"\nsshd_enable=\"YES\"\njail_enable=\"YES\"\njail_list=\"\"\n",
+    )?;
     server(lab, &tar)?;
     for guest in [&JAILHOST, &SERVER] {
         guest::start(lab, guest.name)?;
@@ -96,7 +101,14 @@ fn server(lab: &Lab, tar: &Path) -> Result<()> {
         fs::create_dir_all(&at)?;
         // The device goes with the mount.
         run("mount").args(["-t", "ext4", "-o", "loop"]).arg(&file).arg(&at).output()?;
-        devices.push(run("findmnt").args(["--noheadings", "--output", "SOURCE", "--mountpoint"]).arg(&at).output()?.trim().to_owned());
+        devices.push(
+            run("findmnt")
+                .args(["--noheadings", "--output", "SOURCE", "--mountpoint"])
+                .arg(&at)
+                .output()?
+                .trim()
+                .to_owned(),
+        );
     }
     run("tar").args(["--numeric-owner", "-xf"]).arg(tar).arg("-C").arg(&mounted).output()?;
     guest::make_it(lab, &SERVER, &mounted)?;
@@ -104,9 +116,16 @@ fn server(lab: &Lab, tar: &Path) -> Result<()> {
     dress(&mounted, &persona("ServerA.lab", release, "fxp0"))?;
     let address = lab.address(SERVER.host);
     let [root, usr] = devices.as_slice() else { anyhow::bail!("two devices") };
-    let write = |path: &str, text: String| fs::write(mounted.join(path), text).with_context(|| format!("writing /{path}"));
-    write("var/db/jailhost/filesystems", format!("/dev/ada0p2 / ufs local,soft-updates {root}\n/dev/ada0p3 /usr ufs local,soft-updates {usr}\n"))?;
-    write("etc/fstab", "/dev/ada0p2 / ufs rw 1 1\n/dev/ada0p3 /usr ufs rw 2 2\n/dev/ada0p1 none swap sw 0 0\n".to_owned())?;
+    let write =
+        |path: &str, text: String| fs::write(mounted.join(path), text).with_context(|| format!("writing /{path}"));
+    write(
+        "var/db/jailhost/filesystems",
+        format!("/dev/ada0p2 / ufs local,soft-updates {root}\n/dev/ada0p3 /usr ufs local,soft-updates {usr}\n"),
+    )?;
+    write(
+        "etc/fstab",
+        "/dev/ada0p2 / ufs rw 1 1\n/dev/ada0p3 /usr ufs rw 2 2\n/dev/ada0p1 none swap sw 0 0\n".to_owned(),
+    )?;
     write(
         "etc/rc.conf",
         format!(

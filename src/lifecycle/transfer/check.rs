@@ -17,7 +17,12 @@ use crate::steps::server;
 ///
 /// # Errors
 /// A machine cannot be asked; what is found wrong is a finding.
-pub async fn for_clone(facts: &Facts, record: &RunFacts, run: &Transfer, findings: &mut Findings) -> Result<(), Failure> {
+pub async fn for_clone(
+    facts: &Facts,
+    record: &RunFacts,
+    run: &Transfer,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
     way_back(facts, findings);
     server_is_fit(facts, findings);
     filesystems(facts, findings);
@@ -54,7 +59,11 @@ fn way_back(facts: &Facts, findings: &mut Findings) {
 fn server_is_fit(facts: &Facts, findings: &mut Findings) {
     let name = &facts.spec.name;
     if facts.source.system != System::Freebsd {
-        findings.refuse("source", format!("{name} runs no FreeBSD: it cannot become a jail"), "clone it as a guest of another platform");
+        findings.refuse(
+            "source",
+            format!("{name} runs no FreeBSD: it cannot become a jail"),
+            "clone it as a guest of another platform",
+        );
     }
     let Some((home, _)) = facts.home() else {
         findings.refuse(
@@ -78,7 +87,11 @@ fn server_is_fit(facts: &Facts, findings: &mut Findings) {
         findings.refuse("dump", format!("{name} has no dump"), "install it there (FreeBSD has it in its base system)");
     }
     if facts.host_keys.is_empty() {
-        findings.refuse("host_keys", format!("{name} has no readable ssh host keys in /etc/ssh"), "let its sshd make some");
+        findings.refuse(
+            "host_keys",
+            format!("{name} has no readable ssh host keys in /etc/ssh"),
+            "let its sshd make some",
+        );
     }
     if !facts.spec.carry.is_empty() {
         findings.refuse(
@@ -94,7 +107,11 @@ fn filesystems(facts: &Facts, findings: &mut Findings) {
     let moved = facts.moved();
     let known = |point: &Path| facts.source.filesystems.iter().find(|one| one.mount == point);
     if moved.first().is_none_or(|first| first != Path::new("/")) {
-        findings.refuse("filesystems", "the root file system is not among those that go over", "filesystems = [\"/\", …]");
+        findings.refuse(
+            "filesystems",
+            "the root file system is not among those that go over",
+            "filesystems = [\"/\", …]",
+        );
     }
     for point in &moved {
         match known(point) {
@@ -112,7 +129,8 @@ fn filesystems(facts: &Facts, findings: &mut Findings) {
         }
     }
     let stays = |point: &Path| facts.spec.disks.get(&point.to_string_lossy().into_owned()) == Some(&DiskRule::Detach);
-    let undecided = facts.source.filesystems.iter().map(|one| &one.mount).filter(|point| !moved.contains(point) && !stays(point));
+    let undecided =
+        facts.source.filesystems.iter().map(|one| &one.mount).filter(|point| !moved.contains(point) && !stays(point));
     let undecided = listed(undecided);
     if undecided.is_empty() {
         findings.pass("filesystems", format!("{} go over", listed(moved.iter())));
@@ -141,16 +159,34 @@ fn host_is_fit(facts: &Facts, findings: &mut Findings) {
             format!("the server's {} is newer than the kernel of {host}, {}", facts.source.release, facts.host_release),
             format!("upgrade {host} first: a jail cannot be newer than its host's kernel"),
         ),
-        (Some(_), Some(_)) => findings.pass("release", format!("{} under {}", facts.source.release, facts.host_release)),
-        _ => findings.warn("release", format!("{} and {} cannot be compared", facts.source.release, facts.host_release)),
+        (Some(_), Some(_)) => {
+            findings.pass("release", format!("{} under {}", facts.source.release, facts.host_release))
+        }
+        _ => {
+            findings.warn("release", format!("{} and {} cannot be compared", facts.source.release, facts.host_release))
+        }
     }
-    let used: u64 = facts.moved().iter().filter_map(|point| facts.source.filesystems.iter().find(|one| one.mount == *point)).map(|one| one.used_bytes).sum();
+    let used: u64 = facts
+        .moved()
+        .iter()
+        .filter_map(|point| facts.source.filesystems.iter().find(|one| one.mount == *point))
+        .map(|one| one.used_bytes)
+        .sum();
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     match &facts.space {
-        None => findings.refuse("jails", format!("{host} has no directory {}", facts.jails.display()), "make it, or mend jails in [hosts]"),
+        None => findings.refuse(
+            "jails",
+            format!("{host} has no directory {}", facts.jails.display()),
+            "make it, or mend jails in [hosts]",
+        ),
         Some(space) if space.free_bytes < used + used / 10 => findings.refuse(
             "space",
-            format!("{} MiB are in use on the server, {} MiB are free in {}", mib(used), mib(space.free_bytes), facts.jails.display()),
+            format!(
+                "{} MiB are in use on the server, {} MiB are free in {}",
+                mib(used),
+                mib(space.free_bytes),
+                facts.jails.display()
+            ),
             "make room there (a tenth more than what is in use), or leave a file system with the server",
         ),
         Some(space) => findings.pass("space", format!("{} MiB of {} MiB free", mib(used), mib(space.free_bytes))),
@@ -160,28 +196,54 @@ fn host_is_fit(facts: &Facts, findings: &mut Findings) {
 fn names(facts: &Facts, record: &RunFacts, findings: &mut Findings) {
     let name = &facts.spec.name;
     if name.contains('.') || name.bytes().all(|byte| byte.is_ascii_digit()) {
-        findings.refuse("name", format!("a jail cannot be called {name}"), "name the guest without a dot, and not by a number alone");
+        findings.refuse(
+            "name",
+            format!("a jail cannot be called {name}"),
+            "name the guest without a dot, and not by a number alone",
+        );
     }
     if facts.neighbours.iter().any(|jail| jail.name == *name) {
-        findings.refuse("name", format!("{} has a jail called {name}", facts.spec.host), "give the guest another name in the inventory");
+        findings.refuse(
+            "name",
+            format!("{} has a jail called {name}", facts.spec.host),
+            "give the guest another name in the inventory",
+        );
     }
     let ours = [Some(record.addressing.clone), Some(record.addressing.original)];
     for jail in &facts.neighbours {
         let taken = jail.nics.iter().flat_map(|nic| &nic.addresses).find(|ip| ours.contains(&Some(**ip)));
         if let Some(ip) = taken {
-            findings.refuse("address", format!("{ip} is an address of the jail {}", jail.name), "choose a free address");
+            findings.refuse(
+                "address",
+                format!("{ip} is an address of the jail {}", jail.name),
+                "choose a free address",
+            );
         }
     }
 }
 
 /// An address that nobody has yet.
-async fn free(host: &dyn Host, facts: &Facts, address: IpAddr, place: &str, findings: &mut Findings) -> Result<(), Failure> {
+async fn free(
+    host: &dyn Host,
+    facts: &Facts,
+    address: IpAddr,
+    place: &str,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
     if facts.host_interfaces.iter().flat_map(|interface| &interface.addresses).any(|own| own.ip == address) {
-        findings.refuse("address", format!("{address} is an address of {} itself", facts.spec.host), format!("choose a free one ({place})"));
+        findings.refuse(
+            "address",
+            format!("{address} is an address of {} itself", facts.spec.host),
+            format!("choose a free one ({place})"),
+        );
         return Ok(());
     }
     match server::answers(host, address).await? {
-        Some(said) => findings.refuse("address", format!("{address} is taken, as {} sees it: {said}", facts.spec.host), format!("choose a free one ({place})")),
+        Some(said) => findings.refuse(
+            "address",
+            format!("{address} is taken, as {} sees it: {said}", facts.spec.host),
+            format!("choose a free one ({place})"),
+        ),
         None => findings.pass("address", format!("nobody answers for {address}")),
     }
     Ok(())

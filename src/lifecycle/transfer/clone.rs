@@ -41,7 +41,9 @@ fn address(facts: &Facts, wishes: &[AddressWish]) -> Result<IpAddr, Failure> {
         _ => return Err(refuse(facts, "a jail is cloned at one address", "--ip", help)),
     };
     let ip = match &wish.to {
-        AddressTo::Partial(tail) => complete_ip(tail, facts.address).map(IpAddr::V4).map_err(|why| refuse(facts, why, "--ip", help))?,
+        AddressTo::Partial(tail) => {
+            complete_ip(tail, facts.address).map(IpAddr::V4).map_err(|why| refuse(facts, why, "--ip", help))?
+        }
         AddressTo::Full(ip) => *ip,
         AddressTo::Dhcp => return Err(refuse(facts, "a jail's address is its host's to give", "--ip", help)),
     };
@@ -74,7 +76,12 @@ fn carried(facts: &Facts, address: IpAddr) -> Result<(String, u8), Failure> {
             Some(interface) => Ok((name.clone(), if interface.addresses.iter().any(near) { alone } else { length })),
             None => {
                 let names: Vec<&str> = facts.host_interfaces.iter().map(|interface| interface.name.as_str()).collect();
-                Err(refuse(facts, format!("{} has no interface {name}", facts.spec.host), &place, &format!("its interfaces: {}", names.join(", "))))
+                Err(refuse(
+                    facts,
+                    format!("{} has no interface {name}", facts.spec.host),
+                    &place,
+                    &format!("its interfaces: {}", names.join(", ")),
+                ))
             }
         },
         (None, Some(interface)) => Ok((interface.name.clone(), alone)),
@@ -100,11 +107,8 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
     let place = |address| Place { address, via: interface.clone(), mac: None };
     let (home, home_prefix) = facts.home().map(|(home, prefix)| (home.clone(), prefix)).unzip();
     // The primary one first: it goes over, and so do the others of its interface.
-    let mut given_up: Vec<Old> = home
-        .iter()
-        .flat_map(|home| &home.addresses)
-        .map(|own| Old { ip: own.ip, prefix: own.prefix })
-        .collect();
+    let mut given_up: Vec<Old> =
+        home.iter().flat_map(|home| &home.addresses).map(|own| Old { ip: own.ip, prefix: own.prefix }).collect();
     given_up.sort_by_key(|own| own.ip != old);
     let original = facts.link(name, old, run_dir.join("known_hosts.original"), control_dir);
     let parked = match facts.declared.parking {
@@ -225,13 +229,14 @@ pub fn plan(
         scratch: run.scratch.clone(),
     };
     steps.push(PlanStep::new(Stage::Duplicate, tree, 0.5));
-    steps.extend(moves.into_iter().map(|step| step.undo(Undo::WithClone)));
+    steps.extend(moves);
     steps.extend(hooks.with_volumes());
     steps.extend(adapts.into_iter().map(|step| step.undo(Undo::WithClone)));
     let define = domain::Define { host, definition, replaces: None, disks_before: BTreeMap::new() };
     steps.push(PlanStep::new(Stage::Define, define, 0.5));
     steps.extend(hooks.after(Verb::Clone));
-    let plan = Plan { failure_closes: true, ..record.plan("clone", [State::Cloning, State::Cloned, State::Aborted], steps) };
+    let plan =
+        Plan { failure_closes: true, ..record.plan("clone", [State::Cloning, State::Cloned, State::Aborted], steps) };
     Ok((plan, page(facts, record, run)))
 }
 
@@ -240,8 +245,18 @@ fn page(facts: &Facts, record: &RunFacts, run: &Transfer) -> Page {
         "Transfer {} into a jail ({}, FreeBSD {} under {}).",
         facts.spec.name, facts.spec.host, facts.source.release, facts.host_release
     ));
-    page.sides.push(vec!["original".into(), record.addressing.original.to_string(), run.server_interface.clone(), "keeps serving".into()]);
-    page.sides.push(vec!["clone".into(), record.addressing.shown(), run.interface.clone(), "a jail, left stopped".into()]);
+    page.sides.push(vec![
+        "original".into(),
+        record.addressing.original.to_string(),
+        run.server_interface.clone(),
+        "keeps serving".into(),
+    ]);
+    page.sides.push(vec![
+        "clone".into(),
+        record.addressing.shown(),
+        run.interface.clone(),
+        "a jail, left stopped".into(),
+    ]);
     let moved = facts.moved();
     for one in &facts.source.filesystems {
         let point = one.mount.display().to_string();

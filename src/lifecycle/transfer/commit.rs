@@ -27,7 +27,8 @@ pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervis
         return Err(refuse(format!("the jail {name} does not run")));
     }
     let now = hypervisor.definition(name).await?.ok_or_else(|| refuse(format!("{name} is not defined")))?;
-    let unmarked: Definition = hypervisor.derive(&now, &DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() })?;
+    let unmarked: Definition =
+        hypervisor.derive(&now, &DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() })?;
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Commit);
     let define = domain::Define {
@@ -37,7 +38,12 @@ pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervis
         disks_before: std::collections::BTreeMap::new(),
     };
     steps.push(PlanStep::new(Stage::Tidy, define, 0.5).undo(Undo::Nothing));
-    let keep = jail::KeepTree { host: record.host.clone(), run: record.clone.name.clone(), root: run.root.clone(), scratch: run.scratch.clone() };
+    let keep = jail::KeepTree {
+        host: record.host.clone(),
+        run: record.clone.name.clone(),
+        root: run.root.clone(),
+        scratch: run.scratch.clone(),
+    };
     steps.push(PlanStep::new(Stage::Tidy, keep, 0.5).undo(Undo::None));
     for step in &mut steps {
         step.on_failure = OnFailure::Stop;
@@ -52,6 +58,7 @@ pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervis
     page.rows.push(Row::new("lost", "the way back to it by upgradectl"));
     page.rows.push(Row::new("outage", "none"));
     page.confirm = Some(name.clone());
-    let plan = Plan { closes: true, ..record.plan("commit", [State::Committing, State::Committed, State::Promoted], steps) };
+    let plan =
+        Plan { closes: true, ..record.plan("commit", [State::Committing, State::Committed, State::Promoted], steps) };
     Ok((plan, page))
 }

@@ -110,7 +110,10 @@ impl Facts {
                 .help(help)
         };
         let declared = spec.source.clone().ok_or_else(|| {
-            refuse("it names no server to transfer from", "source = { ssh = { address = \"server.example\" }, parking = \"…\" }")
+            refuse(
+                "it names no server to transfer from",
+                "source = { ssh = { address = \"server.example\" }, parking = \"…\" }",
+            )
         })?;
         let hypervisor = app.hypervisor(&spec.host)?;
         if hypervisor.platform() != "jail" {
@@ -145,7 +148,8 @@ impl Facts {
                 .cause("it is not UTF-8")
                 .help("convert it there: iconv -t UTF-8")
         })?;
-        let public = ask(&*server, "read the server's host keys", &["sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub"]).await?;
+        let public =
+            ask(&*server, "read the server's host keys", &["sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub"]).await?;
         Ok(Self {
             services: server::running(&*server).await?,
             host_keys: keys::keys_of(&public),

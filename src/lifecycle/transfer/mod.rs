@@ -6,7 +6,7 @@
 //!
 //! * `facts`: what is known of the server and of the host; `check`: what is refused before anything is touched.
 //! * `clone`, `upgrade`, `promote`, `commit`: the plan of each verb. The ways back are those of `super::back`.
-//! * `parking`: what becomes of the server's rc.conf.
+//! * `tree`: what is done to the jail's files; `parking`: what becomes of the server's rc.conf.
 //! * `run`: a run of this strategy under its lease.
 
 mod check;
@@ -16,6 +16,7 @@ mod facts;
 mod parking;
 mod promote;
 mod run;
+mod tree;
 mod upgrade;
 
 pub use facts::Facts;

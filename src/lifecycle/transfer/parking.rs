@@ -17,7 +17,11 @@ pub fn place(address: Ipv4Addr, home: Ipv4Addr, prefix: u8, gateway: Option<Ipv4
     };
     // In a network of its own it has the usual length of one.
     let prefix = if within(address, home, prefix) { prefix } else { 24 };
-    Parking { ip: address, netmask: netmask(prefix), gateway: gateway.filter(|gateway| within(*gateway, address, prefix)) }
+    Parking {
+        ip: address,
+        netmask: netmask(prefix),
+        gateway: gateway.filter(|gateway| within(*gateway, address, prefix)),
+    }
 }
 
 /// The rc.conf with which it comes up there; without a place it comes up without a network.
@@ -26,7 +30,8 @@ pub fn place(address: Ipv4Addr, home: Ipv4Addr, prefix: u8, gateway: Option<Ipv4
 /// Code has a part in what would have to be changed.
 pub fn rc_conf(text: &str, interface: &str, parking: Option<&Parking>) -> Result<String, Wrong> {
     let mut rc = Rc::parse("/etc/rc.conf", text)?;
-    let begins = [format!("ifconfig_{interface}_"), format!("ipv4_addrs_{interface}"), format!("ipv6_ifconfig_{interface}")];
+    let begins =
+        [format!("ifconfig_{interface}_"), format!("ipv4_addrs_{interface}"), format!("ipv6_ifconfig_{interface}")];
     let names: Vec<String> = rc.assigns().map(|assign| assign.name.clone()).collect();
     for name in names.iter().filter(|name| begins.iter().any(|begin| name.starts_with(begin))) {
         rc = rc.unset(name)?;
@@ -62,7 +67,10 @@ ifconfig_fxp0_alias0=\"inet 10.0.5.13 netmask 255.255.255.255\"\nifconfig_fxp1=\
         let far = place(ip("10.11.12.213"), ip("10.0.5.12"), 24, Some(ip("10.0.5.1")));
         assert_eq!(far.gateway, None);
         let text = rc_conf(TEXT, "fxp0", Some(&far)).unwrap();
-        assert!(text.contains("defaultrouter=\"NO\"") && text.contains("inet 10.11.12.213 netmask 255.255.255.0"), "{text}");
+        assert!(
+            text.contains("defaultrouter=\"NO\"") && text.contains("inet 10.11.12.213 netmask 255.255.255.0"),
+            "{text}"
+        );
         assert!(rc_conf(TEXT, "fxp0", None).unwrap().contains("ifconfig_fxp0=\"down\""));
         assert!(rc_conf("ifconfig_fxp0=\"$(cat /etc/ip)\"\n", "fxp0", Some(&near)).is_err());
         assert!(rc_conf("", "fxp0", Some(&near)).unwrap().contains("ifconfig_fxp0="));

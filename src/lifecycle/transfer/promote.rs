@@ -28,7 +28,7 @@ pub struct Now {
     /// SHA-256 of the server's rc.conf, what it becomes, and the difference.
     pub rc_conf: (String, String, String),
     /// What gives the jail its identity back.
-    pub identity: Action,
+    pub identity: Option<Action>,
     /// The host starts jails with it.
     pub starts_jails: bool,
 }
@@ -56,7 +56,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
             // A clone that was stopped is another one than was verified.
             .undone_to("upgraded"),
     );
-    steps.push(PlanStep::new(Stage::Adopt, now.identity, 2.0).clone_side());
+    steps.extend(now.identity.map(|identity| PlanStep::new(Stage::Adopt, identity, 2.0).clone_side()));
     let undefine = domain::Undefine { host: host.clone(), guest: clone.clone() };
     steps.push(PlanStep::new(Stage::Define, undefine, 0.5).clone_side());
     let outage_from = steps.len();
@@ -78,12 +78,19 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     let given_up = look(Stage::Fence, quiet(record, run, Some(name.clone())), 4.0).on_failure(OnFailure::Stop);
     steps.push(PlanStep::new(Stage::Fence, park, 5.0).undone_between(vec![given_up], Vec::new()));
     steps.push(PlanStep::new(Stage::Fence, quiet(record, run, None), 4.0).undo(Undo::Nothing));
-    let define = domain::Define { host: host.clone(), definition: now.definition, replaces: None, disks_before: BTreeMap::new() };
+    let define = domain::Define {
+        host: host.clone(),
+        definition: now.definition,
+        replaces: None,
+        disks_before: BTreeMap::new(),
+    };
     steps.push(PlanStep::new(Stage::Define, define, 0.5));
     let start = domain::Start { host: host.clone(), guest: name.clone(), patience_s: 120, force: true };
     steps.push(PlanStep::new(Stage::Start, start, 5.0).goes_live());
     let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);
-    steps.push(PlanStep::new(Stage::Prove, checks, 5.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends());
+    steps.push(
+        PlanStep::new(Stage::Prove, checks, 5.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
+    );
     let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
     if now.starts_jails {
         let autostart = domain::Autostart { host, guest: name.clone(), on: true };
@@ -113,9 +120,13 @@ fn page(record: &RunFacts, run: &Transfer, services: &[String], starts_jails: bo
     page.rows.push(Row::new("the server", format!("goes {goes}; stopped there: {stopped}")));
     page.rows.push(Row::new("left behind", format!("all that {name} wrote since the transfer")));
     if !starts_jails {
-        page.rows.push(Row::new("at boot", format!("{} starts no jails (jail_enable): {name} stays down after its reboot", record.host)));
+        page.rows.push(Row::new(
+            "at boot",
+            format!("{} starts no jails (jail_enable): {name} stays down after its reboot", record.host),
+        ));
     }
-    page.rows.push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the jail got since stays with it")));
+    page.rows
+        .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the jail got since stays with it")));
     page.rows.push(Row::new("commit", "no second outage; the server stays as it is, fenced"));
     page.confirm = Some(name.clone());
     page

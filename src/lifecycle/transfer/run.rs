@@ -10,7 +10,7 @@ use crate::engine::Emitter;
 use crate::inventory::GuestSpec;
 use crate::inventory::values::AddressWish;
 use crate::journal::Journal;
-use crate::lifecycle::app::{App, Beginning, write_private};
+use crate::lifecycle::app::{App, Beginning};
 use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::held::Held;
 use crate::lifecycle::invocation::{Finish, Options};
@@ -43,7 +43,8 @@ impl App {
         let (moves, adapts) = super::tree::steps(&facts, &record).await?;
         let (plan, page) = clone::plan(&facts, &record, definition, moves, adapts)?;
         let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
-        let beginning = Beginning { record, host_keys: facts.host_keys.clone(), definition: None, clone_has_keys: true };
+        let beginning =
+            Beginning { record, host_keys: facts.host_keys.clone(), definition: None, clone_has_keys: true };
         self.begin(spec, existing, proposal, beginning, options, emit).await
     }
 }
@@ -116,7 +117,8 @@ impl Held<'_> {
 
     /// Whether a verb of a transfer finds its jail as it needs it: the upgrade wants it stopped, and stops it.
     pub(in crate::lifecycle) fn jail_may_be_off(&self, verb: Verb, state: State) -> bool {
-        self.record.transfer.is_some() && (matches!(verb, Verb::Upgrade) || matches!(state, State::Cloned | State::Upgrading))
+        self.record.transfer.is_some()
+            && (matches!(verb, Verb::Upgrade) || matches!(state, State::Cloned | State::Upgrading))
     }
 }
 

@@ -14,7 +14,8 @@ use crate::steps::domain;
 
 /// The clone is started.
 pub fn start(record: &RunFacts) -> PlanStep {
-    let start = domain::Start { host: record.host.clone(), guest: record.clone.name.clone(), patience_s: 60, force: true };
+    let start =
+        domain::Start { host: record.host.clone(), guest: record.clone.name.clone(), patience_s: 60, force: true };
     PlanStep::new(Stage::Start, start, 5.0).on_failure(OnFailure::Stop)
 }
 
@@ -28,13 +29,20 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, world: Vec<PlanStep>, running: 
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Upgrade);
     if running {
-        let stop = domain::Stop { host: record.host.clone(), guest: record.clone.name.clone(), patience_s: 60, force: true, link: None };
+        let stop = domain::Stop {
+            host: record.host.clone(),
+            guest: record.clone.name.clone(),
+            patience_s: 60,
+            force: true,
+            link: None,
+        };
         steps.push(PlanStep::new(Stage::Prepare, stop, 3.0).clone_side().on_failure(OnFailure::Stop));
     }
     match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
         None => page.rows.push(Row::new("recipe", format!("none: {} stays {}", spec.name, run.release))),
         Some(Recipe::FreebsdWorld { src, .. }) => {
-            page.rows.push(Row::new("recipe", format!("FreeBSD base system from {} on {}", src.display(), record.host)));
+            page.rows
+                .push(Row::new("recipe", format!("FreeBSD base system from {} on {}", src.display(), record.host)));
         }
         Some(_) => {
             return Err(Failure::new(exit::REFUSED, format!("plan the upgrade of {}", spec.name))
@@ -45,7 +53,9 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, world: Vec<PlanStep>, running: 
     }
     steps.extend(world);
     steps.push(start(record));
-    steps.push(look(Stage::Settle, settle(&record.host, &record.clone), 5.0).undo(Undo::Nothing).on_failure(OnFailure::Stop));
+    steps.push(
+        look(Stage::Settle, settle(&record.host, &record.clone), 5.0).undo(Undo::Nothing).on_failure(OnFailure::Stop),
+    );
     steps.extend(hooks.after(Verb::Upgrade));
     page.rows.push(Row::new("production", "untouched; keeps serving"));
     Ok((record.plan("upgrade", [State::Upgrading, State::Upgraded, State::Upgrading], steps), page))

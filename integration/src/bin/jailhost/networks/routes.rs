@@ -43,7 +43,11 @@ pub fn route(host: &Host, arguments: &[String]) -> u8 {
                 say::err("route: route has not been found\ndelete net default fib 0: not in table\n");
                 return 1;
             };
-            if real { drop(ip(&["route", "del", "default"])) } else { host.remove_state("gateway") }
+            if real {
+                drop(ip(&["route", "del", "default"]))
+            } else {
+                host.remove_state("gateway")
+            }
             say::out(&format!("delete net default: gateway {was}\n"));
             0
         }

@@ -30,7 +30,10 @@ pub fn main(host: &Host, arguments: &[String]) -> u8 {
             address => ("4", address),
         };
         let process = process.unwrap_or("?");
-        say::out(&format!("root     {process:<10} 1     3  {protocol}{family}   {:<21} *:*\n", format!("{address}:{port}")));
+        say::out(&format!(
+            "root     {process:<10} 1     3  {protocol}{family}   {:<21} *:*\n",
+            format!("{address}:{port}")
+        ));
     }
     0
 }
