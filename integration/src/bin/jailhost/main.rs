@@ -30,6 +30,7 @@ type Program = fn(&Host, &[String]) -> u8;
 const PROGRAMS: &[(&str, Program)] = &[
     ("chflags", tools::chflags::main),
     ("df", disks::mount::df),
+    ("dump", disks::dump::main),
     ("freebsd-version", tools::release::freebsd_version),
     ("fstyp", disks::mount::fstyp),
     ("ifconfig", networks::ifconfig::main),
@@ -39,6 +40,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("ls", tools::ls::main),
     ("mksnap_ffs", disks::snapshots::mksnap_ffs),
     ("mount", disks::mount::mount),
+    ("restore", disks::restore::main),
     ("rm", tools::rm::main),
     ("service", jails::service::main),
     ("stat", tools::stat::main),
