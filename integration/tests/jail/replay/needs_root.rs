@@ -116,7 +116,7 @@ fn first_tree(stage: &Stage) {
          head -c 22136 /dev/urandom > bin/cp; head -c 169824 /dev/urandom > bin/sh; ln bin/sh bin/sh.hard; chmod 555 bin/*
          head -c 9000000 /dev/urandom > home/u/big; truncate -s 50M home/u/sparse; echo nodump > home/u/nodump
          head -c 40000 /dev/urandom | dd of=home/u/sparse conv=notrunc status=none
-         chflags nodump $JAILHOST_ROOT/src/home/u/nodump; cd etc; for i in $(seq 18); do : > z$i; done",
+         chflags nodump $JAILHOST_ROOT/src/home/u/nodump; cd etc; for i in $(seq 21); do : > z$i; done",
     );
 }
 
@@ -155,7 +155,7 @@ fn before(stage: &Stage, case: &Case) {
         "dump -0uaL -C 16 -f - /src | restore -rf -" => stage.sh("cd $JAILHOST_ROOT/src && rm -rf ../data/rs && mkdir ../data/rs"),
         "dump -1uaL -C 16 -f - /src | restore -rf -" => {
             // A dump of the same second would have every file in it.
-            stage.sh("sleep 1.1; cd $JAILHOST_ROOT/src/home/u && echo 1 > new && echo 2 > new2 && mv nodump nodump2 && mv nodump2 nodump")
+            stage.sh("sleep 1.1; cd $JAILHOST_ROOT/src/etc && echo 1 > new && echo 2 > new2")
         }
         "dump -0aL -f /dev/null /dev/vtbd2" => stage.sh("mkdir -m 775 $JAILHOST_ROOT/src/.snap; chgrp 5 $JAILHOST_ROOT/src/.snap"),
         "mount /src; cp -Rp /etc /src/; mount | grep src" => {
@@ -168,7 +168,7 @@ fn before(stage: &Stage, case: &Case) {
         "cd /data/x4 && restore -rf /data/d0" => stage.sh("cd $JAILHOST_ROOT/data/x4 && mkdir -p home/u && echo > bin"),
         "cd /data/x2 && head -c 11028480 /data/d0 | restore -ryf -"
         | "cd /data/x3 && (head -c 21856960 /data/d0; head -c 20480 /dev/zero; tail -c +21877441 /data/d0) | restore -rf -" => {
-            stage.sh("cd $JAILHOST_ROOT/data && /bin/rm -rf x2/* x3/*")
+            stage.sh("cd $JAILHOST_ROOT/data && /bin/rm -rf x2 x3; mkdir x2 x3")
         }
         "cd /mnt2 && restore -rf /data/d0" => {
             stage.image("/mnt2", 8);
@@ -191,7 +191,7 @@ fn dump_and_restore_are_as_recorded() {
     }
     let recording = Recording::read("dump-restore.txt");
     let stage = Stage::new();
-    stage.directories(&["/data/rs"]);
+    stage.directories(&["/data/rs", "/data/.snap"]);
     let device = stage.image("/src", 96);
     let filesystems = format!(
         "/dev/vtbd0p2 / ext2fs local -\ndevfs /dev devfs - -\n/dev/vtbd1 /data ufs local,soft-updates -\n/dev/vtbd2 /src ufs local,soft-updates {device}\n"

@@ -151,6 +151,9 @@ fn run(host: &Host, asked: &Asked, of: &Filesystem, behind: String, snapshot: Op
     };
     sync(host, of, &behind);
     let copy = snapshot.filter(|_| host.persona.snapshot == "copy").map(|_| snapshots::Copy::of(host, of, &behind));
+    if asked.size_only {
+        return estimate(host, asked, of, &behind, base, output);
+    }
     let source = match &copy {
         Some(Ok(copy)) => copy.device.clone(),
         Some(Err(wrong)) => {
@@ -165,12 +168,11 @@ fn run(host: &Host, asked: &Asked, of: &Filesystem, behind: String, snapshot: Op
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stderr(Stdio::piped());
-    if asked.size_only {
-        real.arg("-S");
-    } else {
-        real.args(["-f", "-"]);
-    }
-    if let Some(level) = asked.honor {
+    real.args(["-f", "-"]);
+    if asked.level > 0 {
+        // At a level that honors nodump Linux's dump lets restore remove such files; FreeBSD's leaves them as they are.
+        real.args(["-h", &(asked.level + 1).to_string()]);
+    } else if let Some(level) = asked.honor {
         real.args(["-h", &level.to_string()]);
     }
     if let Some(block) = &asked.block {
@@ -225,14 +227,41 @@ fn run(host: &Host, asked: &Asked, of: &Filesystem, behind: String, snapshot: Op
     if let Some(mut piped) = piped {
         let _ = piped.wait();
     }
-    // An estimate is no dump; the real one ends with 0 after either.
-    u8::try_from(if asked.size_only { 0 } else { status }).unwrap_or(3)
+    u8::try_from(status).unwrap_or(3)
+}
+
+/// `-S`: how much it would be.
+fn estimate(
+    host: &Host,
+    asked: &Asked,
+    of: &Filesystem,
+    behind: &str,
+    base: Option<(u8, String)>,
+    output: String,
+) -> u8 {
+    let since = base.as_ref().filter(|_| asked.level > 0).map(|(_, since)| format!("{since} +0000"));
+    let mut real = Command::new(REAL);
+    real.arg(format!("-{}", asked.level))
+        .arg("-S")
+        .env("TZ", "UTC")
+        .args(since.iter().flat_map(|since| ["-T", since]))
+        .arg(behind);
+    let bytes = match real.output() {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().parse::<u64>().unwrap_or(0)
+        }
+        Ok(output) => return say::wrong(&String::from_utf8_lossy(&output.stderr)),
+        Err(wrong) => return say::wrong(&wrong.to_string()),
+    };
+    let mut told = Told::new(host, asked, of, None, base, output, String::new());
+    told.head();
+    told.one("mapping (Pass I) [regular files]");
+    told.one("mapping (Pass II) [directories]");
+    told.one(&format!("estimated {} blocks.", bytes / 1024));
+    0
 }
 
 fn target(host: &Host, asked: &Asked, output: &str) -> Result<Target, u8> {
-    if asked.size_only {
-        return Ok(Target::File(File::create("/dev/null").map_err(|wrong| say::wrong(&wrong.to_string()))?));
-    }
     if let Some(pipe) = &asked.pipe {
         let child = Command::new("/bin/sh").args(["-c", pipe]).stdin(Stdio::piped()).spawn();
         return child.map(Target::Pipe).map_err(|wrong| say::wrong(&say::reason(&wrong)));
@@ -374,9 +403,6 @@ impl<'a> Told<'a> {
     }
 
     fn end(&self) {
-        if self.asked.size_only {
-            return;
-        }
         if self.asked.update {
             message(&format!("level {} dump on {}", self.asked.level, self.began));
             dumpdates::note(self.host, &self.dates, &self.of.device, self.asked.level, &self.began);

@@ -42,14 +42,18 @@ fn line(line: &str) -> Option<Filesystem> {
         device: (*device).to_owned(),
         mountpoint: (*mountpoint).to_owned(),
         kind: (*kind).to_owned(),
-        options: options.split(',').filter(|option| *option != "-").map(str::to_owned).collect(),
+        options: options
+            .split(',')
+            .filter(|option| *option != "-")
+            .map(|option| option.replace("journaled-soft", "journaled soft"))
+            .collect(),
         behind: (*behind != "-").then(|| (*behind).to_owned()),
         is_mounted: rest != ["unmounted"],
     })
 }
 
 fn text(of: &Filesystem) -> String {
-    let options = if of.options.is_empty() { "-".to_owned() } else { of.options.join(",") };
+    let options = if of.options.is_empty() { "-".to_owned() } else { of.options.join(",").replace(' ', "-") };
     let end = if of.is_mounted { "" } else { " unmounted" };
     format!("{} {} {} {options} {}{end}\n", of.device, of.mountpoint, of.kind, of.behind.as_deref().unwrap_or("-"))
 }

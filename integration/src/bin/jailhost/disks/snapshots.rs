@@ -43,6 +43,9 @@ pub fn make(host: &Host, file: &str) -> Result<(), String> {
     let reason = |wrong: std::io::Error| say::reason(&wrong);
     let empty = std::fs::OpenOptions::new().write(true).create_new(true).open(&at).map_err(reason)?;
     empty.set_permissions(std::fs::Permissions::from_mode(0o440)).map_err(reason)?;
+    // A new file has the group of its directory there.
+    let group = at.parent().and_then(|directory| std::fs::metadata(directory).ok()).map(|directory| directory.gid());
+    let _ = std::os::unix::fs::fchown(&empty, None, group);
     chflags::set(&at, &["snapshot".to_owned()]).map_err(reason)
 }
 

@@ -16,6 +16,8 @@ pub struct Stream {
     entries: Vec<(u32, u32, String)>,
     /// Where an inode is first among them.
     by_inode: HashMap<u32, usize>,
+    /// Inodes of directories that went by.
+    directories: BTreeSet<u32>,
     /// Inodes of files that are not directories and that went by to their end.
     whole: Vec<u32>,
     /// The first file that is no directory.
@@ -124,6 +126,7 @@ impl Stream {
             Some((inode, true)) => {
                 let data = std::mem::take(&mut self.directory);
                 self.names(inode, &data);
+                self.directories.insert(inode);
             }
             Some((inode, false)) => self.whole.push(inode),
             None => {}
@@ -172,14 +175,13 @@ impl Stream {
     /// Files that stand in directories and did not go by to their end: inode, name, and the name beside them. By inode.
     pub fn missing(&self) -> Vec<(u32, String, String)> {
         let whole: BTreeSet<u32> = self.whole.iter().copied().collect();
-        let directories: BTreeSet<u32> = self.entries.iter().map(|(_, directory, _)| *directory).collect();
         let interrupted = self.interrupted();
         let mut missing = BTreeMap::new();
         let mut beside: Option<(u32, &str)> = None;
         for (inode, directory, own) in &self.entries {
             let sibling = beside.filter(|(of, _)| of == directory).map(|(_, own)| own.to_owned());
             beside = Some((*directory, own));
-            if whole.contains(inode) || directories.contains(inode) || Some(*inode) == interrupted {
+            if whole.contains(inode) || self.directories.contains(inode) || Some(*inode) == interrupted {
                 continue;
             }
             let (Some(name), Some(above)) = (self.name(*inode), self.name(*directory)) else { continue };
