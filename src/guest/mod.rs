@@ -7,7 +7,7 @@
 mod beneath;
 pub mod far;
 pub mod fence;
-//pub mod freebsd;
+pub mod freebsd;
 pub mod hostname;
 pub mod hosts;
 pub mod keys;
