@@ -48,6 +48,7 @@ pub mod query;
 pub mod record;
 pub mod state;
 mod step_log;
+pub mod transfer;
 pub mod upgrade;
 pub mod verify;
 pub mod watch;

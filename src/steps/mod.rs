@@ -25,6 +25,7 @@ pub mod storage;
 pub mod upgrade;
 pub mod verify;
 pub mod visible;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::fmt;

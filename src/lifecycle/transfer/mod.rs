@@ -1,0 +1,3 @@
+//! Servers that become jails.
+
+pub mod world;
