@@ -31,10 +31,12 @@ pub fn argv(root: &Path, work: &Path, conf: &Path, now: &str, words: &[&str]) ->
 pub fn kept(text: &str) -> Vec<String> {
     let mut lines = text.lines();
     let mut found = Vec::new();
+    let mut before = "";
     while let Some(line) = lines.next() {
-        if line.contains("because the files have been modified locally:") {
+        if line.trim_end() == "locally:" && before.trim_end().ends_with("because the files have been modified") {
             found.extend(lines.by_ref().take_while(|line| line.starts_with('/')).map(printable));
         }
+        before = line;
     }
     found
 }

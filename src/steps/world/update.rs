@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Tree, UNDECIDED, Work, act, machine, noted, noting, present, shown, unfinished, with_clone};
-use crate::recipe::freebsd::{Release, look, update};
+use crate::recipe::freebsd::{look, update};
 use crate::recipe::script::LastLine;
 use crate::steps::{Done, Manners, Probe, Step, StepError, World};
 
@@ -104,8 +104,9 @@ impl Step for FreebsdUpdate {
             return Ok(Change::Removed.into());
         }
         let now = look::tree(host.as_ref(), &self.tree.root).await?.release;
-        let there =
-            Release::named(&self.to).zip(now.as_ref()).is_some_and(|(to, now)| now.osrel / 1000 == to.osrel / 1000);
+        let is_it =
+            |name: &str| name.strip_prefix(&self.to).is_some_and(|rest| rest.is_empty() || rest.starts_with("-p"));
+        let there = now.as_ref().is_some_and(|now| is_it(&now.name));
         if !there {
             let now = now.map_or("no release that can be told".to_owned(), |now| now.name);
             return Err(StepError::failed(
