@@ -277,6 +277,8 @@ fn source(section: Section<'_>) -> Option<SourceSpec> {
         filesystems: filesystems.iter().filter_map(|item| item.parse(absolute_path)).collect(),
         parking: section.parse("parking", |text| text.parse().map_err(|_| format!("{text:?} is not an address"))),
         console: section.flag("console"),
+        compress: section.flag("compress"),
+        bandwidth: section.parse("bandwidth", parse_bytes),
     };
     section.finish("source");
     Some(spec)

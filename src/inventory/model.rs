@@ -385,6 +385,10 @@ pub struct SourceSpec {
     pub parking: Option<IpAddr>,
     /// It can be reached by console instead.
     pub console: bool,
+    /// The copy is packed on its way.
+    pub compress: bool,
+    /// Bytes a second that the copy may take; `None`: no limit.
+    pub bandwidth: Option<u64>,
 }
 
 /// The verbs that change the world.

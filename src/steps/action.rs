@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, left, net, queues, services, storage,
-    upgrade, verify, visible, world,
+    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, net, queues, server, services,
+    storage, transfer, upgrade, verify, visible, world,
 };
 
 macro_rules! actions {
@@ -63,6 +63,7 @@ actions! {
     "queues.discard" Discard(queues::Discard),
     "storage.replayed" Replayed(left::Replayed),
     "carry.rsync" Carry(carry::Carry),
+    "transfer.filesystems" Transfer(transfer::Transfer),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
     "net.learn_address" LearnAddress(net::LearnAddress),
@@ -93,5 +94,10 @@ actions! {
     "world.undecided" CollectUndecided(world::CollectUndecided),
     "guest.reboot" Reboot(upgrade::Reboot),
     "guest.settle" Settle(upgrade::Settle),
+    "jail.tree" MakeTree(jail::MakeTree),
+    "jail.keep" KeepTree(jail::KeepTree),
+    "server.services" StopServices(server::StopServices),
+    "server.park" Park(server::Park),
+    "server.quiet" ProveQuiet(server::ProveQuiet),
     "hook" Hook(hook::Hook),
 }
