@@ -28,6 +28,7 @@ pub mod transfer;
 pub mod upgrade;
 pub mod verify;
 pub mod visible;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::fmt;

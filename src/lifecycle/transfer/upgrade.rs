@@ -2,7 +2,7 @@
 
 use super::of;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
-use crate::inventory::{GuestSpec, Recipe, Verb};
+use crate::inventory::{FreebsdWorld, GuestSpec, Recipe, Verb};
 use crate::lifecycle::clone::settle;
 use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::hooks::Hooks;
@@ -40,7 +40,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, world: Vec<PlanStep>, running: 
     }
     match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
         None => page.rows.push(Row::new("recipe", format!("none: {} stays {}", spec.name, run.release))),
-        Some(Recipe::FreebsdWorld { src, .. }) => {
+        Some(Recipe::FreebsdWorld(FreebsdWorld { src, .. })) => {
             page.rows
                 .push(Row::new("recipe", format!("FreeBSD base system from {} on {}", src.display(), record.host)));
         }
