@@ -81,6 +81,11 @@ pub fn df(host: &Host, arguments: &[String]) -> u8 {
         found = filesystems::all(host).into_iter().filter(|of| of.is_mounted).collect();
     }
     for path in paths {
+        let absolute = match std::fs::canonicalize(path) {
+            Ok(at) if !path.starts_with('/') => at.to_string_lossy().into_owned(),
+            _ => path.to_owned(),
+        };
+        let path = absolute.as_str();
         let known = host.path(path).exists() || filesystems::all(host).iter().any(|of| of.device == path);
         match filesystems::holding(host, path).filter(|_| known) {
             Some(of) => found.push(of),
