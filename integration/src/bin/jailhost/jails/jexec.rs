@@ -73,7 +73,7 @@ fn noted(host: &Host, jail: &Jail, command: &[String]) -> u8 {
             }
             0
         }
-        "freebsd-version" | "service" | "sysctl" | "sysrc" | "uname" => {
+        "freebsd-version" | "newaliases" | "pkg" | "pkg-static" | "service" | "sysctl" | "sysrc" | "uname" => {
             let own = std::env::current_exe();
             let run = own.and_then(|own| {
                 let mut run = Command::new(own);
