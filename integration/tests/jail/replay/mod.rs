@@ -9,6 +9,7 @@ mod lifecycle;
 mod needs_root;
 mod recording;
 mod stage;
+mod standins;
 mod world;
 
 use compare::Rule;
