@@ -97,6 +97,7 @@ impl Sshd {
             sudo: false,
             known_hosts: at("known"),
             control_dir: at("control"),
+            legacy: false,
         }
     }
 }

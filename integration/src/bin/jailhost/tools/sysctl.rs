@@ -45,11 +45,20 @@ fn value(host: &Host, name: &str) -> Option<String> {
         "kern.ostype" => "FreeBSD".to_owned(),
         "kern.hostname" => persona.hostname.clone(),
         "hw.machine" | "hw.machine_arch" => persona.arch.clone(),
-        "security.jail.jailed" => u8::from(std::env::var_os("JAILHOST_JAIL").is_some()).to_string(),
+        "security.jail.jailed" => u8::from(is_jailed(host)).to_string(),
         "security.jail.jail_max_af_ips" => "255".to_owned(),
         "hw.ncpu" => std::thread::available_parallelism().map_or(1, usize::from).to_string(),
         "net.inet.ip.forwarding" => "0".to_owned(),
         "vfs.usermount" => "0".to_owned(),
         _ => return None,
     })
+}
+
+/// Whether this runs in a jail: started for one, or in a root that is no file system's own (a login in a jail that is played by chroot).
+pub fn is_jailed(host: &Host) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let root = || std::fs::metadata("/").map_or(2, |root| root.ino());
+    // The first inode of ext4, xfs, btrfs.
+    let chrooted = || host.persona.processes == crate::persona::Real::Real && ![2, 128, 256].contains(&root());
+    std::env::var_os("JAILHOST_JAIL").is_some() || chrooted()
 }
