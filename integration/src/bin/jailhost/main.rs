@@ -34,7 +34,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("df", disks::mount::df),
     ("dump", disks::dump::main),
     ("etcupdate", worlds::etcupdate::main),
-    ("freebsd-update", worlds::pkg::freebsd_update),
+    ("find", tools::find::main),
     ("freebsd-version", tools::release::freebsd_version),
     ("fstyp", disks::mount::fstyp),
     ("ifconfig", networks::ifconfig::main),

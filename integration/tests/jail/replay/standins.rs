@@ -96,3 +96,42 @@ fn jails_of_rc_conf_and_of_directories() {
         "{output}"
     );
 }
+
+#[test]
+fn flags_and_objects_can_be_looked_for() {
+    let stage = with_a_jail();
+    stage.sh("jailhost lay 14.1-RELEASE && make -C /usr/src buildworld > /dev/null && make -C /usr/src installworld DESTDIR=$J > /dev/null");
+    // By the place on this machine, as a product does that knows nothing of the pretended root; and by the host's own names.
+    let (output, _) = stage.try_sh(
+        "o=$(make -C $JAILHOST_ROOT/usr/src -V OBJTOP); grep ^USERLAND $o/bin/freebsd-version/freebsd-version; test -e $o/usr.bin/yes/yes && echo whole
+         make -C /usr/src -V .OBJDIR; find $J -xdev '(' -path $J/usr ')' -prune -o -flags +schg -print | sort; find -x $J -name sh
+         sysctl -N kern.features | grep -c compat_freebsd; sysctl -n kern.boottime | cut -d' ' -f1-2; freebsd-version -u; sysctl -n kern.osreldate",
+    );
+    let expected = "USERLAND_VERSION=\"14.1-RELEASE\"\nwhole\n/usr/obj/usr/src/amd64.amd64\n/data/jails/ServerA/lib/libc.so.7\n\
+        /data/jails/ServerA/lib/libcrypt.so.5\n/data/jails/ServerA/lib/libthr.so.3\n/data/jails/ServerA/libexec/ld-elf.so.1\n\
+        /data/jails/ServerA/sbin/init\n/data/jails/ServerA/var/empty\n/data/jails/ServerA/bin/sh\n9\n{ sec\n13.2-RELEASE\n1302001\n";
+    assert_eq!(output, expected);
+    stage.sh("chflags -R noschg $J && ! find $J -flags +schg -print | grep . && rm -rf $J && test ! -e $J");
+}
+
+#[test]
+fn a_jail_for_one_command() {
+    let stage = with_a_jail();
+    stage.sh("jailhost lay 14.1-RELEASE && make -C /usr/src buildworld installworld DESTDIR=$J > /dev/null");
+    stage.write("/data/jails/ServerA/etc/mail/aliases", "root: alice\n");
+    stage.write("/data/jails/ServerA/var/db/pkg/jailhost", "pkg 1.19 FreeBSD:13:amd64\nnginx 1.24 FreeBSD:13:amd64\n");
+    let passing = |command: &str| {
+        stage.try_sh(&format!("jail -c name=up path=/data/jails/ServerA host.hostname=up ip4=inherit ip6=inherit mount.devfs exec.clean command={command}"))
+    };
+    assert_eq!(passing("/usr/bin/newaliases"), ("up: created\n".to_owned(), 0));
+    stage.sh("grep -q alice $J/etc/mail/aliases.db");
+    assert_eq!(passing("/usr/local/sbin/pkg-static install -fy pkg").1, 0);
+    let (output, status) = passing("/usr/local/sbin/pkg-static upgrade -fy");
+    assert!(status == 0 && output.contains("Reinstalling nginx-1.24"), "{output}");
+    stage.sh("test $(grep -c FreeBSD:14:amd64 $J/var/db/pkg/jailhost) = 2");
+    stage.state("faults", "pkg-static upgrade = exit 1 \"Unable to update repository FreeBSD\"\n");
+    let (output, status) = passing("/usr/local/sbin/pkg-static upgrade -fy");
+    assert!(status == 1 && output.contains("Unable to update repository"), "{output}");
+    // Nothing is left of any of them.
+    stage.sh("! jls -j up jid 2> /dev/null; ! mount -p | grep devfs");
+}

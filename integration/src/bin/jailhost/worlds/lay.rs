@@ -70,7 +70,11 @@ fn lay(host: &Host, release: &str, source: &str) -> std::io::Result<()> {
         "world/bin/freebsd-version",
         &format!("#!/bin/sh\nUSERLAND_VERSION=\"{release}\"\necho \"${{USERLAND_VERSION}}\"\n"),
     )?;
+    write("world/usr/include/osreldate.h", &format!("#undef __FreeBSD_version\n#define __FreeBSD_version {number}\n"))?;
     std::fs::create_dir_all(host.path(format!("{source}/world/var/empty")))?;
+    write("etc/rc.d/Makefile", "# jailhost\n")?;
+    write("etc/rc.d/sshd", &format!("#!/bin/sh\n# of {release}\n"))?;
+    write("etc/rc.d/syslogd", &format!("#!/bin/sh\n# of {release}\n"))?;
     let passwd = "root::0:0::0:0:Charlie &:/root:/bin/sh\ndaemon:*:1:1::0:0:Owner of many system processes:/root:/usr/sbin/nologin\n";
     let etc = [
         (

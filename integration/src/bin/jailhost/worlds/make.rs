@@ -68,20 +68,34 @@ pub fn main(host: &Host, arguments: &[String]) -> u8 {
         .clone()
         .unwrap_or_else(|| host.pretended(&std::env::current_dir().unwrap_or_default().display().to_string()));
     let source = host.pretended(&directory);
+    // Who names the source by its place on this machine is told its objects so.
+    let shown = |path: String| if directory == source { path } else { host.path(path).display().to_string() };
     if !asked.shown.is_empty() {
         for name in &asked.shown {
-            let value = if name.ends_with("OBJDIR") { object(host, &source) } else { String::new() };
+            let value =
+                if name.ends_with("OBJDIR") || name == "OBJTOP" { shown(object(host, &source)) } else { String::new() };
             say::out(&format!("{value}\n"));
         }
         return 0;
     }
+    let is_rcd = source.ends_with("/etc/rc.d") && host.path(format!("{source}/Makefile")).exists();
     let known = ["buildworld", "installworld", "check-old", "delete-old", "delete-old-libs"];
     for target in &asked.targets {
+        let destination = asked.variables.iter().find(|(name, _)| name == "DESTDIR").map(|(_, value)| value.clone());
+        if let (true, "install", Some(to)) = (is_rcd, target.as_str(), &destination) {
+            if let Err(wrong) = scripts(host, &source, to) {
+                say::err(&format!(
+                    "install: {to}: {}\n*** Error code 71\n\nStop.\nmake: stopped in {source}\n",
+                    say::reason(&wrong)
+                ));
+                return 1;
+            }
+            continue;
+        }
         if !known.contains(&target.as_str()) || !host.path(format!("{source}/Makefile.inc1")).exists() {
             say::err(&format!("make: don't know how to make {target}. Stop\n\nmake: stopped in {source}\n"));
             return 2;
         }
-        let destination = asked.variables.iter().find(|(name, _)| name == "DESTDIR").map(|(_, value)| value.clone());
         let status = match (target.as_str(), destination) {
             ("buildworld", _) => build(host, &source),
             (_, None) => return say::not_played("the host's own world (no DESTDIR)"),
@@ -106,6 +120,15 @@ fn framed(text: &str) {
     say::out(&format!("{LINE}>>> {text}\n{LINE}"));
 }
 
+/// `install` in etc/rc.d, where releases before 12 have it.
+fn scripts(host: &Host, source: &str, destination: &str) -> std::io::Result<()> {
+    let from = host.path(source);
+    for file in files(&from).into_iter().filter(|file| file != Path::new("Makefile")) {
+        put(&from.join(&file), &host.path(destination).join("etc/rc.d").join(file))?;
+    }
+    Ok(())
+}
+
 /// `buildworld`.
 fn build(host: &Host, source: &str) -> u8 {
     let object = host.path(object(host, source));
@@ -113,6 +136,9 @@ fn build(host: &Host, source: &str) -> u8 {
     let mark = object.join("world.finished");
     let _ = std::fs::remove_file(&mark);
     let world = host.path(source).join("world");
+    // Where real objects are: the version early, a program of usr.bin late.
+    let early = put(&world.join("bin/freebsd-version"), &object.join("bin/freebsd-version/freebsd-version"));
+    let _ = early.and_then(|()| put(&world.join("bin/sh"), &object.join("bin/sh/sh")));
     for file in files(&world) {
         say::out(&format!("cc -O2 -pipe -o {}\n", file.display()));
         let (from, to) = (world.join(&file), object.join("world").join(&file));
@@ -123,6 +149,7 @@ fn build(host: &Host, source: &str) -> u8 {
     }
     framed(&format!("World build completed on {}", Time::now().dated()));
     if !faults::lies() {
+        let _ = put(&world.join("bin/sh"), &object.join("usr.bin/yes/yes"));
         let _ = std::fs::write(mark, "");
     }
     0

@@ -1,6 +1,5 @@
 //! `pkg` and `pkg-static`: `-N`, `info`, `install -f pkg`, `upgrade -f`, in the host or with `-c DIRECTORY`, `-j JAIL`. The packages of a
-//! tree are lines `NAME VERSION ABI` of its `var/db/pkg/jailhost`. Unproven but for the missing pkg. And `freebsd-update`, which the
-//! recorded host does not have.
+//! tree are lines `NAME VERSION ABI` of its `var/db/pkg/jailhost`. Unproven but for the missing pkg.
 
 use crate::host::Host;
 use crate::jails::running;
@@ -64,10 +63,4 @@ pub fn main(host: &Host, arguments: &[String]) -> u8 {
         ("upgrade", names) => reinstall(names),
         (command, _) => say::not_played(command),
     }
-}
-
-/// `freebsd-update`, which the recorded host does not have.
-pub fn freebsd_update(_: &Host, _: &[String]) -> u8 {
-    say::err("sh: freebsd-update: not found\n");
-    127
 }
