@@ -9,7 +9,7 @@
 //! Invariants of [`put`]: a file that is neither as found nor as planned stops everything before the first write, each file is
 //! replaced in one step, what was put is read again and compared. Extended attributes and ACLs are not carried.
 
-mod tar;
+pub(crate) mod tar;
 #[cfg(test)]
 mod tests;
 

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, left, net, queues, services, storage,
-    upgrade, verify, visible,
+    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, left, net, queues, reduce, services,
+    storage, upgrade, verify, visible,
 };
 
 macro_rules! actions {
@@ -80,5 +80,8 @@ actions! {
     "script.run" Script(upgrade::Script),
     "guest.reboot" Reboot(upgrade::Reboot),
     "guest.settle" Settle(upgrade::Settle),
+    "jail.prune" Prune(reduce::Prune),
+    "jail.reduce" Reduce(reduce::Reduce),
+    "jail.identity" Identity(reduce::Identity),
     "hook" Hook(hook::Hook),
 }

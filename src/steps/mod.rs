@@ -19,6 +19,7 @@ pub mod left;
 pub mod net;
 pub mod place;
 pub mod queues;
+pub mod reduce;
 pub mod services;
 pub mod shown;
 pub mod storage;
