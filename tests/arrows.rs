@@ -58,7 +58,7 @@ fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
     match module {
         "lib" => &["error", "host", "net", "sight", "storage", "libvirt", "xl", "sim"],
         "host" => &["error"],
-        "net" | "sight" | "storage" => &["error", "host"],
+        "net" | "sight" | "storage" | "transfer" => &["error", "host"],
         "libvirt" | "sim" => &["error", "host", "net", "sight", "storage"],
         "xl" => &["error", "host", "net", "occasion", "sight", "storage"],
         // Texts only.

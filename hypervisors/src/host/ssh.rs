@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
 use super::local::{Call, execute};
-use super::{Command, GuestLink, Host, Job, JobStatus, Output, Stdin, Stdout, job, printable_tail};
+use super::{Command, GuestLink, Host, Job, JobStatus, Output, Stdin, Stdout, Stream, job, printable_tail};
 use crate::{Cause, Change, Error, Result};
 
 /// A socket's path may have 107 characters (`unix(7)`); ssh adds 17 to the control path while it makes it.
@@ -61,6 +61,15 @@ pub struct SshTarget {
     pub control_dir: PathBuf,
     /// Offers the algorithms of sshd before 2014 too.
     pub legacy: bool,
+}
+
+/// How a command gets to the machine.
+#[derive(Clone, Copy)]
+enum Connection {
+    /// Through the connection that the others use.
+    Shared,
+    /// By one of its own: streams would share one cipher's processor and one window, and hold up every small command.
+    Own,
 }
 
 /// A machine reached by ssh.
@@ -147,6 +156,9 @@ impl SshHost {
 
     /// `ssh` with its options, without the destination.
     fn options(&self) -> Result<Vec<String>> {
+        self.options_for(Connection::Shared)
+    }
+    fn options_for(&self, connection: Connection) -> Result<Vec<String>> {
         let target = &self.target;
         let mut argv: Vec<String> =
             ["ssh", "-T", "-p", &target.port.to_string(), "-l", &target.user].into_iter().map(str::to_owned).collect();
@@ -187,7 +199,11 @@ impl SshHost {
             option("Ciphers", "+aes128-cbc,aes256-cbc,3des-cbc");
             option("MACs", "+hmac-sha1");
         }
-        match self.control_path()? {
+        let shared = match connection {
+            Connection::Shared => self.control_path()?,
+            Connection::Own => None,
+        };
+        match shared {
             Some(path) => {
                 option("ControlMaster", "auto");
                 option("ControlPersist", "30");
@@ -236,6 +252,9 @@ impl SshHost {
 
     /// The whole local command for a remote one.
     fn wrap(&self, command: &Command) -> Result<Command> {
+        self.wrap_in(command, Connection::Shared)
+    }
+    fn wrap_in(&self, command: &Command, connection: Connection) -> Result<Command> {
         let target = &self.target;
         let doing = || format!("run {} on {}", super::printable(command.program()), target.name);
         if command.argv.is_empty() {
@@ -256,7 +275,7 @@ impl SshHost {
             remote.extend(command.env.iter().map(|(key, value)| format!("{key}={value}")));
         }
         remote.extend(command.argv.iter().cloned());
-        let mut argv = self.options()?;
+        let mut argv = self.options_for(connection)?;
         argv.extend(["--".to_owned(), target.address.clone(), shell_quote(&remote)]);
         Ok(Command { argv, env: Vec::new(), ..command.clone() })
     }
@@ -337,6 +356,14 @@ impl Host for SshHost {
         let call = Call { host: &self.target.name, shown: &command.argv, command: &wrapped, local: false };
         let output = execute(&call).await?;
         sort(&self.target, command.argv.first().map_or("", String::as_str), output)
+    }
+    async fn stream(&self, command: &Command) -> Result<Stream> {
+        let wrapped = self.wrap_in(command, Connection::Own)?;
+        let (target, program) = (self.target.clone(), command.argv.first().cloned().unwrap_or_default());
+        Stream::start(
+            &Call { host: &self.target.name, shown: &command.argv, command: &wrapped, local: false },
+            Box::new(move |output| sort(&target, &program, output)),
+        )
     }
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         let doing = format!("read {} on {}", path.display(), self.name());

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hypervisors::host::{Command, Output, printable_tail};
+use hypervisors::host::{Output, printable_tail};
 use hypervisors::{Cause, Change, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::guest::far;
 
 use super::super::{Done, Manners, Probe, Step, StepError, World};
 
@@ -76,18 +78,10 @@ impl Prune {
             }
         }
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let fixed = [
-            "sh".to_owned(),
-            "-c".to_owned(),
-            include_str!("prune.sh").to_owned(),
-            "sh".to_owned(),
-            verb.to_owned(),
-            text(&self.root),
-            text(&self.backup()),
-            self.paths.len().to_string(),
-        ];
-        let words = self.paths.iter().chain(&self.mount_points).cloned();
-        let command = Command::new(fixed.into_iter().chain(words)).timeout(PATIENCE);
+        let (root, backup, count) = (text(&self.root), text(&self.backup()), self.paths.len().to_string());
+        let fixed = [verb, &root, &backup, &count].into_iter();
+        let words: Vec<&str> = fixed.chain(self.paths.iter().chain(&self.mount_points).map(String::as_str)).collect();
+        let command = far::script("prune", include_str!("prune.sh"), &words).timeout(PATIENCE);
         let doing = format!("prune {}", self.root.display());
         let output = world.hypervisor(&self.host)?.host().run(&command).await?;
         if output.status == 65 {
