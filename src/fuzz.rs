@@ -5,12 +5,13 @@
 //! rewritten again, and given its identity back.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use hypervisors::fuzz::{TARGETS as PLATFORMS, Target, shown, text};
 
 use crate::engine::Plan;
-use crate::guest::{self, AddressChange, CloneSpec, FileEdit, FileImage, Tree};
+use crate::guest::far::tar;
+use crate::guest::{self, AddressChange, CloneSpec, FileEdit, FileImage, Tree, freebsd};
 use crate::inventory::{self, InventoryError, values};
 use crate::recipe::debian::sources::{self, Format};
 use crate::recipe::debian::{apt, preflight, release::Release};
@@ -39,7 +40,9 @@ const TARGETS: &[Target] = &[
     Target { name: "guest_merge", run: guest_merge },
     Target { name: "guest_netplan", run: |bytes, root| rewritten("etc/netplan/50-x.yaml", bytes, root) },
     Target { name: "guest_networkd", run: |bytes, root| rewritten("etc/systemd/network/x.network", bytes, root) },
+    Target { name: "guest_rc_conf", run: guest_rc_conf },
     Target { name: "guest_sshd", run: |bytes, root| rewritten("etc/ssh/sshd_config", bytes, root) },
+    Target { name: "guest_tar", run: guest_tar },
     Target {
         name: "guest_udev",
         run: |bytes, root| rewritten("etc/udev/rules.d/70-persistent-net.rules", bytes, root),
@@ -50,6 +53,31 @@ const TARGETS: &[Target] = &[
     Target { name: "stored_plan", run: stored_plan },
     Target { name: "tune2fs", run: tune2fs },
 ];
+
+/// A server's rc.conf, reduced once and for all, and given its identity back.
+fn guest_rc_conf(bytes: &[u8], root: &Path) {
+    put(root, "etc/rc.conf", bytes);
+    let Ok(tree) = Tree::open(root) else { return };
+    let address = |text: &str| text.parse().unwrap_or(IpAddr::from([0; 4]));
+    let change =
+        AddressChange { interface: "em0".into(), old: address("192.0.2.40"), new: Some(address("192.0.2.140")) };
+    let spec = freebsd::JailSpec { addresses: vec![change], ..freebsd::JailSpec::default() };
+    let Ok(reduced) = freebsd::plan(&tree, &spec) else { return };
+    assert!(guest::apply(&tree, &reduced.edits).is_ok());
+    assert_eq!(freebsd::plan(&tree, &spec).map(|again| again.edits).ok(), Some(Vec::new()), "reduced twice");
+    let restored = guest::restore::restore_edits(&tree, &reduced.identity);
+    assert!(restored.is_ok_and(|restored| guest::apply(&tree, &restored.edits).is_ok()));
+}
+
+/// What another machine packed: names stay beneath, and what was read is read again as it was.
+fn guest_tar(bytes: &[u8], _: &Path) {
+    let Ok(entries) = tar::read(bytes) else { return };
+    let named: Vec<tar::Entry<'_>> = entries.into_iter().filter(|entry| entry.path.file_name().is_some()).collect();
+    for entry in &named {
+        assert!(entry.path.components().all(|part| matches!(part, Component::Normal(_))), "{}", entry.path.display());
+    }
+    assert_eq!(tar::read(&tar::write(&named)).ok(), Some(named), "not as it was written");
+}
 
 fn inventory_toml(bytes: &[u8], _: &Path) {
     let text = text(bytes);

@@ -9,7 +9,7 @@
 //! Invariants of [`put`]: a file that is neither as found nor as planned stops everything before the first write, each file is
 //! replaced in one step, what was put is read again and compared. Extended attributes and ACLs are not carried.
 
-mod tar;
+pub(crate) mod tar;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use hypervisors::host::{Command, printable_tail};
+use hypervisors::host::{Command, printable_tail, shell_quote};
 use hypervisors::{Cause, Error, Host};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -98,10 +98,9 @@ struct Packed {
 }
 
 async fn pack(host: &dyn Host, root: &Path, paths: &[&str], words: &[String]) -> Result<Packed, FarError> {
-    let script = ["sh", "-c", include_str!("far/fetch.sh"), "sh", text(root)?];
     let words = words.join("\n");
-    let argv = script.into_iter().chain([words.as_str()]).chain(paths.iter().copied());
-    let mut command = Command::new(argv.map(str::to_owned)).timeout(PATIENCE);
+    let arguments: Vec<&str> = [text(root)?, &words].into_iter().chain(paths.iter().copied()).collect();
+    let mut command = script("fetch", include_str!("far/fetch.sh"), &arguments).timeout(PATIENCE);
     command.limit = MOST;
     let doing = format!("pack files of {} on {}", root.display(), host.name());
     let output = host.run(&command).await?;
@@ -220,7 +219,7 @@ pub async fn put(host: &dyn Host, root: &Path, edits: &[FileEdit]) -> Result<boo
     let (mut going, coming): (Vec<&FileEdit>, Vec<&FileEdit>) =
         pending.into_iter().partition(|edit| edit.after.is_none());
     going.reverse();
-    let mut arguments = Vec::new();
+    let mut arguments = vec![text(root)?.to_owned()];
     let mut archive = Vec::new();
     for edit in coming.into_iter().chain(going) {
         let path = plain(&edit.path)?;
@@ -237,8 +236,7 @@ pub async fn put(host: &dyn Host, root: &Path, edits: &[FileEdit]) -> Result<boo
         let at = if word == "dir" { &edit.path } else { &beside };
         archive.extend(edit.after.as_ref().map(|image| packed(at, image)));
     }
-    let script = ["sh", "-c", include_str!("far/put.sh"), "sh", text(root)?].map(str::to_owned);
-    let command = Command::new(script.into_iter().chain(arguments)).timeout(PATIENCE).stdin(tar::write(&archive));
+    let command = script("put", include_str!("far/put.sh"), &arguments).timeout(PATIENCE).stdin(tar::write(&archive));
     let doing = format!("put {} files into {} on {}", edits.len(), root.display(), host.name());
     let output = host.run(&command).await?;
     if output.status == 65 {
@@ -285,6 +283,23 @@ fn packed<'e>(at: &Path, image: &'e FileImage) -> Entry<'e> {
         FileImage::Directory { mode, uid, gid } => (*mode, *uid, *gid, Kind::Directory),
     };
     Entry { path: at.to_owned(), mode, uid, gid, kind }
+}
+
+/// A script of several lines with its arguments, whatever those hold, as a command that a csh login shell (root's on FreeBSD
+/// before 14) hands on unharmed: it takes a newline or `!` even in quotes for its own, and what is in a hostile name behind it
+/// for a command. So nothing of that sort is in the words; printf(1) makes them of `\0ooo`.
+pub(crate) fn script<S: AsRef<str>>(name: &str, script: &str, arguments: &[S]) -> Command {
+    let whole = format!("set -- {}\n{script}", shell_quote(arguments));
+    let mut encoded = String::with_capacity(whole.len() + whole.len() / 8);
+    for c in whole.chars() {
+        match c {
+            '\\' => encoded.push_str("\\\\"),
+            '\n' => encoded.push_str("\\n"),
+            '!' | '\'' | '\0'..='\u{1f}' | '\u{7f}' => encoded.push_str(&format!("\\0{:03o}", u32::from(c))),
+            c => encoded.push(c),
+        }
+    }
+    Command::new(["sh", "-c", "eval \"$(printf %b \"$1\")\"", name, encoded.as_str()])
 }
 
 /// A path of a tree as an argument: beneath it, and UTF-8.

@@ -277,11 +277,28 @@ fn source(section: Section<'_>) -> Option<SourceSpec> {
         filesystems: filesystems.iter().filter_map(|item| item.parse(absolute_path)).collect(),
         parking: section.parse("parking", |text| text.parse().map_err(|_| format!("{text:?} is not an address"))),
         console: section.flag("console"),
+        prune: section.get("prune").map(|item| item.items().iter().filter_map(|item| item.parse(beneath)).collect()),
         compress: section.flag("compress"),
         bandwidth: section.parse("bandwidth", parse_bytes),
     };
     section.finish("source");
     Some(spec)
+}
+
+/// Something in a guest's tree: without a way out of it, and with a `*` in the last part only.
+fn beneath(text: &str) -> Result<String, String> {
+    let mut parts: Vec<&str> = text.strip_suffix('/').unwrap_or(text).split('/').collect();
+    let last = parts.pop().unwrap_or_default();
+    let named = |part: &str| {
+        !["", ".", ".."].contains(&part) && !part.contains(|c: char| c.is_control() || "[]?\\".contains(c))
+    };
+    let above = parts.iter().all(|part| named(part) && !part.contains('*'));
+    match above && named(last) && !last.trim_matches(['*', '.']).is_empty() {
+        true => Ok(text.to_owned()),
+        false => {
+            Err(format!("{text:?} is no path in the guest's tree: \"usr/src\", \"tmp/\" to empty it, \"kernel*\""))
+        }
+    }
 }
 
 fn hooks(list: &Item<'_>) -> Vec<Hook> {

@@ -385,6 +385,10 @@ pub struct SourceSpec {
     pub parking: Option<IpAddr>,
     /// It can be reached by console instead.
     pub console: bool,
+    /// What the jail's tree is rid of, instead of the shipped list: paths relative to it, a slash at the end to empty a
+    /// directory and keep it, a `*` in the last part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<Vec<String>>,
     /// The copy is packed on its way.
     pub compress: bool,
     /// Bytes a second that the copy may take; `None`: no limit.

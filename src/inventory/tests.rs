@@ -199,6 +199,7 @@ network = "closed"
 [guests.mercure.source]
 filesystems = "/"
 parking = "here"
+prune = ["../x", "/boot", "a/*", "usr/src"]
 [guests.run--x]
 host = "here"
 [guests.empty]

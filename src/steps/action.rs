@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, net, queues, server, services,
-    storage, transfer, upgrade, verify, visible, world,
+    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, net, queues, reduce, server,
+    services, storage, transfer, upgrade, verify, visible, world,
 };
 
 macro_rules! actions {
@@ -94,6 +94,9 @@ actions! {
     "world.undecided" CollectUndecided(world::CollectUndecided),
     "guest.reboot" Reboot(upgrade::Reboot),
     "guest.settle" Settle(upgrade::Settle),
+    "jail.prune" Prune(reduce::Prune),
+    "jail.reduce" Reduce(reduce::Reduce),
+    "jail.identity" Identity(reduce::Identity),
     "jail.tree" MakeTree(jail::MakeTree),
     "jail.keep" KeepTree(jail::KeepTree),
     "server.services" StopServices(server::StopServices),

@@ -20,6 +20,7 @@ pub mod left;
 pub mod net;
 pub mod place;
 pub mod queues;
+pub mod reduce;
 pub mod server;
 pub mod services;
 pub mod shown;

@@ -79,7 +79,9 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Entry<'_>>, String> {
         let link = long_link.take().unwrap_or_else(|| until_nul(&header[157..257]).to_vec());
         let kind = match header[156] {
             b'0' | 0 => Kind::File(content),
-            b'1' => Kind::Same(clean(&link)?),
+            b'1' => {
+                Kind::Same(Some(clean(&link)?).filter(|link| link.file_name().is_some()).ok_or("has a link to itself")?)
+            }
             b'2' if link.is_empty() => return Err("has a link to nowhere".to_owned()),
             b'2' => Kind::Link(OsStr::from_bytes(&link).into()),
             b'5' => Kind::Directory,

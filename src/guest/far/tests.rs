@@ -122,6 +122,18 @@ async fn files_that_name_a_word_are_found() {
     assert!(fetch(&host(), root.path(), none).await.unwrap().tree.list(Path::new("")).unwrap().is_empty());
 }
 
+/// What comes out is what went in, and nothing in it is a csh's.
+#[tokio::test]
+async fn scripts_survive_a_csh_login_shell() {
+    let words = ["", "a b", "x\n;echo no\n", "!!", "'\"\\n\\041$(id)`id`%s", "-n", "*", "\u{1}\u{7f}é", "trailing\n\n"];
+    let command = script("said", "printf '%s|' \"$#\" \"$@\"\n# !\n", &words);
+    let harmful = |c: char| c == '!' || c.is_control();
+    assert!(command.argv.iter().all(|word| !word.contains(harmful)), "{:?}", command.argv);
+    let output = host().run(&command).await.unwrap();
+    assert_eq!(output.text(), format!("{}|{}|", words.len(), words.join("|")));
+    assert_eq!((output.status, output.stderr.as_slice()), (0, &b""[..]));
+}
+
 #[tokio::test]
 async fn a_tree_that_is_not_there_or_a_link_is_refused() {
     let root = tree(&[("real/etc/x", "")]);

@@ -167,7 +167,7 @@ struct Files<'t> {
 impl Files<'_> {
     fn note(&mut self, note: impl Into<String>) {
         let note = note.into();
-        if !self.notes.contains(&note) {
+        if self.notes.len() < 10 * MAX_NOTES && !self.notes.contains(&note) {
             self.notes.push(note);
         }
     }

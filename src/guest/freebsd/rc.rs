@@ -47,6 +47,9 @@ const CANNOT: [(&str, &str); 22] = [
     ("vm_", "runs virtual machines"),
 ];
 
+/// Most variables that are cut out of lines they share with others: the file is read again for each.
+const MAX_SHARED: usize = 64;
+
 /// A file that was read.
 pub(super) struct RcFile {
     pub path: PathBuf,
@@ -106,19 +109,20 @@ fn cannot(name: &str) -> Option<&'static str> {
 /// Tells what needs a person's eye.
 fn tell(files: &mut Files<'_>, rc: &Rc, kinds: &[Classified]) {
     for one in kinds {
-        let (place, on) = match &rc.statements()[one.statement] {
-            Statement::Assign(assign) => (rc.place(assign.span.start), assign.value.as_deref().is_none_or(is_yes)),
+        let assign = match &rc.statements()[one.statement] {
             Statement::Code(code) => {
                 files.note(format!("{}: code is kept: {}", rc.place(code.span.start), code.why));
                 continue;
             }
+            Statement::Assign(assign) if assign.value.as_deref().is_none_or(is_yes) => assign,
+            Statement::Assign(_) => continue,
         };
-        let Some(name) = one.name.as_deref().filter(|_| on) else { continue };
-        if one.kind == Kind::Jail && name == "jail_enable" {
+        if one.kind == Kind::Jail && assign.name == "jail_enable" {
+            let place = rc.place(assign.span.start);
             files.note(format!("{place}: the server has jails of its own; they do not come along"));
         }
-        if let Some(why) = cannot(name).filter(|_| name.ends_with("_enable")) {
-            files.note(format!("{place}: {name}: a jail cannot: it {why}"));
+        if let Some(why) = cannot(&assign.name).filter(|_| assign.name.ends_with("_enable")) {
+            files.note(format!("{}: {}: a jail cannot: it {why}", rc.place(assign.span.start), assign.name));
         }
     }
 }
@@ -159,6 +163,9 @@ pub(super) fn reduced(path: &Path, rc: &Rc, gone: &BTreeSet<usize>) -> Result<Op
         new.push_str(line);
     }
     let wrong = |why: String| unfit(path, why, "put each variable on a line of its own in the guest");
+    if shared.len() > MAX_SHARED {
+        return Err(wrong("has too many lines with several variables".to_owned()));
+    }
     for name in shared {
         let cut = parse(path, &new)?.unset(name).map_err(|error| wrong(error.to_string()))?;
         new = cut.text().to_owned();
