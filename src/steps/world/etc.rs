@@ -117,6 +117,9 @@ impl Step for EtcBase {
         Ok(present(ask(host.as_ref(), BASED, &[&shown(&self.tree.root)]).await?.status == 0))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        if self.probe(world).await? == Probe::Present {
+            return Ok(Change::Unchanged.into());
+        }
         let host = machine(world, &self.tree.host)?;
         let argv = etcupdate::extract(&self.tree.root, &self.tarball);
         let arguments: Vec<&str> = argv.iter().map(String::as_str).collect();
@@ -263,3 +266,6 @@ impl Step for EtcUpdate {
         with_clone()
     }
 }
+
+#[cfg(test)]
+pub(super) const SCRIPTS: &[&str] = &[FRESH, MAKE, BASED, SETTLE, LISTED];

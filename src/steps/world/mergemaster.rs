@@ -186,3 +186,6 @@ impl Step for ReplaceRcd {
         with_clone()
     }
 }
+
+#[cfg(test)]
+pub(super) const SCRIPTS: &[&str] = &[TAKE, REPLACE, REPLACED];

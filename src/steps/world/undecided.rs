@@ -29,7 +29,7 @@ pub struct CollectUndecided {
 
 /// Arguments: a directory, a path below it, most bytes. Prints the file, unless it is none or lies behind a link that leads out;
 /// then it ends with 3.
-const FILE: &str = "r=$(cd -P \"$1\" 2>/dev/null && pwd -P) || exit 3; d=$(cd -P \"$r${2%/*}\" 2>/dev/null && pwd -P) || exit 3; \
+pub(super) const FILE: &str = "r=$(cd -P \"$1\" 2>/dev/null && pwd -P) || exit 3; d=$(cd -P \"$r${2%/*}\" 2>/dev/null && pwd -P) || exit 3; \
     case $d in \"$r\"|\"$r\"/*) ;; *) exit 3;; esac; f=$d/${2##*/}; test -L \"$f\" && exit 3; test -f \"$f\" || exit 3; \
     test $(($(wc -c <\"$f\"))) -le \"$3\" || exit 3; cat \"$f\"";
 

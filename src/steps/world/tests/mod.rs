@@ -280,6 +280,70 @@ async fn binaries_are_the_other_way() {
 }
 
 #[tokio::test]
+async fn start_scripts_of_an_older_time_are_replaced_whole() {
+    let bench = Bench::new();
+    let rcd = ReplaceRcd { tree: bench.tree.clone(), from: None, release: "14.1-RELEASE-p5".into() };
+    let error = rcd.apply(&bench.world, &Value::Null).await.unwrap_err();
+    assert!(error.to_string().contains("is empty"), "{error}");
+    assert!(bench.has("etc/rc.d/gptboot"), "nothing to put in its place: it stays");
+    bench.write("var/db/etcupdate/current/etc/rc.d/newthing", "#!/bin/sh\n");
+    bench.write("etc/rc.d/own thing", "#!/bin/sh\n");
+    assert_eq!(rcd.probe(&bench.world).await.unwrap(), Probe::Absent);
+    for change in ["first", "again"] {
+        let done = rcd.apply(&bench.world, &Value::Null).await.unwrap();
+        assert!(done.warnings[0].contains("gptboot") && done.warnings[0].contains("own"), "{change}: {done:?}");
+        assert_eq!(rcd.probe(&bench.world).await.unwrap(), Probe::Present);
+    }
+    assert!(!bench.has("etc/rc.d/gptboot") && bench.has("etc/rc.d/newthing"));
+    assert!(bench.tree.scratch.join("backup/rc.d/own thing").exists());
+    // A jail from before rc.d.
+    std::fs::remove_dir_all(bench.tree.root.join("etc/rc.d")).unwrap();
+    std::fs::remove_dir_all(bench.tree.scratch.join("backup")).unwrap();
+    assert_eq!(rcd.apply(&bench.world, &Value::Null).await.unwrap().warnings, [""; 0]);
+    assert_eq!(rcd.probe(&bench.world).await.unwrap(), Probe::Present);
+}
+
+#[tokio::test]
+async fn what_is_laid_aside_is_read_without_following_links() {
+    let bench = Bench::new();
+    let aside = bench.tree.scratch.join(UNDECIDED);
+    std::fs::create_dir_all(aside.join("etc")).unwrap();
+    let list = "/etc/own.conf\0/etc/link\0/etc/gone\0/up/x\0../../x\0/etc/own.conf\0";
+    std::fs::write(aside.with_extension("list"), list).unwrap();
+    for name in ["own.conf", "link"] {
+        std::fs::write(aside.join("etc").join(name), "new\n").unwrap();
+    }
+    bench.write("etc/own.conf", "own\n");
+    bench.set("secret", "of the host");
+    std::os::unix::fs::symlink(bench.at("fake/secret"), bench.tree.root.join("etc/link")).unwrap();
+    std::os::unix::fs::symlink("../..", bench.tree.root.join("up")).unwrap();
+    let done = CollectUndecided { tree: bench.tree.clone() }.apply(&bench.world, &Value::Null).await.unwrap();
+    let seen: Vec<(String, bool, bool)> = serde_json::from_value::<Vec<crate::recipe::conffiles::Conffile>>(done.data)
+        .unwrap()
+        .into_iter()
+        .map(|file| (file.path, file.in_force.is_some(), file.other.is_some()))
+        .collect();
+    let expected = [
+        ("/etc/gone", false, false),
+        ("/etc/link", false, true),
+        ("/etc/own.conf", true, true),
+        ("/up/x", false, false),
+    ];
+    assert_eq!(seen, expected.map(|(path, own, new)| (path.to_owned(), own, new)));
+}
+
+#[test]
+fn scripts_survive_a_csh_login_shell() {
+    let note = noting(Path::new("/s"), "what", "release", &["true".to_owned()]);
+    let words = note.iter().map(String::as_str);
+    let scripts = etc::SCRIPTS.iter().chain(mergemaster::SCRIPTS).copied();
+    let others = [undecided::FILE, packages::PASSING, update::RUN, install::FLAGGED, NOTE];
+    for script in scripts.chain(others).chain(words) {
+        assert!(!script.contains(['\n', '!']), "{script}");
+    }
+}
+
+#[tokio::test]
 async fn a_newer_jail_and_an_older_host_are_refused() {
     let mut bench = Bench::new();
     bench.spec.base = Some(bench.at("oldsrc"));
