@@ -19,6 +19,7 @@
 //! What a step leaves of its end is noted in the scratch ([`NOTES`]), by the very script that came to the end, so that it is there also
 //! if nobody was listening. Nothing of the jail's tree is run outside a jail.
 
+mod accounts;
 mod build;
 mod etc;
 mod install;

@@ -142,6 +142,34 @@ async fn conflicts_of_a_merge_that_was_cut_short_are_settled_first() {
 }
 
 #[tokio::test]
+async fn accounts_that_a_release_needs_come_even_into_files_that_stay() {
+    let bench = Bench::new();
+    let aside = bench.tree.scratch.join(UNDECIDED);
+    std::fs::create_dir_all(&aside).unwrap();
+    let new = bench.tree.root.join("var/db/etcupdate/current/etc");
+    std::fs::create_dir_all(&new).unwrap();
+    for name in ["master.passwd", "group"] {
+        std::fs::copy(bench.at("src/etc").join(name), new.join(name)).unwrap();
+    }
+    let before = bench.read("etc/master.passwd");
+    accounts::complete(&bench.machine, &bench.tree).await.unwrap();
+    assert_eq!(bench.read("etc/master.passwd"), before, "nothing of it is in the queue");
+    std::fs::write(aside.with_extension("list"), "/etc/master.passwd\0").unwrap();
+    bench.write("etc/master.passwd", before.trim_end());
+    for _ in 0..2 {
+        accounts::complete(&bench.machine, &bench.tree).await.unwrap();
+        let line = "_newd:*:601:601::0:0:New daemon:/nonexistent:/usr/sbin/nologin\n";
+        assert_eq!(bench.read("etc/master.passwd"), format!("{before}{line}"));
+    }
+    assert!(!bench.read("etc/group").contains("_newd") && bench.read("etc/passwd").contains("_newd"));
+    let queue = CollectUndecided { tree: bench.tree.clone() }.apply(&bench.world, &Value::Null).await.unwrap();
+    assert_eq!(
+        (&queue.data[0]["in_force"], &queue.data[0]["path"]),
+        (&Value::Null, &Value::from("/etc/master.passwd"))
+    );
+}
+
+#[tokio::test]
 async fn a_broken_account_file_is_not_passed_over() {
     let bench = Bench::new();
     let conflict = bench.tree.root.join("var/db/etcupdate/conflicts/etc");
@@ -337,7 +365,8 @@ fn scripts_survive_a_csh_login_shell() {
     let note = noting(Path::new("/s"), "what", "release", &["true".to_owned()]);
     let words = note.iter().map(String::as_str);
     let scripts = etc::SCRIPTS.iter().chain(mergemaster::SCRIPTS).copied();
-    let others = [undecided::FILE, packages::PASSING, update::RUN, install::FLAGGED, NOTE];
+    let others =
+        [accounts::ADD, accounts::QUEUED, undecided::FILE, packages::PASSING, update::RUN, install::FLAGGED, NOTE];
     for script in scripts.chain(others).chain(words) {
         assert!(!script.contains(['\n', '!']), "{script}");
     }
