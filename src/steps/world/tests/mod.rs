@@ -38,7 +38,7 @@ async fn a_jail_goes_from_13_to_14() {
     );
     let stored = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Vec<crate::engine::PlanStep>>(&stored).unwrap(), plan);
-    let done = bench.run(&plan).await.unwrap();
+    let done = bench.run(&plan, true).await.unwrap();
 
     assert_eq!(bench.read("bin/freebsd-version"), "USERLAND_VERSION=\"14.1-RELEASE-p5\"\n");
     // Untouched ones are the release's, changed ones are put together, and the jail's own win where that fails.
@@ -270,7 +270,7 @@ async fn an_old_target_goes_by_mergemaster() {
         kinds,
         ["world.flags", "world.install", "world.mergemaster", "world.rcd", "world.delete_old", "world.undecided"]
     );
-    let done = bench.run(&plan).await.unwrap();
+    let done = bench.run(&plan, false).await.unwrap();
     assert!(bench.read("etc/master.passwd").contains("alice:") && bench.read("etc/master.passwd").contains("_newd:"));
     assert!(!bench.has("etc/rc.d/own") && bench.has("etc/rc.d/newthing"));
     assert!(done[3].warnings[0].contains("own"), "{:?}", done[3]);
@@ -291,7 +291,7 @@ async fn binaries_are_the_other_way() {
         ["world.freebsd_update", "world.packages", "world.undecided"],
         "a binary for 13 keeps the libraries"
     );
-    let done = bench.run(&plan).await.unwrap();
+    let done = bench.run(&plan, false).await.unwrap();
     assert_eq!(bench.read("bin/freebsd-version"), "USERLAND_VERSION=\"14.1-RELEASE\"\n");
     assert_eq!(done[2].data[0]["path"], "/etc/newsyslog.conf");
     assert!(bench.has("lib/libedit.so.7"));
