@@ -6,12 +6,12 @@ use hypervisors::Hypervisor;
 use hypervisors::transfer::compressions;
 use hypervisors::transfer::snap::Snap;
 
-use super::{Facts, of};
+use super::{Facts, of, world};
 use crate::engine::{PlanStep, Stage};
-use crate::inventory::GuestSpec;
+use crate::inventory::{GuestSpec, Recipe};
 use crate::lifecycle::back::Past;
 use crate::lifecycle::error::{Failure, exit};
-use crate::lifecycle::preflight::Finding;
+use crate::lifecycle::preflight::{Finding, recipe_finding};
 use crate::lifecycle::record::RunFacts;
 use crate::steps::{Action, transfer};
 
@@ -62,17 +62,27 @@ pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<(Vec<PlanStep>, V
     Ok((moves.collect(), Vec::new()))
 }
 
-/// The steps of the upgrade's recipe, and what was looked at for it.
+/// The steps of the upgrade's recipe, and what was looked at for it. Without a recipe there are none.
 ///
 /// # Errors
 /// The host cannot be asked.
-pub async fn world(
-    _spec: &GuestSpec,
-    _record: &RunFacts,
-    _hypervisor: &Arc<dyn Hypervisor>,
-    _number: usize,
+pub async fn upgrade(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    hypervisor: &Arc<dyn Hypervisor>,
+    number: usize,
 ) -> Result<(Vec<PlanStep>, Vec<Finding>), Failure> {
-    Ok((Vec::new(), Vec::new()))
+    let run = of(record)?;
+    let Some(Recipe::FreebsdWorld(recipe)) = spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let host = hypervisor.host();
+    let (facts, found) = world::preflight(&*host, &run.root, &run.scratch, recipe).await?;
+    let name = &record.clone.name;
+    let word: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let job = |what: &str| format!("{word}-{number}-{what}");
+    let steps = world::steps(&record.host, name, &run.root, &run.scratch, recipe, &facts, &job);
+    Ok((steps, found.into_iter().map(recipe_finding).collect()))
 }
 
 /// What gives the jail its identity back at promotion.

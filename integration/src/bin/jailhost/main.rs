@@ -30,6 +30,7 @@ type Program = fn(&Host, &[String]) -> u8;
 const PROGRAMS: &[(&str, Program)] = &[
     ("chflags", tools::chflags::main),
     ("df", disks::mount::df),
+    ("dump", disks::dump::main),
     ("freebsd-version", tools::release::freebsd_version),
     ("fstyp", disks::mount::fstyp),
     ("ifconfig", networks::ifconfig::main),
@@ -40,6 +41,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("mksnap_ffs", disks::snapshots::mksnap_ffs),
     ("mount", disks::mount::mount),
     ("netstat", networks::routes::netstat),
+    ("restore", disks::restore::main),
     ("rm", tools::rm::main),
     ("route", networks::routes::route),
     ("service", jails::service::main),

@@ -13,9 +13,22 @@ pub fn difference(case: &Case, got: &Got, rules: &[Rule]) -> Option<String> {
     if same {
         return None;
     }
+    let short = |text: &str| -> String {
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines.len().saturating_sub(15).max(15);
+        let shown = lines.iter().enumerate().filter(|(at, _)| *at < 15 || *at >= end);
+        shown.map(|(_, line)| format!("{line}\n")).collect()
+    };
     Some(format!(
         "line {}: $ {}\n--- recorded {:?}\n{}{}--- printed {:?}\n{}{}",
-        case.line, case.command, case.exits, case.output, case.left, got.exits, got.output, got.left
+        case.line,
+        case.command,
+        case.exits,
+        short(&case.output),
+        short(&case.left),
+        got.exits,
+        short(&got.output),
+        short(&got.left)
     ))
 }
 

@@ -5,6 +5,7 @@
 mod compare;
 mod host_tools;
 mod lifecycle;
+mod needs_root;
 mod recording;
 mod stage;
 

@@ -57,7 +57,7 @@ fn as_fstab_line(of: &Filesystem) -> String {
 /// `umount`.
 pub fn umount(host: &Host, arguments: &[String]) -> u8 {
     let [what] = arguments else { return say::not_played("this way of calling umount") };
-    if filesystems::holding(host, what).is_some_and(|of| of.mountpoint == *what || of.device == *what)
+    if filesystems::holding(host, what).is_some_and(|of| of.mountpoint == host.pretended(what) || of.device == *what)
         && filesystems::set_mounted(host, what, false)
     {
         return 0;
