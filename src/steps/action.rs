@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, left, net, queues, services, storage,
-    transfer, upgrade, verify, visible,
+    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, net, queues, server, services,
+    storage, transfer, upgrade, verify, visible,
 };
 
 macro_rules! actions {
@@ -81,5 +81,9 @@ actions! {
     "script.run" Script(upgrade::Script),
     "guest.reboot" Reboot(upgrade::Reboot),
     "guest.settle" Settle(upgrade::Settle),
+    "jail.tree" MakeTree(jail::MakeTree),
+    "server.services" StopServices(server::StopServices),
+    "server.park" Park(server::Park),
+    "server.quiet" ProveQuiet(server::ProveQuiet),
     "hook" Hook(hook::Hook),
 }
