@@ -159,7 +159,7 @@ impl Transfer {
         let restore =
             format!("cd {place} && {unpack}TMPDIR={temporary}/{}.tmp restore -rf -", stamp::name(&moved.mount));
         let restore = match manners.on(&self.host, Vec::new()) {
-            reached if reached.is_empty() => restore,
+            reached if reached.is_empty() => format!("({restore})"),
             reached => shell_quote(&reached.into_iter().chain([restore]).collect::<Vec<_>>()),
         };
         vec!["sh".into(), "-c".into(), format!("{} | {restore}", shell_quote(&ssh))]

@@ -102,18 +102,26 @@ impl DumpLine<'_> {
         argv
     }
 
-    /// The command for the source. Where it compresses, the pipe's status is the compressor's, and dump's own is said on
+    /// The command for the source. A mounted ext4 writes past what the kernel keeps of the device, from which Linux' dump reads:
+    /// that is let go of first, or an earlier dump would be read once more. Where it compresses, the pipe's status is the compressor's, and dump's own is said on
     /// standard error ([`DUMP_STATUS`]).
     pub fn command(&self, compression: Option<Compression>) -> Command {
+        let fresh = match self.dialect.system {
+            System::Freebsd => "",
+            System::Linux => FRESH,
+        };
         let script = match compression {
-            None => format!("{PATH}exec \"$@\""),
+            None => format!("{PATH}{fresh}exec \"$@\""),
             Some(compression) => {
-                format!("{PATH}{{ \"$@\"; echo \"{DUMP_STATUS}$?\" >&2; }} | {}", compression.packs())
+                format!("{PATH}{fresh}{{ \"$@\"; echo \"{DUMP_STATUS}$?\" >&2; }} | {}", compression.packs())
             }
         };
         Command::new(["sh", "-c", &script, "sh"].map(str::to_owned).into_iter().chain(self.argv()))
     }
 }
+
+/// The device is the last argument.
+const FRESH: &str = "for d in \"$@\"; do :; done; sync; blockdev --flushbufs \"$d\" >/dev/null 2>&1; ";
 
 /// Before dump's exit status, where it is not the command's own.
 pub(super) const DUMP_STATUS: &str = "upgradectl-dump-status ";

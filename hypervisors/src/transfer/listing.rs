@@ -126,8 +126,19 @@ pub(super) async fn list(
     live: bool,
     spool: &Path,
 ) -> Result<Sorted> {
+    list_by(form(host).await?, host, place, leave_out, live, spool).await
+}
+
+async fn list_by(
+    form: Form,
+    host: &dyn Host,
+    place: &Place,
+    leave_out: &[PathBuf],
+    live: bool,
+    spool: &Path,
+) -> Result<Sorted> {
     let doing = format!("list {} of {}", place.path().display(), host.name());
-    let script = match form(host).await? {
+    let script = match form {
         Form::Stat => STAT,
         Form::Printf => PRINTF,
         Form::Perl => PERL,
@@ -207,6 +218,46 @@ mod tests {
         }
         assert_eq!(entry(split(b"l 777 1 0 0 1.5 1.5 - ./x").unwrap().0).unwrap().mode, 0o777);
         assert!(split(b"the second line of a name").is_none());
+    }
+
+    /// What Linux has of the three; names as they may be.
+    #[tokio::test]
+    async fn one_tree_in_two_forms() {
+        let directory = tempfile::tempdir().unwrap();
+        let (tree, spool) = (directory.path().join("a tree"), directory.path().join("spool"));
+        for path in ["sub", "left/out", "le*t", "-x"] {
+            std::fs::create_dir_all(tree.join(path)).unwrap();
+        }
+        std::fs::create_dir(&spool).unwrap();
+        for (name, bytes) in
+            [("sub/a b", 3), ("sub/new\nline", 4), ("left/out/gone", 5), ("le*t/stays", 6), ("100% %s", 7)]
+        {
+            std::fs::write(tree.join(name), vec![0; bytes]).unwrap();
+        }
+        std::os::unix::fs::symlink("/etc/passwd", tree.join("link")).unwrap();
+        let host = crate::host::LocalHost::new("here");
+        let place = Place { root: directory.path().to_owned(), below: "a tree".into() };
+        let mut lists = Vec::new();
+        for form in [Form::Printf, Form::Perl] {
+            let list = list_by(form, &host, &place, &["left".into(), "le[*]t".into()], false, &spool).await.unwrap();
+            let parsed = list.map(|record| {
+                let record = record.unwrap();
+                let zero = record.iter().position(|byte| *byte == 0).unwrap();
+                (String::from_utf8_lossy(&record[..zero]).into_owned(), entry(&record[zero + 1..]))
+            });
+            lists.push(parsed.collect::<Vec<_>>());
+        }
+        assert_eq!(lists[0], lists[1]);
+        let names: Vec<&str> = lists[0].iter().map(|(name, _)| name.as_str()).collect();
+        let expected =
+            [".", "./-x", "./100% %s", "./le*t", "./le*t/stays", "./link", "./sub", "./sub/a b", "./sub/new", "line"];
+        assert_eq!(names, expected);
+        assert_eq!(lists[0][2].1.unwrap().size, 7);
+        // A way that a link leads is none.
+        std::os::unix::fs::symlink("a tree", directory.path().join("other")).unwrap();
+        let place = Place { below: "other".into(), ..place };
+        let error = list_by(Form::Printf, &host, &place, &[], false, &spool).await.err().unwrap();
+        assert!(error.to_string().contains("no directory of the tree"), "{error}");
     }
 
     proptest! {

@@ -162,13 +162,15 @@ impl Pass<'_> {
         };
         let restored = restored.map_err(|error| lost(error, self.target));
         // A dump that was cut off because the target failed is not to blame.
+        let closed = matches!(end, End::TargetClosed);
+        if closed {
+            // What it said of that itself may not have got through any more.
+            dump_said.hear("Broken pipe");
+        }
         let dump_status = match dumped {
             Some(Ok(output)) => output.status,
-            Some(Err(error)) if !matches!(end, End::TargetClosed) => return Err(lost(error, self.source)),
-            Some(Err(_)) | None => {
-                dump_said.hear("Broken pipe");
-                3
-            }
+            Some(Err(error)) if !closed => return Err(lost(error, self.source)),
+            Some(Err(_)) | None => 3,
         };
         let restored = restored?;
         if matches!(restored.status, 90 | 91) {
