@@ -103,9 +103,10 @@ pub struct ProveQuiet {
     pub host: String,
     /// Which addresses.
     pub addresses: Vec<IpAddr>,
-    /// On a way back: the guest that gave them up. If it runs, an attempt that was cut short got no further.
+    /// On a way back: the guest that gave them up, and the server that takes them again. If the guest runs, it has not; and the server
+    /// may have them already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub given_up_by: Option<String>,
+    pub back: Option<(String, Server)>,
 }
 
 /// Arguments: address. Status 0: somebody answers, and what is known of him is printed. `-t` is a limit in seconds to one ping(8) and a
@@ -140,13 +141,16 @@ impl Step for ProveQuiet {
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let hypervisor = world.hypervisor(&self.host)?;
-        if let Some(guest) = &self.given_up_by
-            && hypervisor.power(guest).await? == Power::On
-        {
-            return Err(StepError::failed(
-                format!("{guest} runs, and has the address"),
-                format!("stop it on {}: service jail onestop {guest}", self.host),
-            ));
+        if let Some((guest, server)) = &self.back {
+            if hypervisor.power(guest).await? == Power::On {
+                return Err(StepError::failed(
+                    format!("{guest} runs, and has the address"),
+                    format!("stop it on {}: service jail onestop {guest}", self.host),
+                ));
+            }
+            if server.at_home(world).await?.is_some() {
+                return Ok(Change::Unchanged.into());
+            }
         }
         let host = hypervisor.host();
         for address in &self.addresses {

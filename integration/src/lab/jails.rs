@@ -85,7 +85,8 @@ pub fn up(lab: &Lab) -> Result<()> {
         guest::wait_for_ssh(lab, &address, Duration::from_secs(90))?;
         guest::wait_settled(lab, &address, Duration::from_secs(90))?;
     }
-    Ok(())
+    // What no FreeBSD has.
+    Ok(fs::remove_file(server_root(lab).join("usr/bin/systemctl"))?)
 }
 
 /// The server's file systems, where they are mounted.
@@ -146,6 +147,15 @@ fn server(lab: &Lab, tar: &Path) -> Result<()> {
     )?;
     write("etc/motd", "ServerA serves.\n".to_owned())?;
     write("usr/local/etc/app.conf", format!("listen = {address}:8080\n"))?;
+    // It has to answer at its parking address too.
+    let sshd = fs::read_to_string(mounted.join("etc/ssh/sshd_config"))?;
+    write("etc/ssh/sshd_config", sshd.replace(&format!("ListenAddress {address}\n"), "#ListenAddress 0.0.0.0\n"))?;
+    fs::create_dir_all(mounted.join("etc/rc.d"))?;
+    for service in ["cron", "sendmail", "sshd"] {
+        let script = mounted.join("etc/rc.d").join(service);
+        fs::write(&script, format!("#!/bin/sh\nexec service {service} \"$@\"\n"))?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o555))?;
+    }
     for service in ["cron", "sendmail"] {
         let directory = mounted.join("var/db/jailhost/services");
         fs::create_dir_all(&directory)?;

@@ -51,9 +51,20 @@ fn way_back(facts: &Facts, findings: &mut Findings) {
         (Some(ip), _) if ip == IpAddr::V4(facts.address) => {
             findings.refuse("parking", format!("{ip} is the server's production address"), "choose another one");
         }
+        (Some(ip), _) if !listens(facts, ip) => findings.refuse(
+            "parking",
+            format!("the server could not be reached at {ip}: its sshd listens on {} alone", facts.sshd.iter().flatten().cloned().collect::<Vec<_>>().join(", ")),
+            "take ListenAddress out of its sshd_config, or reach it at its console: console = true instead of parking",
+        ),
         (Some(ip), _) => findings.pass("parking", format!("the server goes to {ip} at promotion")),
         (None, true) => findings.warn("parking", "rollback needs somebody at the server's console"),
     }
+}
+
+/// Whether the server's sshd would answer at an address that it gets later, as far as that can be told.
+fn listens(facts: &Facts, ip: IpAddr) -> bool {
+    let any = |address: &String| matches!(address.as_str(), "*" | "0.0.0.0" | "[::]" | "::") || *address == ip.to_string();
+    facts.sshd.as_ref().is_none_or(|addresses| addresses.is_empty() || addresses.iter().any(any))
 }
 
 fn server_is_fit(facts: &Facts, findings: &mut Findings) {

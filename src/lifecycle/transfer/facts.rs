@@ -14,7 +14,7 @@ use crate::guest::keys;
 use crate::inventory::{GuestSpec, SourceSpec};
 use crate::lifecycle::app::App;
 use crate::lifecycle::error::{Failure, exit};
-use crate::steps::server;
+use crate::verify::inside;
 
 /// Everything a plan of a transfer rests on.
 #[derive(Debug)]
@@ -51,8 +51,8 @@ pub struct Facts {
     pub rc_conf: String,
     /// Its public ssh host keys.
     pub host_keys: Vec<String>,
-    /// Its services that run.
-    pub services: Vec<String>,
+    /// Addresses its sshd listens on; `None`: that cannot be told.
+    pub sshd: Option<Vec<String>>,
 }
 
 /// The way out of a machine: the gateway of the default route.
@@ -151,7 +151,10 @@ impl Facts {
         let public =
             ask(&*server, "read the server's host keys", &["sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub"]).await?;
         Ok(Self {
-            services: server::running(&*server).await?,
+            sshd: inside::sockets(&*server).await?.map(|sockets| {
+                let ours = sockets.into_iter().filter(|socket| socket.protocol == "tcp" && socket.port == declared.ssh.port);
+                ours.map(|socket| socket.address).collect()
+            }),
             host_keys: keys::keys_of(&public),
             gateway: gateway.trim().parse().ok(),
             spec: spec.clone(),

@@ -29,13 +29,11 @@ pub struct Now {
     pub rc_conf: (String, String, String),
     /// What gives the jail its identity back.
     pub identity: Action,
-    /// The host starts jails with it.
-    pub starts_jails: bool,
 }
 
-fn quiet(record: &RunFacts, run: &Transfer, given_up_by: Option<String>) -> server::ProveQuiet {
+fn quiet(record: &RunFacts, run: &Transfer, back: Option<(String, server::Server)>) -> server::ProveQuiet {
     let addresses: Vec<IpAddr> = run.old.iter().map(|old| old.ip).collect();
-    server::ProveQuiet { host: record.host.clone(), addresses, given_up_by }
+    server::ProveQuiet { host: record.host.clone(), addresses, back }
 }
 
 /// The plan and its page. `number` counts the verifications.
@@ -75,7 +73,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         diff,
     };
     // Two owners of an address would break both: this one is not only worth a warning.
-    let given_up = look(Stage::Fence, quiet(record, run, Some(name.clone())), 4.0).on_failure(OnFailure::Stop);
+    let given_up = look(Stage::Fence, quiet(record, run, Some((name.clone(), run.server.clone()))), 4.0).on_failure(OnFailure::Stop);
     steps.push(PlanStep::new(Stage::Fence, park, 5.0).undone_between(vec![given_up], Vec::new()));
     steps.push(PlanStep::new(Stage::Fence, quiet(record, run, None), 4.0).undo(Undo::Nothing));
     let define = domain::Define {
@@ -92,17 +90,16 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         PlanStep::new(Stage::Prove, checks, 5.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
     );
     let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
-    if now.starts_jails {
-        let autostart = domain::Autostart { host, guest: name.clone(), on: true };
-        steps.push(PlanStep::new(Stage::Prove, autostart, 0.5).on_failure(OnFailure::Unproven));
-    }
+    let autostart = domain::Autostart { host, guest: name.clone(), on: true };
+    // A host that starts no jails has none to start with it: that is told.
+    steps.push(PlanStep::new(Stage::Prove, autostart, 0.5).on_failure(OnFailure::Warn));
     steps.extend(hooks.after(Verb::Promote));
     debug_assert_eq!(outages(&steps, name).len(), 1);
-    let page = page(record, run, &now.services, now.starts_jails, outage_s);
+    let page = page(record, run, &now.services, outage_s);
     Ok((record.plan("promote", [State::Promoting, State::Promoted, State::Verified], steps), page))
 }
 
-fn page(record: &RunFacts, run: &Transfer, services: &[String], starts_jails: bool, outage_s: f64) -> Page {
+fn page(record: &RunFacts, run: &Transfer, services: &[String], outage_s: f64) -> Page {
     let name = &record.original.name;
     let mut page = Page::new(format!("Promote {} to {name}", record.clone.name));
     if let Some(verification) = &record.verification {
@@ -119,12 +116,6 @@ fn page(record: &RunFacts, run: &Transfer, services: &[String], starts_jails: bo
     let stopped = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
     page.rows.push(Row::new("the server", format!("goes {goes}; stopped there: {stopped}")));
     page.rows.push(Row::new("left behind", format!("all that {name} wrote since the transfer")));
-    if !starts_jails {
-        page.rows.push(Row::new(
-            "at boot",
-            format!("{} starts no jails (jail_enable): {name} stays down after its reboot", record.host),
-        ));
-    }
     page.rows
         .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the jail got since stays with it")));
     page.rows.push(Row::new("commit", "no second outage; the server stays as it is, fenced"));

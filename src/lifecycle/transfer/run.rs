@@ -91,7 +91,6 @@ impl Held<'_> {
             .header("/etc/rc.conf of the server", "/etc/rc.conf of the server, parked")
             .to_string();
         let services = server::running(&*host).await.map_err(|error| failed(&name, &error))?;
-        let jails = self.hypervisor.list().await?;
         let (identity, notes) = super::tree::identity(&self.record, &self.pasts()?, &world, &self.hypervisor).await?;
         for note in notes {
             findings.warn("identity", note);
@@ -101,7 +100,6 @@ impl Held<'_> {
             services,
             rc_conf: (sha256(before.as_bytes()), after, diff),
             identity,
-            starts_jails: jails.iter().any(|jail| jail.autostart),
         };
         let number = self.checks_number()?;
         let (plan, page) = promote::plan(&self.spec, &self.record, now, number)?;
