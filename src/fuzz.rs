@@ -15,7 +15,7 @@ use crate::guest::{self, AddressChange, CloneSpec, FileEdit, FileImage, Tree, fr
 use crate::inventory::{self, InventoryError, values};
 use crate::recipe::debian::sources::{self, Format};
 use crate::recipe::debian::{apt, preflight, release::Release};
-use crate::recipe::{conffiles, script};
+use crate::recipe::{conffiles, freebsd, script};
 use crate::steps::fsck;
 use crate::verify::{RecordType, dns, inside};
 
@@ -30,6 +30,8 @@ const TARGETS: &[Target] = &[
     Target { name: "apt_sources_deb822", run: |bytes, _| apt_sources(Format::Deb822, bytes) },
     Target { name: "dns_answer", run: dns_answer },
     Target { name: "dpkg_output", run: dpkg_output },
+    Target { name: "freebsd_elf", run: freebsd_elf },
+    Target { name: "freebsd_world", run: freebsd_world },
     Target { name: "guest_aside", run: guest_aside },
     Target { name: "guest_facts", run: guest_facts },
     Target { name: "guest_fstab", run: |bytes, root| rewritten("etc/fstab", bytes, root) },
@@ -173,6 +175,34 @@ fn dpkg_output(bytes: &[u8], _: &Path) {
     for (name, version) in inside::parse_packages(&text) {
         shown(&name);
         shown(&version);
+    }
+}
+
+/// A file's beginning as it is, and as one of many in an answer.
+fn freebsd_elf(bytes: &[u8], _: &Path) {
+    freebsd::elf::built(bytes);
+    let found = freebsd::elf::foreign(bytes, 14);
+    assert!(found.older.values().map(|(count, _)| count).sum::<usize>() <= found.seen);
+    found.older.values().for_each(|(_, name)| shown(name));
+}
+
+/// What etcupdate and make print, whoever printed it.
+fn freebsd_world(bytes: &[u8], _: &Path) {
+    let text = text(bytes);
+    let told = freebsd::etcupdate::Told::read(&text);
+    told.warnings.iter().chain(&told.other).for_each(|line| shown(line));
+    assert!(told.conflicts().all(|path| path.starts_with('/')));
+    let mut transcript = freebsd::world::Transcript::default();
+    for piece in bytes.chunks(5) {
+        transcript.feed(piece);
+        shown(&transcript.progress());
+    }
+    shown(transcript.cause());
+    let old = freebsd::world::check_old(&text, "/data/jails/ServerA");
+    old.files.iter().chain(&old.libraries).chain(&old.directories).for_each(|path| shown(path));
+    freebsd::update::kept(&text).iter().for_each(|path| shown(path));
+    if let Some(release) = freebsd::Release::of_tree(&text, &text) {
+        assert!(release.name.len() <= 60 && !release.name.contains(['/', ' ']));
     }
 }
 

@@ -5,7 +5,7 @@
 //! devices, over a real sshd.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub fn up(lab: &Lab) -> Result<()> {
         root.join("etc/rc.conf"),
         "hostname=\"jailhost\"\nsshd_enable=\"YES\"\njail_enable=\"YES\"\njail_list=\"\"\n",
     )?;
+    // Its file system is this machine's, of no device of its own; nothing is dumped from there.
+    fs::write(root.join("var/db/jailhost/filesystems"), "/dev/ada0p2 / ufs local,soft-updates /dev/null\n")?;
     server(lab, &tar)?;
     for guest in [&JAILHOST, &SERVER] {
         guest::start(lab, guest.name)?;
@@ -111,6 +113,13 @@ fn server(lab: &Lab, tar: &Path) -> Result<()> {
         );
     }
     run("tar").args(["--numeric-owner", "-xf"]).arg(tar).arg("-C").arg(&mounted).output()?;
+    // As under a devfs: a guest of this lab may make no devices.
+    fs::remove_dir_all(mounted.join("dev"))?;
+    fs::create_dir(mounted.join("dev"))?;
+    // What is mounted over them in the guest is no file system that its FreeBSD would know of.
+    for directory in ["proc", "sys"] {
+        fs::set_permissions(mounted.join(directory), fs::Permissions::from_mode(0o555))?;
+    }
     guest::make_it(lab, &SERVER, &mounted)?;
     let release = "12.4-RELEASE";
     dress(&mounted, &persona("ServerA.lab", release, "fxp0"))?;

@@ -80,7 +80,7 @@ fn action(line: &str) -> Option<(Action, String)> {
         "U" => Action::Updated,
         _ => return None,
     };
-    path.starts_with('/').then(|| (action, path.to_owned()))
+    path.starts_with('/').then(|| (action, hypervisors::host::printable(path)))
 }
 
 /// How a merge is asked for.

@@ -180,7 +180,7 @@ proptest::proptest! {
     fn no_file_brings_the_reader_down(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600), at in 0usize..64) {
         let mut file = binary(bytes.len() % 2 == 0, Some(1));
         let end = (at + bytes.len()).min(file.len());
-        file[at.max(6)..end.max(6)].copy_from_slice(&bytes[..end.max(6) - at.max(6)].to_vec());
+        file[at.max(6)..end.max(6)].copy_from_slice(&bytes[..end.max(6) - at.max(6)]);
         let _ = elf::built(&file);
         let _ = elf::built(&bytes);
     }

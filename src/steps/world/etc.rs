@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::packages::{passing, passing_argv};
-use super::{Tree, UNDECIDED, Work, act, ask, machine, present, shown, typed, unfinished, with_clone};
+use super::{Tree, UNDECIDED, Work, accounts, act, ask, machine, present, shown, typed, unfinished, with_clone};
 use crate::recipe::freebsd::Source;
 use crate::recipe::freebsd::etcupdate::{self, Action, How, Told};
 use crate::steps::{Done, Manners, Probe, Step, StepError, World};
@@ -117,6 +117,9 @@ impl Step for EtcBase {
         Ok(present(ask(host.as_ref(), BASED, &[&shown(&self.tree.root)]).await?.status == 0))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        if self.probe(world).await? == Probe::Present {
+            return Ok(Change::Unchanged.into());
+        }
         let host = machine(world, &self.tree.host)?;
         let argv = etcupdate::extract(&self.tree.root, &self.tarball);
         let arguments: Vec<&str> = argv.iter().map(String::as_str).collect();
@@ -233,6 +236,9 @@ impl Step for EtcUpdate {
             return Err(unfinished(world, &self.tree.host, "etcupdate", &end, &printable_tail(&printed, 2)));
         }
         self.settle(host).await?;
+        if !self.pre_world {
+            accounts::complete(host, &self.tree).await?;
+        }
         let left = self.left(host).await?;
         let conflicts: Vec<&str> = left.conflicts().collect();
         if !conflicts.is_empty() {
@@ -263,3 +269,6 @@ impl Step for EtcUpdate {
         with_clone()
     }
 }
+
+#[cfg(test)]
+pub(super) const SCRIPTS: &[&str] = &[FRESH, MAKE, BASED, SETTLE, LISTED];

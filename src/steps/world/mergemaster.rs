@@ -8,6 +8,7 @@ use hypervisors::Change;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::accounts::ADD;
 use super::packages::{passing, passing_argv};
 use super::{NOTE, NOTES, Tree, UNDECIDED, Work, act, ask, machine, noted, present, shown, unfinished, with_clone};
 use crate::recipe::freebsd::{Source, etcupdate};
@@ -32,8 +33,8 @@ pub struct MergeMaster {
     pub job: String,
 }
 
-/// Arguments: root, temporary root, directory to lay new versions aside in. Repeating it is harmless.
-const TAKE: &str = r#"r=$(cd -P "$1" && pwd -P) || exit 1; t=$2 s=$3; mkdir -p "$s"; test -d "$t" || exit 0; add() { test -f "$1" && test -f "$2" || return 0; cp -p "$1" "$1.new" && { awk 1 "$1"; awk -F: -v k=$3 'FNR == NR { n[$1] = 1; i[$3] = 1; next } /^#/ { next } NF >= k && $3 + 0 < 1000 && ($1 in n) + ($3 in i) == 0' "$1" "$2"; } >"$1.new" && mv -f "$1.new" "$1"; }; add "$r/etc/group" "$t/etc/group" 3 && add "$r/etc/master.passwd" "$t/etc/master.passwd" 10 || exit 1; cd "$t" && find . -type f -exec sh -c 'r=$1 t=$2 s=$3; shift 3; for f do f=${f#.}; case $f in *.db) continue;; esac; if test -e "$r$f" || test -L "$r$f"; then cmp -s "$t$f" "$r$f" && continue; mkdir -p "$s${f%/*}" && cp -p "$t$f" "$s$f" && printf "%s\0" "$f" >>"$s.list" || exit 1; else mkdir -p "$r${f%/*}" && cp -p "$t$f" "$r$f" || exit 1; fi; done' sh "$r" "$t" "$s" {} + || exit 1; pwd_mkdb -p -d "$r/etc" "$r/etc/master.passwd" && cap_mkdb "$r/etc/login.conf" || exit 1; services_mkdb -q -o "$r/var/db/services.db" "$r/etc/services" 2>/dev/null; exit 0"#;
+/// Arguments: root, temporary root, directory to lay new versions aside in. Repeating it is harmless. [`ADD`] goes before it.
+const TAKE: &str = r#"r=$(cd -P "$1" && pwd -P) || exit 1; t=$2 s=$3; mkdir -p "$s"; test -d "$t" || exit 0; add "$r/etc/group" "$t/etc/group" 3 && add "$r/etc/master.passwd" "$t/etc/master.passwd" 10 || exit 1; cd "$t" && find . -type f -exec sh -c 'r=$1 t=$2 s=$3; shift 3; for f do f=${f#.}; case $f in *.db) continue;; esac; if test -e "$r$f" || test -L "$r$f"; then cmp -s "$t$f" "$r$f" && continue; mkdir -p "$s${f%/*}" && cp -p "$t$f" "$s$f" && printf "%s\0" "$f" >>"$s.list" || exit 1; else mkdir -p "$r${f%/*}" && cp -p "$t$f" "$r$f" || exit 1; fi; done' sh "$r" "$t" "$s" {} + || exit 1; pwd_mkdb -p -d "$r/etc" "$r/etc/master.passwd" && cap_mkdb "$r/etc/login.conf" || exit 1; services_mkdb -q -o "$r/var/db/services.db" "$r/etc/services" 2>/dev/null; exit 0"#;
 
 impl MergeMaster {
     fn temproot(&self) -> std::path::PathBuf {
@@ -76,7 +77,8 @@ impl Step for MergeMaster {
         }
         let (root, temproot) = (shown(&self.tree.root), shown(&self.temproot()));
         let aside = shown(&self.tree.scratch.join(UNDECIDED));
-        act(host.as_ref(), "take over what mergemaster left", TAKE, &[&root, &temproot, &aside]).await?;
+        act(host.as_ref(), "take over what mergemaster left", &format!("{ADD}{TAKE}"), &[&root, &temproot, &aside])
+            .await?;
         let notes = shown(&self.tree.scratch.join(NOTES));
         act(host.as_ref(), "note that files were compared", NOTE, &[&notes, MERGED, &self.release]).await?;
         let answer = passing(host.as_ref(), &self.tree, &["/usr/bin/newaliases"]).await?;
@@ -119,7 +121,7 @@ const REPLACE: &str = "r=$(cd -P \"$1\" && pwd -P) || exit 1; n=$2 b=$3; test -n
 const REPLACED: &str = "test -d \"$2\" && test -d \"$3/rc.d\" && diff -r \"$2\" \"$1/etc/rc.d\" >/dev/null 2>&1";
 
 impl ReplaceRcd {
-    fn new(&self) -> String {
+    fn release_scripts(&self) -> String {
         match &self.from {
             None => shown(&etcupdate::current(&self.tree.root).join("etc/rc.d")),
             Some(_) => shown(&self.tree.scratch.join("rcd/etc/rc.d")),
@@ -147,25 +149,26 @@ impl Step for ReplaceRcd {
         let mut commands: Vec<Vec<String>> = self.from.iter().map(|source| self.install(source)).collect();
         commands.push(["cp", "-Rp", &rcd, &format!("{}/rc.d", self.backup())].map(str::to_owned).to_vec());
         commands.push(["rm", "-r", &rcd].map(str::to_owned).to_vec());
-        commands.push(["cp", "-Rp", &self.new(), &rcd].map(str::to_owned).to_vec());
+        commands.push(["cp", "-Rp", &self.release_scripts(), &rcd].map(str::to_owned).to_vec());
         commands.into_iter().map(|command| manners.on(&self.tree.host, command)).collect()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let host = machine(world, &self.tree.host)?;
-        let answer = ask(host.as_ref(), REPLACED, &[&shown(&self.tree.root), &self.new(), &self.backup()]).await?;
+        let answer =
+            ask(host.as_ref(), REPLACED, &[&shown(&self.tree.root), &self.release_scripts(), &self.backup()]).await?;
         Ok(present(answer.status == 0))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let host = machine(world, &self.tree.host)?;
         if let Some(source) = &self.from {
             let argv = self.install(source);
-            let new = self.new();
+            let new = self.release_scripts();
             let mut arguments = vec![new.as_str()];
             arguments.extend(argv.iter().map(String::as_str));
             act(host.as_ref(), "install the new rc.d", "rm -rf \"$1\"; mkdir -p \"$1\"; shift; \"$@\"", &arguments)
                 .await?;
         }
-        let arguments = [shown(&self.tree.root), self.new(), self.backup()];
+        let arguments = [shown(&self.tree.root), self.release_scripts(), self.backup()];
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let answer = act(host.as_ref(), "replace rc.d", REPLACE, &arguments).await?;
         let text = hypervisors::host::printable(&answer.text().replace('\n', " "));
@@ -186,3 +189,6 @@ impl Step for ReplaceRcd {
         with_clone()
     }
 }
+
+#[cfg(test)]
+pub(super) const SCRIPTS: &[&str] = &[TAKE, REPLACE, REPLACED];

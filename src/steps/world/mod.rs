@@ -19,6 +19,7 @@
 //! What a step leaves of its end is noted in the scratch ([`NOTES`]), by the very script that came to the end, so that it is there also
 //! if nobody was listening. Nothing of the jail's tree is run outside a jail.
 
+mod accounts;
 mod build;
 mod etc;
 mod install;
@@ -139,7 +140,18 @@ impl Work<'_> {
             take(bytes);
         };
         let host = machine(world, self.host)?;
-        Ok(job::run(host.as_ref(), self.job, self.argv, self.env, patience, &mut sink).await?)
+        let end = job::run(host.as_ref(), self.job, self.argv, self.env, patience, &mut sink).await?;
+        // Its end was not heard of: what it printed still tells.
+        let mut seen = 0;
+        while end.already {
+            let piece = host.job_output(&end.id, seen).await?;
+            if piece.is_empty() {
+                break;
+            }
+            seen += piece.len() as u64;
+            sink(&end.id, &piece);
+        }
+        Ok(end)
     }
 }
 

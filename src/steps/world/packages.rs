@@ -19,7 +19,7 @@ use crate::steps::{Done, Manners, Probe, Step, StepError, World};
 const PACKAGES: &str = "packages";
 
 /// Arguments: name, root, program and arguments. Runs it in a passing jail; its exit status.
-const PASSING: &str = "n=$1 r=$2; shift 2; tidy() { jls -j \"$n\" jid >/dev/null 2>&1 && jail -r \"$n\" >/dev/null 2>&1; i=0; \
+pub(super) const PASSING: &str = "n=$1 r=$2; shift 2; tidy() { jls -j \"$n\" jid >/dev/null 2>&1 && jail -r \"$n\" >/dev/null 2>&1; i=0; \
     while test $i -lt 5 && mount -p | awk -v d=\"$r/dev\" '$2 == d { f = 1 } END { exit 1 - f }'; do \
     umount \"$r/dev\" || break; i=$((i+1)); done; }; trap '' HUP; tidy; c=$1; shift; \
     jail -c name=\"$n\" path=\"$r\" host.hostname=\"$n\" ip4=inherit ip6=inherit mount.devfs exec.clean command=\"$c\" \"$@\"; \

@@ -27,9 +27,12 @@ pub struct CollectUndecided {
     pub tree: Tree,
 }
 
+/// Files that hold secrets: they are listed, and neither kept nor shown.
+const SECRET: &[&str] = &["/etc/master.passwd", "/etc/opiekeys", "/etc/ppp/ppp.conf"];
+
 /// Arguments: a directory, a path below it, most bytes. Prints the file, unless it is none or lies behind a link that leads out;
 /// then it ends with 3.
-const FILE: &str = "r=$(cd -P \"$1\" 2>/dev/null && pwd -P) || exit 3; d=$(cd -P \"$r${2%/*}\" 2>/dev/null && pwd -P) || exit 3; \
+pub(super) const FILE: &str = "r=$(cd -P \"$1\" 2>/dev/null && pwd -P) || exit 3; d=$(cd -P \"$r${2%/*}\" 2>/dev/null && pwd -P) || exit 3; \
     case $d in \"$r\"|\"$r\"/*) ;; *) exit 3;; esac; f=$d/${2##*/}; test -L \"$f\" && exit 3; test -f \"$f\" || exit 3; \
     test $(($(wc -c <\"$f\"))) -le \"$3\" || exit 3; cat \"$f\"";
 
@@ -75,7 +78,9 @@ impl Step for CollectUndecided {
             if own.is_some() && own == other {
                 continue;
             }
-            let keep = |bytes: Option<Vec<u8>>| bytes.map(|bytes| world.memory.keep(&bytes)).transpose();
+            let open = !SECRET.contains(&path);
+            let keep =
+                |bytes: Option<Vec<u8>>| bytes.filter(|_| open).map(|bytes| world.memory.keep(&bytes)).transpose();
             files.push(Conffile {
                 path: path.to_owned(),
                 beside: format!("{}{path}", aside.display()),

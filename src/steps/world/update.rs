@@ -30,7 +30,7 @@ pub struct FreebsdUpdate {
 
 /// Arguments: directory to work in, its configuration, how many installs at most, what stops them, the release for `upgrade` (empty:
 /// none), then freebsd-update with its options. Keys and server are the host's own.
-const RUN: &str = "w=$1 c=$2 m=$3 e=$4 r=$5; shift 5; umask 077; mkdir -p \"$w\" || exit 1; \
+pub(super) const RUN: &str = "w=$1 c=$2 m=$3 e=$4 r=$5; shift 5; umask 077; mkdir -p \"$w\" || exit 1; \
     { printf '%s\\n' CONF_LINES; grep -E '^(KeyPrint|ServerName) ' /etc/freebsd-update.conf 2>/dev/null; } >\"$c\"; PAGER=cat EDITOR=true; export PAGER EDITOR; \
     if test -n \"$r\"; then yes | \"$@\" -r \"$r\" upgrade || exit $?; fi; \
     i=0; while test $i -lt $m; do i=$((i+1)); \"$@\" install >\"$w/said\" 2>&1; s=$?; cat \"$w/said\"; \

@@ -235,3 +235,62 @@ fn two_at_once(stage: &Stage) {
 fn numbers_of(line: &str) -> String {
     numbers(line)
 }
+
+/// `processes = "real"`, `network = "real"`, in a network and a mount namespace of their own.
+#[test]
+fn jails_can_be_real() {
+    let stage = Stage::new();
+    stage.state("persona", "processes = \"real\"\nnetwork = \"real\"\n");
+    let conf = "exec.start = \"sleep 1000 & echo started > /tmp/was\"; exec.stop = \"echo stopped > /tmp/was\"; exec.clean; mount.devfs;\n\
+        ServerA { path = /data/jails/ServerA; host.hostname = a.example; ip4.addr = \"vtnet0|10.0.2.112/32\"; stop.timeout = 2; }\n";
+    stage.write("/etc/jail.conf", conf);
+    stage.directories(&["/data/jails/ServerA/dev", "/data/jails/ServerA/tmp", "/data/jails/ServerA/bin"]);
+    stage.sh(
+        "cd $J; for program in sh sleep cat; do cp /bin/$program bin/; done
+         for library in $(ldd /bin/sh /bin/sleep /bin/cat | grep -o '/lib[^ ]*' | sort -u); do mkdir -p .$(dirname $library); cp -L $library .$library; done",
+    );
+    let script = "ip link add vtnet0 type bridge && ip link set vtnet0 addrgenmode none up
+        jail -c ServerA > /dev/null || exit 1
+        ip -4 -o addr show vtnet0; ifconfig vtnet0 | grep -w inet; jexec ServerA /bin/cat /tmp/was; test -c $J/dev/null && echo devfs
+        /bin/ls -l /proc/*/root 2> /dev/null | grep -c jails/ServerA
+        jail -r ServerA; cat $J/tmp/was; ip -o addr show vtnet0 | grep -c 10.0.2.112; ls $J/dev | wc -l
+        /bin/ls -l /proc/*/root 2> /dev/null | grep -c jails/ServerA; true";
+    let (output, status) = stage.try_sh(&format!("unshare --net --mount bash -c '{script}'"));
+    assert_eq!(status, 0, "{output}");
+    let lines: Vec<&str> = output.lines().collect();
+    assert!(lines[0].contains("10.0.2.112/32"), "{output}");
+    assert_eq!(
+        lines[1..],
+        [
+            "\tinet 10.0.2.112 netmask 0xffffffff broadcast 10.0.2.112",
+            "started",
+            "devfs",
+            "1",
+            "ServerA: removed",
+            "stopped",
+            "0",
+            "0",
+            "0"
+        ]
+    );
+}
+
+/// `snapshot = "copy"`: what is written while the dump goes on is not in it.
+#[test]
+fn a_snapshot_can_be_a_copy() {
+    let stage = Stage::new();
+    let device = stage.image("/src", 32);
+    stage.state("filesystems", &format!("/dev/vtbd2 /src ufs local,soft-updates {device}\n"));
+    stage.state("persona", "snapshot = \"copy\"\n");
+    stage.directories(&["/data/t"]);
+    // The reader begins to read when the file has changed: the stream is longer than a pipe.
+    stage.sh("cd $JAILHOST_ROOT/src && mkdir .snap && head -c 2000000 /dev/zero | tr '\\0' a > big && echo before > z");
+    let script = "cd $JAILHOST_ROOT/data/t && dump -0aL -f - /dev/vtbd2 2> ../said | (sleep 0.5; echo after > ../../src/z; sync; restore -rf - 2> /dev/null); cat z ../said";
+    let (output, _) = stage.try_sh(script);
+    assert!(output.starts_with("before\n") && output.contains("DUMP IS DONE"), "{output}");
+    assert_eq!(
+        stage.sh("/bin/ls $JAILHOST_STATE | grep -c snapshot; losetup -a | grep -c $JAILHOST_STATE; true"),
+        "0\n0\n",
+        "the copy is gone"
+    );
+}

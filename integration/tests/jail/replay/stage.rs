@@ -126,6 +126,12 @@ impl Stage {
         output
     }
 
+    /// A script that may fail: what it printed, and its status.
+    pub fn try_sh(&self, script: &str) -> (String, i32) {
+        let (output, status) = self.shell(script);
+        (output.replace(&self.root().display().to_string(), ""), status)
+    }
+
     /// A command as recorded.
     pub fn run(&self, case: &Case) -> Got {
         let command = self.moved(&case.command);

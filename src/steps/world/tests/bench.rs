@@ -309,8 +309,8 @@ impl Bench {
         let (facts, _) = planned::preflight(&self.machine, root, scratch, &self.spec).await.unwrap();
         planned::steps("jailhost", RUN, root, scratch, &self.spec, &facts, &|what| format!("servera-k3f9-1-{what}"))
     }
-    /// Applies what is not there, as the engine does.
-    pub async fn run(&self, plan: &[PlanStep]) -> std::result::Result<Vec<Done>, StepError> {
+    /// Applies what is not there, as the engine does; `twice`: as if its end had not been heard of.
+    pub async fn run(&self, plan: &[PlanStep], twice: bool) -> std::result::Result<Vec<Done>, StepError> {
         let mut all = Vec::new();
         for step in plan {
             let step = step.op.action().step();
@@ -318,7 +318,13 @@ impl Bench {
             assert!(!matches!(probe, Probe::Unknown(_)), "{}: {probe:?}", step.title());
             all.push(match probe {
                 Probe::Present => Done::new(Change::Unchanged),
-                _ => step.apply(&self.world, &Value::Null).await?,
+                _ => {
+                    let done = step.apply(&self.world, &Value::Null).await?;
+                    if twice {
+                        step.apply(&self.world, &Value::Null).await?;
+                    }
+                    done
+                }
             });
         }
         Ok(all)

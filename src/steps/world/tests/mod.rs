@@ -38,7 +38,7 @@ async fn a_jail_goes_from_13_to_14() {
     );
     let stored = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Vec<crate::engine::PlanStep>>(&stored).unwrap(), plan);
-    let done = bench.run(&plan).await.unwrap();
+    let done = bench.run(&plan, true).await.unwrap();
 
     assert_eq!(bench.read("bin/freebsd-version"), "USERLAND_VERSION=\"14.1-RELEASE-p5\"\n");
     // Untouched ones are the release's, changed ones are put together, and the jail's own win where that fails.
@@ -142,6 +142,34 @@ async fn conflicts_of_a_merge_that_was_cut_short_are_settled_first() {
 }
 
 #[tokio::test]
+async fn accounts_that_a_release_needs_come_even_into_files_that_stay() {
+    let bench = Bench::new();
+    let aside = bench.tree.scratch.join(UNDECIDED);
+    std::fs::create_dir_all(&aside).unwrap();
+    let new = bench.tree.root.join("var/db/etcupdate/current/etc");
+    std::fs::create_dir_all(&new).unwrap();
+    for name in ["master.passwd", "group"] {
+        std::fs::copy(bench.at("src/etc").join(name), new.join(name)).unwrap();
+    }
+    let before = bench.read("etc/master.passwd");
+    accounts::complete(&bench.machine, &bench.tree).await.unwrap();
+    assert_eq!(bench.read("etc/master.passwd"), before, "nothing of it is in the queue");
+    std::fs::write(aside.with_extension("list"), "/etc/master.passwd\0").unwrap();
+    bench.write("etc/master.passwd", before.trim_end());
+    for _ in 0..2 {
+        accounts::complete(&bench.machine, &bench.tree).await.unwrap();
+        let line = "_newd:*:601:601::0:0:New daemon:/nonexistent:/usr/sbin/nologin\n";
+        assert_eq!(bench.read("etc/master.passwd"), format!("{before}{line}"));
+    }
+    assert!(!bench.read("etc/group").contains("_newd") && bench.read("etc/passwd").contains("_newd"));
+    let queue = CollectUndecided { tree: bench.tree.clone() }.apply(&bench.world, &Value::Null).await.unwrap();
+    assert_eq!(
+        (&queue.data[0]["in_force"], &queue.data[0]["path"]),
+        (&Value::Null, &Value::from("/etc/master.passwd"))
+    );
+}
+
+#[tokio::test]
 async fn a_broken_account_file_is_not_passed_over() {
     let bench = Bench::new();
     let conflict = bench.tree.root.join("var/db/etcupdate/conflicts/etc");
@@ -242,7 +270,7 @@ async fn an_old_target_goes_by_mergemaster() {
         kinds,
         ["world.flags", "world.install", "world.mergemaster", "world.rcd", "world.delete_old", "world.undecided"]
     );
-    let done = bench.run(&plan).await.unwrap();
+    let done = bench.run(&plan, false).await.unwrap();
     assert!(bench.read("etc/master.passwd").contains("alice:") && bench.read("etc/master.passwd").contains("_newd:"));
     assert!(!bench.has("etc/rc.d/own") && bench.has("etc/rc.d/newthing"));
     assert!(done[3].warnings[0].contains("own"), "{:?}", done[3]);
@@ -263,7 +291,7 @@ async fn binaries_are_the_other_way() {
         ["world.freebsd_update", "world.packages", "world.undecided"],
         "a binary for 13 keeps the libraries"
     );
-    let done = bench.run(&plan).await.unwrap();
+    let done = bench.run(&plan, false).await.unwrap();
     assert_eq!(bench.read("bin/freebsd-version"), "USERLAND_VERSION=\"14.1-RELEASE\"\n");
     assert_eq!(done[2].data[0]["path"], "/etc/newsyslog.conf");
     assert!(bench.has("lib/libedit.so.7"));
@@ -277,6 +305,71 @@ async fn binaries_are_the_other_way() {
     };
     libs.apply(&bench.world, &Value::Null).await.unwrap();
     assert!(!bench.has("lib/libedit.so.7"));
+}
+
+#[tokio::test]
+async fn start_scripts_of_an_older_time_are_replaced_whole() {
+    let bench = Bench::new();
+    let rcd = ReplaceRcd { tree: bench.tree.clone(), from: None, release: "14.1-RELEASE-p5".into() };
+    let error = rcd.apply(&bench.world, &Value::Null).await.unwrap_err();
+    assert!(error.to_string().contains("is empty"), "{error}");
+    assert!(bench.has("etc/rc.d/gptboot"), "nothing to put in its place: it stays");
+    bench.write("var/db/etcupdate/current/etc/rc.d/newthing", "#!/bin/sh\n");
+    bench.write("etc/rc.d/own thing", "#!/bin/sh\n");
+    assert_eq!(rcd.probe(&bench.world).await.unwrap(), Probe::Absent);
+    for change in ["first", "again"] {
+        let done = rcd.apply(&bench.world, &Value::Null).await.unwrap();
+        assert!(done.warnings[0].contains("gptboot") && done.warnings[0].contains("own"), "{change}: {done:?}");
+        assert_eq!(rcd.probe(&bench.world).await.unwrap(), Probe::Present);
+    }
+    assert!(!bench.has("etc/rc.d/gptboot") && bench.has("etc/rc.d/newthing"));
+    assert!(bench.tree.scratch.join("backup/rc.d/own thing").exists());
+    // A jail from before rc.d.
+    std::fs::remove_dir_all(bench.tree.root.join("etc/rc.d")).unwrap();
+    std::fs::remove_dir_all(bench.tree.scratch.join("backup")).unwrap();
+    assert_eq!(rcd.apply(&bench.world, &Value::Null).await.unwrap().warnings, [""; 0]);
+    assert_eq!(rcd.probe(&bench.world).await.unwrap(), Probe::Present);
+}
+
+#[tokio::test]
+async fn what_is_laid_aside_is_read_without_following_links() {
+    let bench = Bench::new();
+    let aside = bench.tree.scratch.join(UNDECIDED);
+    std::fs::create_dir_all(aside.join("etc")).unwrap();
+    let list = "/etc/own.conf\0/etc/link\0/etc/gone\0/up/x\0../../x\0/etc/own.conf\0";
+    std::fs::write(aside.with_extension("list"), list).unwrap();
+    for name in ["own.conf", "link"] {
+        std::fs::write(aside.join("etc").join(name), "new\n").unwrap();
+    }
+    bench.write("etc/own.conf", "own\n");
+    bench.set("secret", "of the host");
+    std::os::unix::fs::symlink(bench.at("fake/secret"), bench.tree.root.join("etc/link")).unwrap();
+    std::os::unix::fs::symlink("../..", bench.tree.root.join("up")).unwrap();
+    let done = CollectUndecided { tree: bench.tree.clone() }.apply(&bench.world, &Value::Null).await.unwrap();
+    let seen: Vec<(String, bool, bool)> = serde_json::from_value::<Vec<crate::recipe::conffiles::Conffile>>(done.data)
+        .unwrap()
+        .into_iter()
+        .map(|file| (file.path, file.in_force.is_some(), file.other.is_some()))
+        .collect();
+    let expected = [
+        ("/etc/gone", false, false),
+        ("/etc/link", false, true),
+        ("/etc/own.conf", true, true),
+        ("/up/x", false, false),
+    ];
+    assert_eq!(seen, expected.map(|(path, own, new)| (path.to_owned(), own, new)));
+}
+
+#[test]
+fn scripts_survive_a_csh_login_shell() {
+    let note = noting(Path::new("/s"), "what", "release", &["true".to_owned()]);
+    let words = note.iter().map(String::as_str);
+    let scripts = etc::SCRIPTS.iter().chain(mergemaster::SCRIPTS).copied();
+    let others =
+        [accounts::ADD, accounts::QUEUED, undecided::FILE, packages::PASSING, update::RUN, install::FLAGGED, NOTE];
+    for script in scripts.chain(others).chain(words) {
+        assert!(!script.contains(['\n', '!']), "{script}");
+    }
 }
 
 #[tokio::test]

@@ -1,50 +1,22 @@
 //! `dump` with FreeBSD's command line. The stream is that of Linux's dump, of an ext4; what is said is what FreeBSD says.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::process::{Command, Stdio};
 
+use super::dump_asked::{self, Asked};
+use super::dump_said::{Told, message};
 use super::filesystems::{self, Filesystem};
-use super::time::{self, Time};
+use super::time::Time;
 use super::{dumpdates, snapshots};
 use crate::host::Host;
 use crate::{faults, say};
 
 const REAL: &str = "/usr/sbin/dump";
 
-const USAGE: &str = "usage: dump [-0123456789acLnSu] [-B records] [-b blocksize] [-C cachesize]
-            [-D dumpdates] [-d density] [-f file | -P pipecommand] [-h level]
-            [-s feet] [-T date] filesystem
-       dump -W | -w
-";
-
-/// Before 5 there are no snapshots and no -L, -C, -D, -P. Unproven.
-const OLD_USAGE: &str = "usage: dump [-0123456789acknSu] [-B records] [-b blocksize] [-d density] [-f file]
-            [-h level] [-s feet] [-T date] filesystem
-       dump [-W | -w]
-";
-
-/// What is asked for.
-#[derive(Default)]
-struct Asked {
-    level: u8,
-    auto: bool,
-    snapshot: bool,
-    size_only: bool,
-    update: bool,
-    cache: Option<u64>,
-    dates: Option<String>,
-    file: Option<String>,
-    pipe: Option<String>,
-    honor: Option<u8>,
-    since: Option<String>,
-    block: Option<String>,
-    what: String,
-}
-
 /// The program.
 pub fn main(host: &Host, arguments: &[String]) -> u8 {
-    let mut asked = match asked(host, arguments) {
+    let mut asked = match dump_asked::asked(host, arguments) {
         Ok(asked) => asked,
         Err(status) => return status,
     };
@@ -124,10 +96,6 @@ fn take_snapshot(host: &Host, of: &Filesystem) -> Result<Option<u64>, u8> {
     // As the real one: the file is opened and unlinked before anything is read.
     let _ = std::fs::remove_file(host.path(&file));
     Ok(Some(inode))
-}
-
-fn message(text: &str) {
-    say::err(&format!("  DUMP: {text}\n"));
 }
 
 /// Where the stream goes.
@@ -302,180 +270,4 @@ fn sync(host: &Host, of: &Filesystem, behind: &str) {
         let _ = nix::unistd::syncfs(&mounted);
     }
     let _ = Command::new("/usr/sbin/blockdev").args(["--flushbufs", behind]).stderr(Stdio::null()).status();
-}
-
-/// Says what FreeBSD says while Linux's dump says what it says.
-struct Told<'a> {
-    host: &'a Host,
-    asked: &'a Asked,
-    of: &'a Filesystem,
-    snapshot: Option<u64>,
-    base: Option<(u8, String)>,
-    output: String,
-    dates: String,
-    began: String,
-    began_at: i64,
-}
-
-impl<'a> Told<'a> {
-    fn new(
-        host: &'a Host,
-        asked: &'a Asked,
-        of: &'a Filesystem,
-        snapshot: Option<u64>,
-        base: Option<(u8, String)>,
-        output: String,
-        dates: String,
-    ) -> Self {
-        Self { host, asked, of, snapshot, base, output, dates, began: Time::now().text(), began_at: time::now() }
-    }
-
-    fn all(mut self, said: impl BufRead) -> Self {
-        for line in said.lines().map_while(Result::ok) {
-            match line.strip_prefix("  DUMP: ") {
-                Some(text) => self.one(text),
-                None => say::err(&format!("{line}\n")),
-            }
-        }
-        self
-    }
-
-    fn one(&mut self, text: &str) {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        match words.as_slice() {
-            ["Date", "of", "this", ..] => {
-                if let (Some((_, date)), true) =
-                    (text.split_once("dump: "), self.began_at > 0 && !text.contains("completed"))
-                {
-                    self.began = date.to_owned();
-                    self.head();
-                    self.began_at = -self.began_at;
-                }
-            }
-            ["mapping", "(Pass", "I)", ..] => {
-                message(text);
-                if let Some(cache) = self.asked.cache {
-                    message(&format!("Cache {cache} MB, blocksize = 65536"));
-                }
-            }
-            ["mapping" | "dumping", "(Pass", ..] | ["Broken", "pipe"] | ["The", "ENTIRE", "dump", "is", "aborted."] => {
-                message(text)
-            }
-            ["estimated", blocks, ..] => {
-                let tapes = blocks.parse::<f64>().unwrap_or(0.0) / 39_000.0;
-                let on = if self.asked.auto { String::new() } else { format!(" on {tapes:.2} tape(s)") };
-                message(&format!("estimated {blocks} tape blocks{on}."));
-            }
-            [blocks, "blocks", ..] if self.asked.file.is_some() || self.asked.pipe.is_some() => {
-                let on = if self.output == "-" || self.asked.pipe.is_some() { "" } else { " on 1 volume" };
-                message(&format!("DUMP: {blocks} tape blocks{on}"));
-            }
-            ["finished", "in", seconds, "seconds,", "throughput", rate, ..] => {
-                message(&format!("finished in {seconds} seconds, throughput {rate} KBytes/sec"));
-            }
-            ["finished", "in", "less", ..] => message(text),
-            // `12.34% done at 1234 kB/s, finished in 0:18`: FreeBSD says when instead of how fast.
-            [percent, "done", "at", _, "kB/s,", "finished", "in", left] => {
-                let (hours, minutes) = left.split_once(':').unwrap_or(("0", left));
-                let seconds = hours.parse::<i64>().unwrap_or(0) * 3600 + minutes.parse::<i64>().unwrap_or(0) * 60;
-                message(&format!("{percent} done, finished in {left} at {}", Time::of(time::now() + seconds).text()));
-            }
-            ["Dumping" | "Label:" | "Writing" | "Volume" | "Closing" | "Average" | "DUMP", ..]
-            | ["Date", "of", "last", ..]
-            | ["Date", "this", ..] => {}
-            ["Excluding", ..] => {}
-            _ => message(text),
-        }
-    }
-
-    fn head(&self) {
-        let level = self.asked.level;
-        message(&format!("Date of this level {level} dump: {}", self.began));
-        let (last, date) = self.base.clone().unwrap_or((0, "the epoch".to_owned()));
-        message(&format!("Date of last level {last} dump: {date}"));
-        let what = if self.snapshot.is_some() { "snapshot of " } else { "" };
-        let to = match (&self.asked.pipe, self.output.as_str()) {
-            (Some(pipe), _) => pipe.clone(),
-            (None, "-") => "standard output".to_owned(),
-            (None, file) => self.host.pretended(file),
-        };
-        message(&format!("Dumping {what}{} ({}) to {to}", self.of.device, self.of.mountpoint));
-    }
-
-    fn end(&self) {
-        if self.asked.update {
-            message(&format!("level {} dump on {}", self.asked.level, self.began));
-            dumpdates::note(self.host, &self.dates, &self.of.device, self.asked.level, &self.began);
-        }
-        if self.output != "-" && self.asked.pipe.is_none() {
-            message(&format!("Closing {}", self.host.pretended(&self.output)));
-        }
-        message("DUMP IS DONE");
-    }
-}
-
-fn asked(host: &Host, arguments: &[String]) -> Result<Asked, u8> {
-    let is_old = host.persona.major() < 5;
-    let usage = if is_old { OLD_USAGE } else { USAGE };
-    let mut asked = Asked::default();
-    if arguments.is_empty() {
-        say::err(usage);
-        return Err(1);
-    }
-    let mut rest = arguments.iter();
-    let mut what = None;
-    while let Some(argument) = rest.next() {
-        let Some(letters) = argument.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
-            what = Some(argument.clone());
-            break;
-        };
-        let mut letters = letters.chars();
-        while let Some(letter) = letters.next() {
-            if is_old && "LCDP".contains(letter) {
-                return Err(say::illegal(letter, usage));
-            }
-            let mut value = || {
-                let own: String = letters.by_ref().collect();
-                let value = if own.is_empty() { rest.next().cloned() } else { Some(own) };
-                value.ok_or_else(|| {
-                    say::err(&format!("dump: option requires an argument -- {letter}\n{usage}"));
-                    1
-                })
-            };
-            match letter {
-                '0'..='9' => asked.level = letter as u8 - b'0',
-                'a' => asked.auto = true,
-                'c' | 'n' => {}
-                'L' => asked.snapshot = true,
-                'S' => asked.size_only = true,
-                'u' => asked.update = true,
-                'C' => asked.cache = Some(value()?.parse().map_err(|_| say::wrong("illegal cachesize"))?),
-                'D' => asked.dates = Some(value()?),
-                'f' => asked.file = Some(value()?),
-                'P' => asked.pipe = Some(value()?),
-                'h' => asked.honor = Some(value()?.parse().map_err(|_| say::wrong("illegal honor level"))?),
-                'T' => asked.since = Some(value()?),
-                'b' => asked.block = Some(value()?),
-                'B' | 'd' | 's' => drop(value()?),
-                'W' | 'w' => return Err(say::not_played(&format!("-{letter}"))),
-                letter => return Err(say::illegal(letter, usage)),
-            }
-        }
-    }
-    asked.what = what.ok_or_else(|| {
-        say::err("Must specify disk or file system\n");
-        1
-    })?;
-    if rest.next().is_some() {
-        say::err("dump: unknown arguments to dump\n");
-        return Err(1);
-    }
-    if asked.since.is_some() && asked.update {
-        say::err("You cannot use the T and u flags together.\n");
-        return Err(1);
-    }
-    if asked.file.is_none() && asked.pipe.is_none() && !asked.size_only {
-        return Err(say::not_played("a tape (no -f)"));
-    }
-    Ok(asked)
 }

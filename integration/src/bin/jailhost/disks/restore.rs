@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::filesystems;
-use super::said::{self, Seen};
+use super::restore_said::{self as said, Seen};
 use super::stream::{RECORD, Stream};
 use crate::host::Host;
 use crate::{faults, say};

@@ -44,9 +44,9 @@ pub fn route(host: &Host, arguments: &[String]) -> u8 {
                 return 1;
             };
             if real {
-                drop(ip(&["route", "del", "default"]))
+                let _ = ip(&["route", "del", "default"]);
             } else {
-                host.remove_state("gateway")
+                host.remove_state("gateway");
             }
             say::out(&format!("delete net default: gateway {was}\n"));
             0

@@ -2,6 +2,19 @@
 
 use super::stream::Stream;
 
+/// What Linux's says and FreeBSD's does not, or says elsewhere.
+const NOT_SAID: [&str; 9] = [
+    "cannot open /dev/tty",
+    "Warning: End-of-input",
+    "write: ",
+    "chown:",
+    "chmod:",
+    "utime:",
+    "utimes:",
+    "lsetflags",
+    "setflags",
+];
+
 /// What came of a run of Linux's restore.
 pub struct Seen<'a> {
     /// Its standard error.
@@ -28,6 +41,9 @@ pub fn in_freebsds_words(seen: &Seen<'_>, label: &str) -> String {
     for line in seen.said.lines() {
         let own = line.strip_prefix("restore: ").unwrap_or(line);
         let own = own.strip_prefix("warning: ").unwrap_or(own);
+        if NOT_SAID.iter().any(|front| own.starts_with(front)) {
+            continue;
+        }
         if let Some(rest) = own.strip_prefix("Incorrect block for ") {
             let name = rest.rsplit_once(" at ").map_or(rest, |(name, _)| name);
             damaged.get_or_insert((name.to_owned(), 0)).1 += 1;
@@ -38,14 +54,6 @@ pub fn in_freebsds_words(seen: &Seen<'_>, label: &str) -> String {
             if seen.stream.has_end || seen.stream.is_damaged {
                 files += &format!("{name}:{}\n", rest.split_once(')').map_or("", |(_, rest)| rest));
             }
-        } else if own.starts_with("cannot open /dev/tty")
-            || own.starts_with("Warning: End-of-input")
-            || own.starts_with("write: ")
-        {
-        } else if ["chown:", "chmod:", "utime:", "utimes:", "lsetflags", "setflags"]
-            .iter()
-            .any(|front| own.starts_with(front))
-        {
         } else if let Some(rest) = own.strip_prefix("write error extracting inode ") {
             full = rest
                 .split(',')
