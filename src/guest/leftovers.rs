@@ -15,7 +15,7 @@ use super::beneath::{self, Beneath, Budget, Entry, MAX_DEPTH, walk};
 use super::{COMMENT, GuestError, Tree};
 
 /// Below these is searched, and below `etc` of each directory in `opt`.
-const PLACES: [&str; 3] = ["etc", "var/spool/cron", "usr/local/etc"];
+pub(super) const PLACES: [&str; 4] = ["etc", "var/cron/tabs", "var/spool/cron", "usr/local/etc"];
 /// Most characters of a line that are shown.
 const SHOWN: usize = 200;
 

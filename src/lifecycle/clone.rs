@@ -164,6 +164,7 @@ pub fn record(
         verification: None,
         unproven: None,
         boot_s: None,
+        transfer: None,
     })
 }
 

@@ -118,6 +118,48 @@ impl Step for MakeTree {
     }
 }
 
+/// Keeps a tree for good: the run's directory goes, and with it the mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepTree {
+    /// Inventory host.
+    pub host: String,
+    /// Run id.
+    pub run: String,
+    /// The tree.
+    pub root: PathBuf,
+    /// The run's directory.
+    pub scratch: PathBuf,
+}
+
+/// Arguments: run's directory. The mark goes last.
+const FORGET: &str = "test -d \"$1\" || exit 0; for f in \"$1\"/* \"$1\"/.[!.]*; do test \"$f\" = \"$1/mark\" || rm -rf -- \"$f\" || exit 1; done; \
+    rm -rf -- \"$1\" && { rmdir -- \"$(dirname -- \"$1\")\" 2>/dev/null; exit 0; }";
+
+#[async_trait]
+impl Step for KeepTree {
+    fn title(&self) -> String {
+        format!("keep {} on {}", self.root.display(), self.host)
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let host = world.hypervisor(&self.host)?.host();
+        let command = Command::new(["test", "-d", &self.scratch.to_string_lossy()]);
+        Ok(if host.run(&command).await?.status == 0 { Probe::Absent } else { Probe::Present })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let host = world.hypervisor(&self.host)?.host();
+        let command = Command::new(["sh", "-c", FORGET, "sh", &self.scratch.to_string_lossy()]);
+        let command = command.timeout(Duration::from_secs(3600));
+        host.run(&command).await?.checked(format!("tidy {} up", self.scratch.display()), &command)?;
+        Ok(Change::Removed.into())
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+}
+
 impl MakeTree {
     fn foreign(&self) -> StepError {
         StepError::failed(

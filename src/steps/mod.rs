@@ -20,6 +20,7 @@ pub mod left;
 pub mod net;
 pub mod place;
 pub mod queues;
+pub mod reduce;
 pub mod server;
 pub mod services;
 pub mod shown;
@@ -28,6 +29,7 @@ pub mod transfer;
 pub mod upgrade;
 pub mod verify;
 pub mod visible;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -116,6 +116,16 @@ const ANSWERS: &str = "case $1 in *:*) p=ping6; command -v ping6 >/dev/null 2>&1
     a=$({ arp -n \"$1\" || ip neigh show to \"$1\"; } 2>/dev/null | grep -i '[0-9a-f][0-9a-f]*:[0-9a-f][0-9a-f]*:[0-9a-f]' | grep -vi incomplete | grep -v FAILED); \
     test -n \"$a\" && echo \"$a\"";
 
+/// Who answers for an address on a link of a machine, in a few words of that machine's; `None`: nobody.
+///
+/// # Errors
+/// It cannot be asked.
+pub async fn answers(host: &dyn Host, address: IpAddr) -> Result<Option<String>, StepError> {
+    let command = Command::new(["sh", "-c", ANSWERS, "sh", &address.to_string()]).timeout(Duration::from_secs(60));
+    let output = host.run(&command).await?;
+    Ok((output.status == 0).then(|| printable_tail(&output.stdout, 1)))
+}
+
 #[async_trait]
 impl Step for ProveQuiet {
     fn title(&self) -> String {
@@ -142,10 +152,7 @@ impl Step for ProveQuiet {
         for address in &self.addresses {
             let mut said = None;
             for _ in 0..5 {
-                let command =
-                    Command::new(["sh", "-c", ANSWERS, "sh", &address.to_string()]).timeout(Duration::from_secs(60));
-                let output = host.run(&command).await?;
-                said = (output.status == 0).then(|| printable_tail(&output.stdout, 1));
+                said = answers(&*host, *address).await?;
                 if said.is_none() {
                     break;
                 }

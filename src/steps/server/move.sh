@@ -1,7 +1,7 @@
 # Moves this machine from its own addresses to another one (there), or back. Made by upgradectl; goes with the run.
 # Arguments: directory, there|back, seconds to wait for its word, interface, parking address, netmask, gateway, then the own
 # addresses, three words each: family, address, prefix length. A dash stands for what there is not.
-PATH=/sbin:/bin:/usr/sbin:/usr/bin
+PATH=$PATH:/sbin:/usr/sbin
 export PATH
 d=$1 way=$2 wait=$3 i=$4 p=$5 m=$6 g=$7
 shift 7

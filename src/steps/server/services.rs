@@ -10,14 +10,14 @@ use crate::steps::{Done, Probe, Step, StepError, World};
 
 /// Lists what runs and is to be stopped. With service(8) (FreeBSD 7.3 and later): enabled services whose status says that they run,
 /// but for what the way in needs. Older systems: daemons of the base system that act or answer, by their processes.
-const LIST: &str = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin; export PATH; \
+const LIST: &str = "PATH=$PATH:/sbin:/usr/sbin:/usr/local/sbin:/usr/local/bin; export PATH; \
     if command -v service >/dev/null 2>&1; then for s in $(service -e); do n=${s##*/}; \
     case $n in sshd|syslogd|devd|moused|powerd|watchdogd|netif|routing|jail) continue;; esac; \
     case $(service \"$n\" onestatus 2>/dev/null </dev/null) in *'is running'*) echo \"$n\";; esac; done; \
     else for n in cron sendmail named inetd lpd portmap; do ps -axo ucomm | grep -q \"^$n *$\" && echo \"$n\"; done; exit 0; fi";
 
 /// Arguments: what (`stop`, `start`), name.
-const ACT: &str = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin; export PATH; \
+const ACT: &str = "PATH=$PATH:/sbin:/usr/sbin:/usr/local/sbin:/usr/local/bin; export PATH; \
     if command -v service >/dev/null 2>&1; then service \"$2\" \"one$1\" </dev/null >/dev/null 2>&1; \
     else case $1 in stop) killall -STOP \"$2\";; start) killall -CONT \"$2\";; esac; fi; exit 0";
 

@@ -35,6 +35,14 @@ impl Host {
         self.root.join(pretended.strip_prefix("/").unwrap_or(pretended))
     }
 
+    /// How the pretended system calls a path of this machine.
+    pub fn pretended(&self, path: &str) -> String {
+        match Path::new(path).strip_prefix(&self.root) {
+            Ok(rest) => format!("/{}", rest.display()),
+            Err(_) => path.to_owned(),
+        }
+    }
+
     /// The text of a file of the pretended system.
     pub fn read(&self, pretended: impl AsRef<Path>) -> std::io::Result<String> {
         Ok(String::from_utf8_lossy(&std::fs::read(self.path(pretended))?).into_owned())

@@ -17,6 +17,7 @@ mod disks;
 mod jails;
 mod networks;
 mod tools;
+mod worlds;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,8 +29,12 @@ type Program = fn(&Host, &[String]) -> u8;
 
 /// Every stand-in, by the name it is called by.
 const PROGRAMS: &[(&str, Program)] = &[
+    ("cap_mkdb", worlds::databases::cap_mkdb),
     ("chflags", tools::chflags::main),
     ("df", disks::mount::df),
+    ("dump", disks::dump::main),
+    ("etcupdate", worlds::etcupdate::main),
+    ("find", tools::find::main),
     ("freebsd-version", tools::release::freebsd_version),
     ("fstyp", disks::mount::fstyp),
     ("ifconfig", networks::ifconfig::main),
@@ -37,16 +42,40 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("jexec", jails::jexec::main),
     ("jls", jails::jls::main),
     ("ls", tools::ls::main),
+    ("make", worlds::make::main),
+    ("mergemaster", worlds::mergemaster::main),
     ("mksnap_ffs", disks::snapshots::mksnap_ffs),
     ("mount", disks::mount::mount),
+    ("netstat", networks::routes::netstat),
+    ("newaliases", worlds::databases::newaliases),
+    ("pkg", worlds::pkg::main),
+    ("pkg-static", worlds::pkg::main),
+    ("pwd_mkdb", worlds::databases::pwd_mkdb),
+    ("restore", disks::restore::main),
     ("rm", tools::rm::main),
+    ("route", networks::routes::route),
     ("service", jails::service::main),
+    ("services_mkdb", worlds::databases::services_mkdb),
+    ("sockstat", networks::sockstat::main),
     ("stat", tools::stat::main),
     ("sysctl", tools::sysctl::main),
     ("sysrc", tools::sysrc::main),
     ("tunefs", disks::mount::tunefs),
     ("umount", disks::mount::umount),
     ("uname", tools::release::uname),
+];
+
+/// In which release a program appeared, where there are older hosts. Unproven.
+const SINCE: &[(&str, u32)] = &[
+    ("etcupdate", 10),
+    ("freebsd-version", 10),
+    ("jexec", 5),
+    ("jls", 5),
+    ("mksnap_ffs", 5),
+    ("pkg", 9),
+    ("pkg-static", 9),
+    ("service", 8),
+    ("sysrc", 10),
 ];
 
 fn main() -> ExitCode {
@@ -61,26 +90,40 @@ fn main() -> ExitCode {
         }
         name = arguments.remove(0);
     }
-    if name == "install" {
-        return install(&arguments);
+    match name.as_str() {
+        "install" => return install(&arguments),
+        "lay" => {
+            say::i_am("lay");
+            return on_host(|host| worlds::lay::main(host, &arguments));
+        }
+        _ => {}
     }
     let Some((name, program)) = PROGRAMS.iter().find(|(known, _)| *known == name) else {
         say::err(&format!("jailhost: no stand-in for {name}\n"));
         return ExitCode::from(64);
     };
     say::i_am(name);
-    let host = match Host::open() {
-        Ok(host) => host,
+    on_host(|host| {
+        // A program that came later is not there.
+        if SINCE.iter().any(|(of, since)| of == name && host.persona.major() < *since) {
+            say::err(&format!("sh: {name}: not found\n"));
+            return 127;
+        }
+        match faults::meet(host, name, &arguments) {
+            Some(status) => status,
+            None => program(host, &arguments),
+        }
+    })
+}
+
+fn on_host(run: impl Fn(&Host) -> u8) -> ExitCode {
+    match Host::open() {
+        Ok(host) => ExitCode::from(run(&host)),
         Err(wrong) => {
             say::err(&format!("jailhost: {wrong}\n"));
-            return ExitCode::from(70);
+            ExitCode::from(70)
         }
-    };
-    let status = match faults::meet(&host, name, &arguments) {
-        Some(status) => status,
-        None => program(&host, &arguments),
-    };
-    ExitCode::from(status)
+    }
 }
 
 /// Puts a link for every program into a directory.
@@ -92,7 +135,7 @@ fn install(arguments: &[String]) -> ExitCode {
     let link = || -> std::io::Result<()> {
         let own = std::env::current_exe()?;
         std::fs::create_dir_all(directory)?;
-        for (name, _) in PROGRAMS {
+        for name in PROGRAMS.iter().map(|(name, _)| *name).chain(["jailhost"]) {
             let at = Path::new(directory).join(name);
             match std::fs::remove_file(&at) {
                 Err(wrong) if wrong.kind() != std::io::ErrorKind::NotFound => return Err(wrong),

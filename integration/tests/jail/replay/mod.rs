@@ -3,10 +3,14 @@
 //! apply, with its reason; one that does neither fails, and so does a line of the table that no case needs.
 
 mod compare;
+mod etcupdate;
 mod host_tools;
 mod lifecycle;
+mod needs_root;
 mod recording;
 mod stage;
+mod standins;
+mod world;
 
 use compare::Rule;
 use recording::{Case, Recording};

@@ -1,6 +1,8 @@
 //! Where a recording is replayed: a directory that is the pretended system's root, its state, and the stand-ins on the PATH.
 
+use std::cell::RefCell;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,6 +14,19 @@ const PRETENDED: [&str; 6] = ["/data", "/src", "/etc", "/tmp", "/usr/src", "/mnt
 /// A pretended host.
 pub struct Stage {
     directory: tempfile::TempDir,
+    /// Mount points and loop devices, to be taken down.
+    images: RefCell<Vec<(PathBuf, String)>>,
+    /// Where commands run.
+    working: RefCell<PathBuf>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for (at, device) in self.images.borrow().iter().rev() {
+            let _ = Command::new("/bin/umount").arg(at).status();
+            let _ = Command::new("/usr/sbin/losetup").args(["--detach", device]).status();
+        }
+    }
 }
 
 /// What a command printed and returned; the root is taken out of it.
@@ -24,10 +39,15 @@ pub struct Got {
 impl Stage {
     /// An empty one.
     pub fn new() -> Self {
-        let stage = Self { directory: tempfile::tempdir().expect("a directory") };
+        let stage = Self {
+            directory: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"),
+            images: RefCell::default(),
+            working: RefCell::default(),
+        };
         for directory in ["root/etc", "root/tmp", "state", "bin"] {
             std::fs::create_dir_all(stage.at(directory)).expect("a directory");
         }
+        stage.go("/");
         let install = Command::new(env!("CARGO_BIN_EXE_jailhost")).arg("install").arg(stage.at("bin")).status();
         assert!(install.is_ok_and(|status| status.success()));
         stage
@@ -56,6 +76,18 @@ impl Stage {
         }
     }
 
+    /// Commands run in that directory of the pretended system from now on.
+    pub fn go(&self, path: &str) {
+        *self.working.borrow_mut() = self.root().join(path.trim_start_matches('/'));
+    }
+
+    /// A small program on the PATH, of the shell.
+    pub fn program(&self, name: &str, script: &str) {
+        let at = self.at("bin").join(name);
+        std::fs::write(&at, format!("#!/bin/sh\n{script}\n")).expect("a program");
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    }
+
     /// Writes a file of the state.
     pub fn state(&self, name: &str, text: &str) {
         let at = self.at("state").join(name);
@@ -63,11 +95,41 @@ impl Stage {
         std::fs::write(at, text).expect("a file");
     }
 
+    /// An ext4 in a file, mounted at a directory of the pretended system; its loop device. Without hashed directories, whose
+    /// entries then stand in the order in which they were made, as in UFS, and without `lost+found`.
+    pub fn image(&self, path: &str, mib: u64) -> String {
+        self.directories(&[path]);
+        let file = self.at(&format!("image{}", path.replace('/', "-")));
+        std::fs::File::create(&file).and_then(|image| image.set_len(mib << 20)).expect("an image");
+        let run = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).output().expect("a program");
+            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        let file = file.display().to_string();
+        run(
+            "/usr/sbin/mke2fs",
+            &["-q", "-t", "ext4", "-O", "^dir_index,^has_journal", "-E", "lazy_itable_init=0", &file],
+        );
+        let device = run("/usr/sbin/losetup", &["--find", "--show", &file]);
+        let at = self.root().join(path.trim_start_matches('/'));
+        run("/bin/mount", &[&device, &at.display().to_string()]);
+        self.images.borrow_mut().push((at.clone(), device.clone()));
+        std::fs::remove_dir(at.join("lost+found")).expect("lost+found");
+        device
+    }
+
     /// Runs a shell's script on the host, which has to succeed.
     pub fn sh(&self, script: &str) -> String {
         let (output, status) = self.shell(script);
         assert_eq!(status, 0, "{script}\n{output}");
         output
+    }
+
+    /// A script that may fail: what it printed, and its status.
+    pub fn try_sh(&self, script: &str) -> (String, i32) {
+        let (output, status) = self.shell(script);
+        (output.replace(&self.root().display().to_string(), ""), status)
     }
 
     /// A command as recorded.
@@ -97,10 +159,10 @@ impl Stage {
     fn shell(&self, script: &str) -> (String, i32) {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let mut run = Command::new("setsid");
-        run.args(["--wait", "bash", "-c", script]).env_clear();
+        run.args(["--wait", "bash", "-c", script]).env_clear().current_dir(&*self.working.borrow());
         run.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.at("bin").display()));
         run.env("JAILHOST_ROOT", self.root()).env("JAILHOST_STATE", self.at("state"));
-        run.env("J", self.root().join("data/jails/ServerA")).env("TMPDIR", self.root().join("tmp"));
+        run.env("J", self.root().join("data/jails/ServerA"));
         run.env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null());
         run.stdout(writer.try_clone().expect("a pipe")).stderr(writer);
         let mut child = run.spawn().expect("a shell");

@@ -42,14 +42,18 @@ fn line(line: &str) -> Option<Filesystem> {
         device: (*device).to_owned(),
         mountpoint: (*mountpoint).to_owned(),
         kind: (*kind).to_owned(),
-        options: options.split(',').filter(|option| *option != "-").map(str::to_owned).collect(),
+        options: options
+            .split(',')
+            .filter(|option| *option != "-")
+            .map(|option| option.replace("journaled-soft", "journaled soft"))
+            .collect(),
         behind: (*behind != "-").then(|| (*behind).to_owned()),
         is_mounted: rest != ["unmounted"],
     })
 }
 
 fn text(of: &Filesystem) -> String {
-    let options = if of.options.is_empty() { "-".to_owned() } else { of.options.join(",") };
+    let options = if of.options.is_empty() { "-".to_owned() } else { of.options.join(",").replace(' ', "-") };
     let end = if of.is_mounted { "" } else { " unmounted" };
     format!("{} {} {} {options} {}{end}\n", of.device, of.mountpoint, of.kind, of.behind.as_deref().unwrap_or("-"))
 }
@@ -87,6 +91,7 @@ fn of_this_machine() -> Vec<Filesystem> {
 pub fn set_mounted(host: &Host, what: &str, is_mounted: bool) -> bool {
     let _lock = host.lock();
     let mut all = all(host);
+    let what = host.pretended(what);
     let Some(found) = all.iter_mut().find(|of| of.device == what || of.mountpoint == what) else { return false };
     found.is_mounted = is_mounted;
     host.write_state("filesystems", &all.iter().map(text).collect::<String>());
@@ -107,7 +112,8 @@ pub fn fstab(host: &Host) -> Vec<(String, String, String)> {
 
 /// The file system that a path of the pretended system is on.
 pub fn holding(host: &Host, path: &str) -> Option<Filesystem> {
-    let at = Path::new(path);
+    let path = host.pretended(path);
+    let at = Path::new(&path);
     let mounted = all(host).into_iter().filter(|of| of.is_mounted);
     mounted
         .filter(|of| of.device == path || at.starts_with(&of.mountpoint))

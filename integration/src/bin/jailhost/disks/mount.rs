@@ -3,6 +3,7 @@
 use super::filesystems::{self, Filesystem};
 use crate::host::Host;
 use crate::jails::running;
+use crate::persona::Real;
 use crate::say;
 
 /// `mount`: shows; with the name of one that the table calls unmounted, that is mounted again.
@@ -57,7 +58,17 @@ fn as_fstab_line(of: &Filesystem) -> String {
 /// `umount`.
 pub fn umount(host: &Host, arguments: &[String]) -> u8 {
     let [what] = arguments else { return say::not_played("this way of calling umount") };
-    if filesystems::holding(host, what).is_some_and(|of| of.mountpoint == *what || of.device == *what)
+    if let Some(mut jail) =
+        running::all(host).into_iter().find(|jail| jail.devfs && host.pretended(what) == format!("{}/dev", jail.path))
+    {
+        if host.persona.processes == Real::Real {
+            let _ = std::process::Command::new("/bin/umount").arg(host.path(what)).status();
+        }
+        jail.devfs = false;
+        jail.keep(host);
+        return 0;
+    }
+    if filesystems::holding(host, what).is_some_and(|of| of.mountpoint == host.pretended(what) || of.device == *what)
         && filesystems::set_mounted(host, what, false)
     {
         return 0;
@@ -81,6 +92,11 @@ pub fn df(host: &Host, arguments: &[String]) -> u8 {
         found = filesystems::all(host).into_iter().filter(|of| of.is_mounted).collect();
     }
     for path in paths {
+        let absolute = match std::fs::canonicalize(path) {
+            Ok(at) if !path.starts_with('/') => at.to_string_lossy().into_owned(),
+            _ => path.to_owned(),
+        };
+        let path = absolute.as_str();
         let known = host.path(path).exists() || filesystems::all(host).iter().any(|of| of.device == path);
         match filesystems::holding(host, path).filter(|_| known) {
             Some(of) => found.push(of),

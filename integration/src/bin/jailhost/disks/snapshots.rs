@@ -43,6 +43,9 @@ pub fn make(host: &Host, file: &str) -> Result<(), String> {
     let reason = |wrong: std::io::Error| say::reason(&wrong);
     let empty = std::fs::OpenOptions::new().write(true).create_new(true).open(&at).map_err(reason)?;
     empty.set_permissions(std::fs::Permissions::from_mode(0o440)).map_err(reason)?;
+    // A new file has the group of its directory there.
+    let group = at.parent().and_then(|directory| std::fs::metadata(directory).ok()).map(|directory| directory.gid());
+    let _ = std::os::unix::fs::fchown(&empty, None, group);
     chflags::set(&at, &["snapshot".to_owned()]).map_err(reason)
 }
 
@@ -55,4 +58,49 @@ fn count(mountpoint: &Path) -> usize {
 /// The inode of a snapshot, which `restore` finds missing.
 pub fn inode(host: &Host, file: &str) -> u64 {
     std::fs::metadata(host.path(file)).map_or(4, |metadata| metadata.ino())
+}
+
+/// A copy of a file system's image at one instant, on a loop device of its own; both go with it.
+pub struct Copy {
+    /// The loop device.
+    pub device: String,
+    image: std::path::PathBuf,
+}
+
+impl Copy {
+    /// Of a loop device's file, the file system frozen meanwhile.
+    ///
+    /// # Errors
+    /// In words; a device that is no loop device has no file to copy.
+    pub fn of(host: &Host, of: &filesystems::Filesystem, behind: &str) -> Result<Self, String> {
+        let name = behind.rsplit('/').next().unwrap_or_default();
+        let backing = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"))
+            .map_err(|wrong| format!("{behind} is no loop device: {wrong}"))?;
+        let image = host.of_state(&format!("snapshot-{}", std::process::id()));
+        let run = |program: &str, arguments: &[&str]| {
+            let output = std::process::Command::new(program)
+                .args(arguments)
+                .output()
+                .map_err(|wrong| format!("{program}: {wrong}"))?;
+            if !output.status.success() {
+                return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            }
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let mountpoint = host.path(&of.mountpoint).display().to_string();
+        run("/usr/sbin/fsfreeze", &["-f", &mountpoint])?;
+        let to = image.display().to_string();
+        let copied = run("/bin/cp", &["--sparse=always", "--reflink=auto", backing.trim(), &to]);
+        run("/usr/sbin/fsfreeze", &["-u", &mountpoint])?;
+        copied?;
+        let device = run("/usr/sbin/losetup", &["--find", "--show", "--read-only", &to])?;
+        Ok(Self { device, image })
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("/usr/sbin/losetup").args(["--detach", &self.device]).status();
+        let _ = std::fs::remove_file(&self.image);
+    }
 }

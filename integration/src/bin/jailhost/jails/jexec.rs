@@ -34,10 +34,29 @@ pub fn main(host: &Host, arguments: &[String]) -> u8 {
         return say::wrong(&format!("jail \"{wanted}\" not found"));
     };
     let command: Vec<String> = rest.cloned().collect();
-    if host.persona.processes == Real::Real {
+    if host.persona.processes == Real::Real && !is_played(host, &jail, &command) {
         return within(host, &jail, &command, is_login);
     }
     noted(host, &jail, &command)
+}
+
+/// The programs that are played in a jail, with its tree as their root.
+const PLAYED: [&str; 8] = ["freebsd-version", "newaliases", "pkg", "pkg-static", "service", "sysctl", "sysrc", "uname"];
+
+/// Whether a program of a jail is played although jails are real: the tree has none that this machine could run.
+pub fn is_played(host: &Host, jail: &Running, command: &[String]) -> bool {
+    let Some(program) = command.first() else { return false };
+    let name = program.rsplit('/').next().unwrap_or_default();
+    let places = ["", "/sbin/", "/bin/", "/usr/sbin/", "/usr/bin/", "/usr/local/sbin/", "/usr/local/bin/"];
+    let begins = |at: &str, with: &[u8]| {
+        std::fs::read(host.path(format!("{}{at}", jail.path))).is_ok_and(|text| text.starts_with(with))
+    };
+    let shell = begins("/bin/sh", b"\x7fELF");
+    let runs = |place: &&str| {
+        let at = if program.starts_with('/') { program.clone() } else { format!("{place}{program}") };
+        begins(&at, b"\x7fELF") || (shell && begins(&at, b"#!"))
+    };
+    PLAYED.contains(&name) && !places.iter().any(runs)
 }
 
 fn within(host: &Host, jail: &Jail, command: &[String], is_login: bool) -> u8 {
@@ -54,7 +73,7 @@ fn within(host: &Host, jail: &Jail, command: &[String], is_login: bool) -> u8 {
 type Jail = Running;
 
 /// What can be said of a jail without processes: its name, what it was told to run, and the stand-ins with its tree as their root.
-fn noted(host: &Host, jail: &Jail, command: &[String]) -> u8 {
+pub fn noted(host: &Host, jail: &Jail, command: &[String]) -> u8 {
     let Some((program, arguments)) = command.split_first() else {
         return say::not_played("a shell in a jail without processes");
     };
@@ -73,7 +92,7 @@ fn noted(host: &Host, jail: &Jail, command: &[String]) -> u8 {
             }
             0
         }
-        "freebsd-version" | "service" | "sysctl" | "sysrc" | "uname" => {
+        name if PLAYED.contains(&name) => {
             let own = std::env::current_exe();
             let run = own.and_then(|own| {
                 let mut run = Command::new(own);

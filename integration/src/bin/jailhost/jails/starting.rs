@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::conf::{Jail, Value};
+use super::jexec;
 use super::parameters;
 use super::running::{self, Running};
 use crate::host::Host;
@@ -59,7 +60,8 @@ pub fn create(host: &Host, jail: &Jail, output: Option<&File>) -> Result<Running
     }
     made.commands = jail.list("exec.start").to_vec();
     let has_processes = !made.commands.is_empty() || jail.is_on("persist");
-    if !has_processes && jail.value("command").is_none() {
+    if !has_processes {
+        // It ends with its last process.
         let _ = remove(host, &made, None, output);
         return Ok(made);
     }
@@ -199,7 +201,16 @@ fn run_all(host: &Host, jail: &Jail, made: &Running, parameters: &[&str], output
             {
                 return Err(format!("{command}: failed"));
             }
-            if host.persona.processes == Real::Noted {
+            // A jail for one command: what is played there does its work.
+            let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+            let noted = host.persona.processes == Real::Noted;
+            if *parameter == "command" && (noted || jexec::is_played(host, made, &words)) {
+                match jexec::noted(host, made, &words) {
+                    0 => continue,
+                    _ => return Err(format!("{command}: failed")),
+                }
+            }
+            if noted {
                 continue;
             }
             let mut run = if within {

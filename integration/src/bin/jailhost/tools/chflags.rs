@@ -143,6 +143,13 @@ pub fn set(file: &Path, flags: &[String]) -> std::io::Result<()> {
     } else {
         rustix::fs::lsetxattr(file, ATTRIBUTE, flags.join(",").as_bytes(), XattrFlags::empty())?;
     }
+    // The one flag that Linux's dump asks for, where the file system has it.
+    if let Ok(opened) = std::fs::File::open(file)
+        && let Ok(mut own) = rustix::fs::ioctl_getflags(&opened)
+    {
+        own.set(rustix::fs::IFlags::NODUMP, flags.iter().any(|flag| flag == "nodump"));
+        let _ = rustix::fs::ioctl_setflags(&opened, own);
+    }
     Ok(())
 }
 

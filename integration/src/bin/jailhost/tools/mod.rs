@@ -1,6 +1,7 @@
 //! The small programs of a host.
 
 pub mod chflags;
+pub mod find;
 pub mod ls;
 pub mod rcconf;
 pub mod release;
