@@ -11,7 +11,8 @@ use hypervisors::fuzz::{TARGETS as PLATFORMS, Target, shown, text};
 
 use crate::engine::Plan;
 use crate::guest::far::tar;
-use crate::guest::{self, AddressChange, CloneSpec, FileEdit, FileImage, Tree, freebsd};
+use crate::guest::freebsd::JailSpec;
+use crate::guest::{self, AddressChange, CloneSpec, FileEdit, FileImage, Tree};
 use crate::inventory::{self, InventoryError, values};
 use crate::recipe::debian::sources::{self, Format};
 use crate::recipe::debian::{apt, preflight, release::Release};
@@ -63,10 +64,10 @@ fn guest_rc_conf(bytes: &[u8], root: &Path) {
     let address = |text: &str| text.parse().unwrap_or(IpAddr::from([0; 4]));
     let change =
         AddressChange { interface: "em0".into(), old: address("192.0.2.40"), new: Some(address("192.0.2.140")) };
-    let spec = freebsd::JailSpec { addresses: vec![change], ..freebsd::JailSpec::default() };
-    let Ok(reduced) = freebsd::plan(&tree, &spec) else { return };
+    let spec = JailSpec { addresses: vec![change], ..JailSpec::default() };
+    let Ok(reduced) = guest::freebsd::plan(&tree, &spec) else { return };
     assert!(guest::apply(&tree, &reduced.edits).is_ok());
-    assert_eq!(freebsd::plan(&tree, &spec).map(|again| again.edits).ok(), Some(Vec::new()), "reduced twice");
+    assert_eq!(guest::freebsd::plan(&tree, &spec).map(|again| again.edits).ok(), Some(Vec::new()), "reduced twice");
     let restored = guest::restore::restore_edits(&tree, &reduced.identity);
     assert!(restored.is_ok_and(|restored| guest::apply(&tree, &restored.edits).is_ok()));
 }

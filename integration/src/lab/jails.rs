@@ -40,13 +40,14 @@ fn program() -> Result<PathBuf> {
 fn dress(root: &Path, persona: &str) -> Result<()> {
     let directory = root.join(PROGRAMS);
     fs::create_dir_all(&directory)?;
-    let own = directory.join("jailhost");
+    let own = root.join("usr/local/libexec/jailhost");
+    fs::create_dir_all(root.join("usr/local/libexec"))?;
     fs::copy(program()?, &own)?;
     run(&own).args(["install"]).arg(&directory).output()?;
     // In the guest the directory has another name.
     for entry in fs::read_dir(&directory)?.filter_map(Result::ok).filter(|entry| entry.path().is_symlink()) {
         fs::remove_file(entry.path())?;
-        symlink("jailhost", entry.path())?;
+        symlink("../libexec/jailhost", entry.path())?;
     }
     fs::create_dir_all(root.join("var/db/jailhost"))?;
     fs::write(root.join("var/db/jailhost/persona"), persona)?;

@@ -28,7 +28,7 @@ pub struct Now {
     /// SHA-256 of the server's rc.conf, what it becomes, and the difference.
     pub rc_conf: (String, String, String),
     /// What gives the jail its identity back.
-    pub identity: Option<Action>,
+    pub identity: Action,
     /// The host starts jails with it.
     pub starts_jails: bool,
 }
@@ -56,7 +56,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
             // A clone that was stopped is another one than was verified.
             .undone_to("upgraded"),
     );
-    steps.extend(now.identity.map(|identity| PlanStep::new(Stage::Adopt, identity, 2.0).clone_side()));
+    steps.push(PlanStep::new(Stage::Adopt, now.identity, 2.0).clone_side());
     let undefine = domain::Undefine { host: host.clone(), guest: clone.clone() };
     steps.push(PlanStep::new(Stage::Define, undefine, 0.5).clone_side());
     let outage_from = steps.len();

@@ -31,7 +31,7 @@ impl App {
         let facts = Facts::gather(self, spec).await?;
         let declared: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         let wishes = if options.ip.is_empty() { declared } else { options.ip.clone() };
-        let record = clone::record(&facts, &wishes, &self.state, &self.scratch)?;
+        let mut record = clone::record(&facts, &wishes, &self.state, &self.scratch)?;
         let mut findings = Findings::default();
         check::for_clone(&facts, &record, of(&record)?, &mut findings).await?;
         if let Some(finding) = findings.refusal() {
@@ -40,8 +40,9 @@ impl App {
             return Err(if found > 1 { failure.cause(format!("and {} more", found - 1)) } else { failure });
         }
         let definition = facts.hypervisor.compose(&clone::guest(&record, false)?).await?;
-        let (moves, adapts) = super::tree::steps(&facts, &record).await?;
-        let (plan, page) = clone::plan(&facts, &record, definition, moves, adapts)?;
+        let steps = super::tree::steps(&facts, &record).await?;
+        record.quarantined.clone_from(&steps.held);
+        let (plan, page) = clone::plan(&facts, &record, definition, steps.moves, steps.adapts)?;
         let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
         let beginning =
             Beginning { record, host_keys: facts.host_keys.clone(), definition: None, clone_has_keys: true };
@@ -91,11 +92,15 @@ impl Held<'_> {
             .to_string();
         let services = server::running(&*host).await.map_err(|error| failed(&name, &error))?;
         let jails = self.hypervisor.list().await?;
+        let (identity, notes) = super::tree::identity(&self.record, &self.pasts()?, &world, &self.hypervisor).await?;
+        for note in notes {
+            findings.warn("identity", note);
+        }
         let now = promote::Now {
             definition: self.hypervisor.compose(&clone::guest(&self.record, true)?).await?,
             services,
             rc_conf: (sha256(before.as_bytes()), after, diff),
-            identity: super::tree::identity(&self.record, &self.pasts()?)?,
+            identity,
             starts_jails: jails.iter().any(|jail| jail.autostart),
         };
         let number = self.checks_number()?;
