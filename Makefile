@@ -66,6 +66,7 @@ lint:
 	fi
 
 bench: lab build
+	integration/prerequisites bench
 	$(CARGO) build --quiet --package integration --bin bench
 	UPGRADECTL_BIN=$(CURDIR)/target/release/upgradectl target/debug/bench $(KEYS)
 

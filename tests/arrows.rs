@@ -65,7 +65,7 @@ fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
         "jail" => &["host"],
         // Made of two platforms, whatever they are.
         "placed" => &["error", "host", "net", "sight", "storage"],
-        "fuzz" => &["host", "net", "sight", "storage", "jail", "libvirt", "xl"],
+        "fuzz" => &["host", "net", "sight", "storage", "jail", "libvirt", "transfer", "xl"],
         _ => &[],
     }
 }

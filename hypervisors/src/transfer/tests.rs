@@ -2,7 +2,7 @@
 
 use super::said::{DumpSaid, Failure, RestoreSaid, verdict};
 
-const RECORDED: &str = include_str!("../../tests/fixtures/freebsd-13.2/dump-restore.txt");
+const RECORDED: &str = include_str!("../../../integration/jailhost/recordings/dump-restore.txt");
 
 /// What followed a recorded command, up to the next one; `nth` of those that begin so, from 0.
 fn recorded(command: &str, nth: usize) -> &'static str {
