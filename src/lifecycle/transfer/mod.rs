@@ -6,7 +6,6 @@
 //!
 //! * `facts`: what is known of the server and of the host; `check`: what is refused before anything is touched.
 //! * `clone`, `upgrade`, `promote`, `commit`: the plan of each verb. The ways back are those of `super::back`.
-//! * `world`: the steps of its upgrade.
 //! * `world`: the steps of a recipe. `tree`: what is done to the jail's files; `parking`: what becomes of the server's rc.conf.
 //! * `run`: a run of this strategy under its lease.
 
@@ -19,7 +18,7 @@ mod promote;
 mod run;
 mod tree;
 mod upgrade;
-mod world;
+pub(crate) mod world;
 
 pub use facts::Facts;
 

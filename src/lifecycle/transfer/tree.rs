@@ -79,7 +79,8 @@ pub async fn upgrade(
     let host = hypervisor.host();
     let (facts, found) = world::preflight(&*host, &run.root, &run.scratch, recipe).await?;
     let name = &record.clone.name;
-    let word: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let word: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     let job = |what: &str| format!("{word}-{number}-{what}");
     let steps = world::steps(&record.host, name, &run.root, &run.scratch, recipe, &facts, &job);
     Ok((steps, found.into_iter().map(recipe_finding).collect()))
