@@ -18,7 +18,7 @@ mod promote;
 mod run;
 mod tree;
 mod upgrade;
-mod world;
+pub(crate) mod world;
 
 pub use facts::Facts;
 

@@ -141,15 +141,17 @@ impl Work<'_> {
         };
         let host = machine(world, self.host)?;
         let end = job::run(host.as_ref(), self.job, self.argv, self.env, patience, &mut sink).await?;
-        // Its end was not heard of: what it printed still tells.
-        let mut seen = 0;
-        while end.already {
-            let piece = host.job_output(&end.id, seen).await?;
-            if piece.is_empty() {
-                break;
+        if end.already {
+            // Its end was not heard of: what it printed still tells.
+            let mut seen = 0;
+            loop {
+                let piece = host.job_output(&end.id, seen).await?;
+                if piece.is_empty() {
+                    break;
+                }
+                seen += piece.len() as u64;
+                sink(&end.id, &piece);
             }
-            seen += piece.len() as u64;
-            sink(&end.id, &piece);
         }
         Ok(end)
     }
