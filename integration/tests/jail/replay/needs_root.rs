@@ -31,6 +31,9 @@ const NOT_APPLYING: &[NotApplying] = &[
     ),
 ];
 
+/// How long the large file of the second tree is.
+const BIG: u64 = 20_807 * 1024;
+
 const RULES: &[Rule] = &[dates, numbers, blanks];
 
 /// Dates as ctime(3) and ls(1) write them.
@@ -139,15 +142,16 @@ fn second_tree(stage: &Stage) {
             stream.chunks(1024).enumerate().filter(|(_, record)| record.len() == 1024 && header(record)).nth(204 - 100);
         at.expect("the file's header").0 as u64 * 1024
     };
-    // The recorded zeros begin within the header of the 204th.
-    let (mut big, wanted) = (20_900 * 1024, 21_856_960 / 1024 * 1024);
-    // A large file has headers of its own in between, so that the first correction may be a record off.
-    let at = (0..3).map(|_| {
-        let at = lay(big);
-        big = big + wanted - at;
-        at
-    });
-    assert_eq!(at.last(), Some(wanted));
+    // The recorded zeros begin within the header of the 204th. The size is right for what mke2fs makes today; where it makes
+    // something else, the difference is made up for, in more than one step as a large file has headers of its own in between.
+    let (mut big, wanted) = (BIG, 21_856_960 / 1024 * 1024);
+    for _ in 0..4 {
+        match lay(big) {
+            at if at == wanted => return,
+            at => big = big + wanted - at,
+        }
+    }
+    panic!("no size of the large file puts the header at {wanted}; the last was {big}");
 }
 
 fn before(stage: &Stage, case: &Case) {
@@ -208,24 +212,32 @@ fn dump_and_restore_are_as_recorded() {
 /// The two cases of two restores of one dump.
 fn two_at_once(stage: &Stage) {
     stage.go("/");
-    let both = |front: &str| {
+    // The first has its stream's beginning when the second comes, and the rest of it when that has ended.
+    let both = |tmpdir: &str| {
+        let (first, second) = (tmpdir.replace('N', "5"), tmpdir.replace('N', "6"));
         let script = format!(
-            "cd $JAILHOST_ROOT/data; ulimit -c 0; (cd x5; {} restore -rf ../d0 2> ../e5; echo $? > ../s5) & \
-             (cd x6; sleep 0.02; {} restore -rf ../d0 2> ../e6; echo $? > ../s6) & wait; cat s5 s6; find x5 | wc -l; find x6 | wc -l; find ../src | wc -l",
-            front.replace('N', "5"),
-            front.replace('N', "6")
+            "cd $JAILHOST_ROOT/data; /bin/rm -rf s5 s6 x5 x6; mkdir x5 x6
+             (cd x5; (head -c 200000 ../d0; while test ! -e ../s6; do sleep 0.01; done; tail -c +200001 ../d0) | \
+                TMPDIR={first} restore -rf - 2> ../e5; echo $? > ../s5) &
+             (cd x6; while test -z \"$(/bin/ls {first} | grep rstdir)\"; do sleep 0.01; done
+                TMPDIR={second} restore -rf ../d0 2> ../e6; echo $? > ../s6) &
+             wait; cat s5 s6; find x5 | wc -l; find x6 | wc -l; find ../src | wc -l"
         );
         let numbers: Vec<u32> = stage.sh(&script).lines().map(|line| line.trim().parse().expect("a number")).collect();
-        (numbers, stage.sh("cat $JAILHOST_ROOT/data/e5 $JAILHOST_ROOT/data/e6"))
+        let (said, _) = stage.try_sh("cat $JAILHOST_ROOT/data/e5 $JAILHOST_ROOT/data/e6");
+        (
+            numbers,
+            said.lines().filter(|line| !line.contains("/dev/tty")).map(|line| format!("{line}\n")).collect::<String>(),
+        )
     };
-    let (numbers, said) = both("");
+    let (numbers, said) = both("$JAILHOST_ROOT/tmp/");
     let [first, second, trees @ ..] = numbers.as_slice() else { panic!("{numbers:?}") };
-    assert_eq!(first + second, 1, "one fails, one says that all is well: {said}");
+    assert_eq!((*first, *second), (0, 1), "one says that all is well, one fails: {said}");
     assert!(trees[0] <= 3 && trees[1] <= 3 && trees[2] > 300, "and neither has the tree: {trees:?}");
     assert!(said.contains("cannot create directory database: File exists"), "{said}");
     assert!(said.contains("restore: /tmp//rstdir"), "{said}");
 
-    let (numbers, said) = both("TMPDIR=$JAILHOST_ROOT/data/tN");
+    let (numbers, said) = both("$JAILHOST_ROOT/data/tN");
     let [0, 0, first, second, source] = numbers.as_slice() else { panic!("{numbers:?}: {said}") };
     assert!(first == second && *first == source + 1, "both have it, and restoresymtable: {numbers:?}");
     let lines: Vec<String> = said.lines().map(numbers_of).collect();
@@ -285,7 +297,8 @@ fn a_snapshot_can_be_a_copy() {
     stage.directories(&["/data/t"]);
     // The reader begins to read when the file has changed: the stream is longer than a pipe.
     stage.sh("cd $JAILHOST_ROOT/src && mkdir .snap && head -c 2000000 /dev/zero | tr '\\0' a > big && echo before > z");
-    let script = "cd $JAILHOST_ROOT/data/t && dump -0aL -f - /dev/vtbd2 2> ../said | (sleep 0.5; echo after > ../../src/z; sync; restore -rf - 2> /dev/null); cat z ../said";
+    let script = "cd $JAILHOST_ROOT/data/t && dump -0aL -f - /dev/vtbd2 2> ../said | (head -c 1024 > ../first
+        echo after > ../../src/z; sync -f ../../src/z; cat ../first - | restore -rf - 2> /dev/null); cat z ../said";
     let (output, _) = stage.try_sh(script);
     assert!(output.starts_with("before\n") && output.contains("DUMP IS DONE"), "{output}");
     assert_eq!(
