@@ -4,6 +4,8 @@
 
 #[path = "dom0/divided.rs"]
 mod divided;
+#[path = "soak/far.rs"]
+mod far;
 #[path = "dom0/killed.rs"]
 mod killed;
 #[path = "soak/lvm_driver.rs"]

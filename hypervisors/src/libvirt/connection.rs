@@ -18,6 +18,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{ErrorDomain, ErrorNumber};
 
+use super::uri::Uri;
 use crate::host::printable;
 use crate::{Cause, Error, Result};
 
@@ -131,7 +132,7 @@ fn attempt<T>(
         let mut error = explain(doing, &error);
         // nothing was asked of it, but nothing is known of the guest either
         error.cause = Cause::Unknown(format!("no connection to {}: {}", printable(uri), error.cause));
-        error.help("see whether the libvirt daemon of this connection runs: systemctl status libvirtd virtlxcd")
+        error.help(remedy(uri))
     })?;
     work(&connect).map_err(|failure| match failure {
         Failure::Own(error) => error,
@@ -141,6 +142,20 @@ fn attempt<T>(
         }
         Failure::Libvirt(error) => explain(doing, &error),
     })
+}
+
+/// What to look at where no connection comes about.
+fn remedy(uri: &str) -> String {
+    let Some(far) = uri.parse::<Uri>().ok().filter(Uri::by_ssh) else {
+        return "see whether the libvirt daemon of this connection runs: systemctl status libvirtd virtlxcd".to_owned();
+    };
+    let mut words = vec!["ssh".to_owned(), "-o".to_owned(), "BatchMode=yes".to_owned()];
+    words.extend(far.port.into_iter().flat_map(|port| ["-p".to_owned(), port.to_string()]));
+    words.extend(far.parameter("keyfile").into_iter().flat_map(|key| ["-i".to_owned(), key]));
+    let user = if far.user.is_empty() { String::new() } else { format!("{}@", far.user) };
+    words.push(format!("{user}{}", far.host));
+    let line = format!("{} virsh -c {} list", words.join(" "), far.at_home());
+    format!("see whether this user gets in unasked, and libvirt answers there: {}", printable(&line))
 }
 
 /// The connection, opened if there is none that answers. A restarted daemon is only noticed by asking it something.
@@ -191,4 +206,18 @@ fn explain(doing: &str, error: &virt::error::Error) -> Error {
         _ => Cause::Platform(said),
     };
     Error::new(doing, cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_connect_is_told_where_to_look() {
+        assert!(remedy("xen:///system").ends_with("systemctl status libvirtd virtlxcd"));
+        let far = "xen+ssh://adm@[fd00::5]:2222/system?keyfile=/root/key&no_tty=1";
+        let line = "ssh -o BatchMode=yes -p 2222 -i /root/key adm@fd00::5 virsh -c xen:///system list";
+        assert!(remedy(far).ends_with(line), "{}", remedy(far));
+        assert!(remedy("qemu+ssh://far/system").ends_with("ssh -o BatchMode=yes far virsh -c qemu:///system list"));
+    }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use super::{Dom0, Toolstack, image};
 
 /// The ring's lab: by hand, `lab dom0` is number 0. `$UPGRADECTL_LAB_NUMBER` names another, which is used as it
-/// stands: of whatever images it is, with whatever toolstack.
+/// stands, of whatever images it is.
 const NUMBER: u8 = 1;
 
 /// Puts trolls into the state in which a test finds it: guests gone, every volume removed, nothing of the product.
@@ -52,6 +52,7 @@ pub fn standing(toolstack: Toolstack) -> Result<Dom0> {
     let dom0 = Dom0::numbered(number)?;
     if by_hand.is_some() && dom0.is_up() {
         tidy(&dom0)?;
+        boot_for(&dom0, toolstack)?;
         return Ok(dom0);
     }
     match reuse(&dom0, toolstack) {
@@ -84,10 +85,16 @@ fn reuse(dom0: &Dom0, toolstack: Toolstack) -> Result<bool> {
         dom0.boot(toolstack)?;
     }
     tidy(dom0)?;
-    if dom0.toolstack()? != toolstack {
-        dom0.output(["sync"])?;
-        dom0.power_cut()?;
-        dom0.boot(toolstack)?;
-    }
+    boot_for(dom0, toolstack)?;
     Ok(true)
+}
+
+/// Boots a tidied machine anew if it is on for the other toolstack.
+fn boot_for(dom0: &Dom0, toolstack: Toolstack) -> Result<()> {
+    if dom0.toolstack()? == toolstack {
+        return Ok(());
+    }
+    dom0.output(["sync"])?;
+    dom0.power_cut()?;
+    dom0.boot(toolstack)
 }

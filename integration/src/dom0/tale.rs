@@ -59,6 +59,14 @@ impl<'a> Tale<'a> {
             Toolstack::Libvirt => r#"hypervisor = "libvirt", uri = "xen:///system""#,
             Toolstack::Xl => r#"hypervisor = "xl""#,
         };
+        self.inventory_of(host, "", keys)
+    }
+
+    /// As [`Tale::inventory`], with other hosts beside trolls: how trolls is driven, and lines of `[hosts]`.
+    ///
+    /// # Errors
+    /// As [`Tale::inventory`].
+    pub fn inventory_of(&self, trolls: &str, others: &str, keys: &str) -> Result<()> {
         self.dom0.install_product()?;
         self.dom0.upload(
             INVENTORY,
@@ -67,7 +75,8 @@ impl<'a> Tale<'a> {
 [defaults]
 ssh = {{ user = \"root\", key = \"/root/.ssh/id_ed25519\" }}
 [hosts]
-trolls = {{ {host} }}
+trolls = {{ {trolls} }}
+{others}
 [guests.mercure]
 host = \"trolls\"
 {keys}

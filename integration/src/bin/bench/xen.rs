@@ -20,9 +20,9 @@ const PAIRS: usize = 2;
 /// What Debian has for the same purpose.
 const PACKAGES: &str = "virtinst guestfs-tools";
 
-/// What they make is waited for so many seconds: their appliance is a machine emulated in an emulated one here. Ours is more
-/// than five times as fast by then, and the figure is a lower bound.
-const LONG_ENOUGH: &str = "1800";
+/// What they make is waited for so many times as long as ours took: their appliance is a machine emulated in an emulated one
+/// here. The figure is a lower bound then, and marked as one.
+const LONG_ENOUGH: f64 = 10.0;
 
 /// The clone's name where somebody else makes it.
 const BY_HAND: &str = "byhand";
@@ -221,9 +221,10 @@ pub fn virt_clone(dom0: &Dom0, results: &mut Results) -> Result<()> {
     // Its appliance gets what memory dom0 has to spare.
     let edit = |file: &str| format!("{file}:s/{}/{CLONE}/", original.replace('.', "\\."));
     let interfaces = edit("/etc/network/interfaces");
+    let left = LONG_ENOUGH * said.took.as_secs_f64() - begun.elapsed().as_secs_f64();
     let sysprep = dom0.run([
         "timeout",
-        LONG_ENOUGH,
+        &format!("{:.0}", left.max(1.0)),
         "env",
         "LIBGUESTFS_BACKEND=direct",
         "LIBGUESTFS_MEMSIZE=400",
@@ -241,8 +242,9 @@ pub fn virt_clone(dom0: &Dom0, results: &mut Results) -> Result<()> {
         &edit("/etc/hosts"),
     ])?;
     let theirs = begun.elapsed().as_secs_f64();
-    if sysprep.code == 124 {
-        eprintln!("virt-sysprep was ended after {LONG_ENOUGH} s: virtclone_over_us is a lower bound");
+    let ended = sysprep.code == 124;
+    if ended {
+        eprintln!("virt-sysprep was ended after {theirs:.0} s: virtclone_over_us is a lower bound");
     } else {
         let made =
             sysprep.expect(0).and_then(|_| dom0.vg().mounted(BY_HAND, "cat etc/hostname etc/network/interfaces"))?;
@@ -250,6 +252,7 @@ pub fn virt_clone(dom0: &Dom0, results: &mut Results) -> Result<()> {
     }
     forget_by_hand(dom0)?;
     results.ratio("virtclone_over_us", &[(theirs, said.took.as_secs_f64())]);
+    results.record("virtclone_is_lower_bound", json!(ended));
     Ok(())
 }
 
