@@ -1,6 +1,6 @@
 # Every target installs what it needs first (integration/prerequisites).
 #   make demo        the whole story on a lab of this machine: a mail server goes from Debian 12 to 13
-#   make test        all tests; RING=unit|sim|native|dom0 for one ring; dom0: on an emulated Xen host
+#   make test        all tests; RING=unit|sim|native|jail|dom0 for one ring; dom0: on an emulated Xen host
 #   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy;
 #                    N=500: instead, so many kills of the controller at moments drawn by lot, on real guests
 #   make fuzz        libFuzzer on every parser, TIME=60 seconds each; PARSERS="xl_cfg …" for some
@@ -66,6 +66,7 @@ lint:
 	fi
 
 bench: lab build
+	integration/prerequisites bench
 	$(CARGO) build --quiet --package integration --bin bench
 	UPGRADECTL_BIN=$(CURDIR)/target/release/upgradectl target/debug/bench $(KEYS)
 

@@ -5,16 +5,18 @@
 //! rewritten again, and given its identity back.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use hypervisors::fuzz::{TARGETS as PLATFORMS, Target, shown, text};
 
 use crate::engine::Plan;
+use crate::guest::far::tar;
+use crate::guest::freebsd::JailSpec;
 use crate::guest::{self, AddressChange, CloneSpec, FileEdit, FileImage, Tree};
 use crate::inventory::{self, InventoryError, values};
 use crate::recipe::debian::sources::{self, Format};
 use crate::recipe::debian::{apt, preflight, release::Release};
-use crate::recipe::{conffiles, script};
+use crate::recipe::{conffiles, freebsd, script};
 use crate::steps::fsck;
 use crate::verify::{RecordType, dns, inside};
 
@@ -29,6 +31,8 @@ const TARGETS: &[Target] = &[
     Target { name: "apt_sources_deb822", run: |bytes, _| apt_sources(Format::Deb822, bytes) },
     Target { name: "dns_answer", run: dns_answer },
     Target { name: "dpkg_output", run: dpkg_output },
+    Target { name: "freebsd_elf", run: freebsd_elf },
+    Target { name: "freebsd_world", run: freebsd_world },
     Target { name: "guest_aside", run: guest_aside },
     Target { name: "guest_facts", run: guest_facts },
     Target { name: "guest_fstab", run: |bytes, root| rewritten("etc/fstab", bytes, root) },
@@ -39,7 +43,9 @@ const TARGETS: &[Target] = &[
     Target { name: "guest_merge", run: guest_merge },
     Target { name: "guest_netplan", run: |bytes, root| rewritten("etc/netplan/50-x.yaml", bytes, root) },
     Target { name: "guest_networkd", run: |bytes, root| rewritten("etc/systemd/network/x.network", bytes, root) },
+    Target { name: "guest_rc_conf", run: guest_rc_conf },
     Target { name: "guest_sshd", run: |bytes, root| rewritten("etc/ssh/sshd_config", bytes, root) },
+    Target { name: "guest_tar", run: guest_tar },
     Target {
         name: "guest_udev",
         run: |bytes, root| rewritten("etc/udev/rules.d/70-persistent-net.rules", bytes, root),
@@ -50,6 +56,31 @@ const TARGETS: &[Target] = &[
     Target { name: "stored_plan", run: stored_plan },
     Target { name: "tune2fs", run: tune2fs },
 ];
+
+/// A server's rc.conf, reduced once and for all, and given its identity back.
+fn guest_rc_conf(bytes: &[u8], root: &Path) {
+    put(root, "etc/rc.conf", bytes);
+    let Ok(tree) = Tree::open(root) else { return };
+    let address = |text: &str| text.parse().unwrap_or(IpAddr::from([0; 4]));
+    let change =
+        AddressChange { interface: "em0".into(), old: address("192.0.2.40"), new: Some(address("192.0.2.140")) };
+    let spec = JailSpec { addresses: vec![change], ..JailSpec::default() };
+    let Ok(reduced) = guest::freebsd::plan(&tree, &spec) else { return };
+    assert!(guest::apply(&tree, &reduced.edits).is_ok());
+    assert_eq!(guest::freebsd::plan(&tree, &spec).map(|again| again.edits).ok(), Some(Vec::new()), "reduced twice");
+    let restored = guest::restore::restore_edits(&tree, &reduced.identity);
+    assert!(restored.is_ok_and(|restored| guest::apply(&tree, &restored.edits).is_ok()));
+}
+
+/// What another machine packed: names stay beneath, and what was read is read again as it was.
+fn guest_tar(bytes: &[u8], _: &Path) {
+    let Ok(entries) = tar::read(bytes) else { return };
+    let named: Vec<tar::Entry<'_>> = entries.into_iter().filter(|entry| entry.path.file_name().is_some()).collect();
+    for entry in &named {
+        assert!(entry.path.components().all(|part| matches!(part, Component::Normal(_))), "{}", entry.path.display());
+    }
+    assert_eq!(tar::read(&tar::write(&named)).ok(), Some(named), "not as it was written");
+}
 
 fn inventory_toml(bytes: &[u8], _: &Path) {
     let text = text(bytes);
@@ -145,6 +176,34 @@ fn dpkg_output(bytes: &[u8], _: &Path) {
     for (name, version) in inside::parse_packages(&text) {
         shown(&name);
         shown(&version);
+    }
+}
+
+/// A file's beginning as it is, and as one of many in an answer.
+fn freebsd_elf(bytes: &[u8], _: &Path) {
+    freebsd::elf::built(bytes);
+    let found = freebsd::elf::foreign(bytes, 14);
+    assert!(found.older.values().map(|(count, _)| count).sum::<usize>() <= found.seen);
+    found.older.values().for_each(|(_, name)| shown(name));
+}
+
+/// What etcupdate and make print, whoever printed it.
+fn freebsd_world(bytes: &[u8], _: &Path) {
+    let text = text(bytes);
+    let told = freebsd::etcupdate::Told::read(&text);
+    told.warnings.iter().chain(&told.other).for_each(|line| shown(line));
+    assert!(told.conflicts().all(|path| path.starts_with('/')));
+    let mut transcript = freebsd::world::Transcript::default();
+    for piece in bytes.chunks(5) {
+        transcript.feed(piece);
+        shown(&transcript.progress());
+    }
+    shown(transcript.cause());
+    let old = freebsd::world::check_old(&text, "/data/jails/ServerA");
+    old.files.iter().chain(&old.libraries).chain(&old.directories).for_each(|path| shown(path));
+    freebsd::update::kept(&text).iter().for_each(|path| shown(path));
+    if let Some(release) = freebsd::Release::of_tree(&text, &text) {
+        assert!(release.name.len() <= 60 && !release.name.contains(['/', ' ']));
     }
 }
 

@@ -5,6 +5,7 @@
 //! not asked to change stays, what it was asked for is read again, what is written is read as it was meant, and nothing that
 //! is to be a name or an argument can be taken for something else.
 
+mod dumps;
 mod jails;
 
 use std::borrow::Cow;
@@ -31,6 +32,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "btrfs_list", run: btrfs_list },
     Target { name: "disk_tables", run: disk_tables },
     Target { name: "domain_xml", run: domain_xml },
+    Target { name: "dump_said", run: dumps::said },
+    Target { name: "dump_tables", run: dumps::tables },
     Target { name: "frames", run: frames },
     Target { name: "host_answers", run: host_answers },
     Target { name: "jail_addresses", run: jails::addresses },

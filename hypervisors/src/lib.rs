@@ -7,8 +7,9 @@
 //! * [`host`]: a machine; the only place that starts a process.
 //! * [`net`]: who owns an address, announcing one, connecting to one.
 //! * [`storage`]: volumes and their snapshots.
-//! * [`libvirt`], [`xl`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
-//! * [`jail`]: the configuration of FreeBSD jails, as texts.
+//! * [`libvirt`], [`xl`], [`jail`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
+//! * [`jail`]: FreeBSD jails, their configuration as texts among it.
+//! * [`transfer`]: a server's file systems, copied while it runs into a tree on another machine.
 //! * [`Placed`]: a platform made of two, one that holds the volumes and one that runs the guests; [`sight`]: what each sees.
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
 
@@ -24,6 +25,7 @@ mod placed;
 pub mod sight;
 pub mod sim;
 pub mod storage;
+pub mod transfer;
 pub mod xl;
 
 use std::collections::BTreeMap;
@@ -217,6 +219,32 @@ pub struct DefinitionEdit {
     pub kernel: Option<HostKernel>,
 }
 
+/// An address of a guest that is to be defined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewAddress {
+    /// Interface of the host that carries it.
+    pub interface: Option<String>,
+    /// The address.
+    pub ip: IpAddr,
+    /// Length of its prefix in bits.
+    pub prefix: u8,
+}
+
+/// A guest that a host has no definition of yet, nor one to derive it from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewGuest {
+    /// Platform name.
+    pub name: String,
+    /// Directory of the host that is its root file system.
+    pub root: PathBuf,
+    /// Its hostname, for platforms that set it.
+    pub hostname: String,
+    /// Its addresses.
+    pub addresses: Vec<NewAddress>,
+    /// Its run mark.
+    pub mark: Option<Mark>,
+}
+
 /// A platform that runs guests. Every operation is safe to repeat; errors whose effect is uncertain (lost
 /// link, time-out) have [`Cause::Unknown`], and the caller looks at the world again.
 #[async_trait]
@@ -236,6 +264,11 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     async fn facts(&self, guest: &str) -> Result<Option<GuestFacts>>;
     /// One guest's stored definition; `None` if it is not defined.
     async fn definition(&self, guest: &str) -> Result<Option<Definition>>;
+    /// Writes the definition of a guest that is new to this host, by the convention of its other guests; it is not stored.
+    async fn compose(&self, guest: &NewGuest) -> Result<Definition> {
+        let why = format!("a definition is made from another one on {}", self.platform());
+        Err(Error::new(format!("write a definition of {}", guest.name), Cause::Unsupported(why)))
+    }
     /// Applies an edit to a definition; pure. Everything not named by the edit is preserved byte for byte.
     fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition>;
     /// Stores a definition under its name (same UUID: replaces). The running guest is not touched, but where a reboot from

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use crate::sight::{Bridged, FreeMemory, Sight};
 use crate::{
     Capabilities, Change, Definition, DefinitionEdit, Disk, DiskEdit, DiskSource, GuestFacts, GuestLink, Host,
-    Hypervisor, MacAddr, Net, Power, Result, Storage, VolumeKind, VolumeRef,
+    Hypervisor, MacAddr, Net, NewGuest, Power, Result, Storage, VolumeKind, VolumeRef,
 };
 
 /// The two hosts of a guest, and the paths by which the one that runs it knows the volumes of the other.
@@ -80,6 +80,9 @@ impl Hypervisor for Placed {
     }
     async fn definition(&self, guest: &str) -> Result<Option<Definition>> {
         self.runs.definition(guest).await
+    }
+    async fn compose(&self, guest: &NewGuest) -> Result<Definition> {
+        self.runs.compose(guest).await
     }
     fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition> {
         let there = |edit: &DiskEdit| match edit {

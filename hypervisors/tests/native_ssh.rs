@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use hypervisors::host::{Command, GuestLink, Job, JobStatus, SshHost, SshTarget};
+use hypervisors::host::{Command, GuestLink, Job, JobStatus, SshHost, SshTarget, Stream};
 use hypervisors::{Cause, Change, Host};
 use skip::skip;
 
@@ -97,6 +97,7 @@ impl Sshd {
             sudo: false,
             known_hosts: at("known"),
             control_dir: at("control"),
+            legacy: false,
         }
     }
 }
@@ -237,4 +238,48 @@ async fn a_changed_host_key_stops_everything() {
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), "as it was");
     let known_now = std::fs::read_to_string(sshd.directory.path().join("known")).unwrap();
     assert_eq!(known_now, known.concat(), "the new key was taken over");
+}
+
+#[tokio::test]
+async fn streams_over_ssh() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let Some(sshd) = Sshd::start() else { return };
+    let host = SshHost::for_guest(&sshd.link());
+
+    let word = "it's \"$HOME\" `id`\n!x *";
+    let script = "echo begun \"$A\" >&2; cat; printf '%s' \"$1\"; exit 3";
+    let command = Command::new(["sh", "-c", script, "sh", word]).env("A", "b c");
+    let Stream { mut stdin, mut stdout, running } = host.stream(&command).await.unwrap();
+    let bytes: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
+    let (mut lines, mut read) = (Vec::new(), Vec::new());
+    let write = async {
+        stdin.write_all(&bytes).await.unwrap();
+        drop(stdin);
+    };
+    let ended = running.ended(|line| lines.push(line.to_owned()));
+    let (ended, (), _) = tokio::join!(ended, write, stdout.read_to_end(&mut read));
+    assert_eq!((ended.unwrap().status, lines), (3, vec!["begun b c".to_owned()]));
+    assert!(read == [&bytes, word.as_bytes()].concat());
+
+    // A command's own 255 is a status; a program that is not there is known when it ends.
+    let stream = host.stream(&Command::new(["sh", "-c", "echo mine >&2; exit 255"])).await.unwrap();
+    let output = stream.running.ended(|_| ()).await.unwrap();
+    assert_eq!((output.status, output.stderr.as_slice()), (255, &b"mine\n"[..]));
+    let stream = host.stream(&Command::new(["no-such-program-here"])).await.unwrap();
+    assert!(matches!(stream.running.ended(|_| ()).await.unwrap_err().cause, Cause::NotFound(_)));
+
+    // Its connection is its own: the shared one may go. A reader that goes ends the command there.
+    let pid = sshd.directory.path().join("pid");
+    let script = format!("echo $$ >{}; exec cat /dev/zero", pid.display());
+    let mut stream = host.stream(&Command::new(["sh", "-c", &script])).await.unwrap();
+    stream.stdout.read_exact(&mut [0; 1000]).await.unwrap();
+    host.disconnect().await.unwrap();
+    stream.stdout.read_exact(&mut [0; 1000]).await.unwrap();
+    let pid = std::fs::read_to_string(pid).unwrap();
+    drop(stream);
+    let begun = Instant::now();
+    while Path::new("/proc").join(pid.trim()).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the command goes on without its reader");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

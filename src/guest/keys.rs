@@ -51,6 +51,14 @@ pub fn public_keys(tree: &Tree) -> Result<Vec<String>, GuestError> {
     Ok(keys)
 }
 
+/// Public host keys as `type base64`, from the lines of their files; lines that are no key are left out.
+pub fn keys_of(text: &str) -> Vec<String> {
+    let mut keys: Vec<String> = text.lines().filter_map(public_key).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
 /// First two words of a public key file (sshd(8), AUTHORIZED_KEYS FILE FORMAT), if they can be nothing else.
 fn public_key(text: &str) -> Option<String> {
     let mut words = text.lines().next()?.split_ascii_whitespace();

@@ -15,7 +15,7 @@ use super::beneath::{self, Beneath, Budget, Entry, MAX_DEPTH, walk};
 use super::{COMMENT, GuestError, Tree};
 
 /// Below these is searched, and below `etc` of each directory in `opt`.
-const PLACES: [&str; 3] = ["etc", "var/spool/cron", "usr/local/etc"];
+const PLACES: [&str; 5] = ["etc", "var/cron/tabs", "var/named/etc/namedb", "var/spool/cron", "usr/local/etc"];
 /// Most characters of a line that are shown.
 const SHOWN: usize = 200;
 

@@ -5,7 +5,9 @@
 //! component, nothing of the guest is executed.
 
 mod beneath;
+pub mod far;
 pub mod fence;
+pub mod freebsd;
 pub mod hostname;
 pub mod hosts;
 pub mod keys;

@@ -63,6 +63,12 @@ pub(super) fn tables() -> Result<&'static Tables, GuestError> {
     })
 }
 
+/// Names of services on the shipped list, and why each is switched off.
+pub(super) fn shipped() -> Result<impl Iterator<Item = (&'static str, &'static str)>, GuestError> {
+    let rules = tables()?.service.iter();
+    Ok(rules.flat_map(|rule| rule.names.iter().map(|name| (name.as_str(), rule.reason.as_str()))))
+}
+
 /// One unit that is switched off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {

@@ -15,7 +15,7 @@ mod overlay;
 mod tests;
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::GuestError;
 pub use overlay::Overlay;
 
-pub(super) use apply::apply;
+pub(super) use apply::{apply, temporary};
 pub(super) use diff::diff;
 
 /// Largest regular file that is read, in bytes (1 MiB). Configuration is far smaller.
@@ -78,12 +78,24 @@ pub enum FileImage {
     },
 }
 
+/// What another machine says of a file that is here as a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Recorded {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
 /// A guest's root.
 #[derive(Debug)]
 pub struct Tree {
     root: OwnedFd,
     path: PathBuf,
     owner: (u32, u32),
+    recorded: HashMap<u64, Recorded>,
     /// What the directory stands on, if that goes when it is dropped. Behind `root`, so that it is dropped after it.
     _kept: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -95,13 +107,27 @@ impl Tree {
         let failed = |errno: Errno| GuestError::Io { path: printable(path.as_os_str()), source: errno.into() };
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let stat = rustix::fs::fstat(&root).map_err(failed)?;
-        Ok(Self { root, path: path.to_owned(), owner: (stat.st_uid, stat.st_gid), _kept: None })
+        Ok(Self {
+            root,
+            path: path.to_owned(),
+            owner: (stat.st_uid, stat.st_gid),
+            recorded: HashMap::new(),
+            _kept: None,
+        })
     }
 
     /// Keeps something (a mount) for as long as the tree is used.
     #[must_use]
     pub fn keeping(self, stands_on: impl Any + Send + Sync) -> Self {
         Self { _kept: Some(Box::new(stands_on)), ..self }
+    }
+
+    /// Takes mode and owner of copies from what was said of the files they are of, by the number of each copy's inode.
+    /// Extended attributes of such copies are this machine's, and are left out.
+    pub(super) fn recorded(self, recorded: HashMap<u64, Recorded>) -> Result<Self, GuestError> {
+        let root = rustix::fs::fstat(&self.root).map_err(|errno| io(Path::new(""), errno))?;
+        let owner = recorded.get(&root.st_ino).map_or(self.owner, |root| (root.uid, root.gid));
+        Ok(Self { owner, recorded, ..self })
     }
 
     /// Where it was opened, for messages.
@@ -157,7 +183,8 @@ impl Tree {
             return Err(too_large());
         }
         let file = reopen(file, OFlags::RDONLY).map_err(|errno| io(path, errno))?;
-        let xattrs = xattrs(path, &file)?;
+        let copy = self.recorded.contains_key(&stat.st_ino);
+        let xattrs = if copy { BTreeMap::new() } else { xattrs(path, &file)? };
         let mut bytes = Vec::new();
         let read = File::from(file).take(MAX_FILE + 1).read_to_end(&mut bytes);
         read.map_err(|source| GuestError::Io { path: shown(path), source })?;
@@ -217,7 +244,11 @@ impl Tree {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(io(path, errno)),
         };
-        let stat = rustix::fs::fstat(&file).map_err(|errno| io(path, errno))?;
+        let mut stat = rustix::fs::fstat(&file).map_err(|errno| io(path, errno))?;
+        if let Some(said) = self.recorded.get(&stat.st_ino) {
+            stat.st_mode = (stat.st_mode & !0o7777) | said.mode;
+            (stat.st_uid, stat.st_gid) = (said.uid, said.gid);
+        }
         Ok(Some((file, stat)))
     }
 

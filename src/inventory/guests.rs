@@ -1,6 +1,7 @@
 //! Reading `[guests]`, with `[defaults]` beneath each.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::checks::checks;
 use super::hosts::ssh;
@@ -120,7 +121,7 @@ fn upgrade(section: Section<'_>) -> Option<UpgradeSpec> {
             section.need("to", "to = \"trixie\"").and_then(|item| item.parse(release)).map(|to| Recipe::Debian { to })
         }
         "yum-kernel" => Some(Recipe::YumKernel),
-        "freebsd-world" => Some(Recipe::FreebsdWorld { src: section.path("src").unwrap_or_else(|| "/usr/src".into()) }),
+        "freebsd-world" => Some(Recipe::FreebsdWorld(freebsd_world(&section))),
         _ => section
             .need("run", "run = [\"/usr/local/sbin/upgrade\"]")
             .and_then(|item| item.argv())
@@ -129,6 +130,42 @@ fn upgrade(section: Section<'_>) -> Option<UpgradeSpec> {
     let reboot_timeout_s = section.seconds("reboot_timeout");
     section.finish(&format!("the recipe \"{word}\""));
     Some(UpgradeSpec { recipe: recipe?, reboot_timeout_s })
+}
+
+/// Each method has keys of its own; one of the other's is unknown.
+fn freebsd_world(section: &Section<'_>) -> FreebsdWorld {
+    let methods = [("installworld", WorldMethod::Installworld), ("freebsd-update", WorldMethod::FreebsdUpdate)];
+    let method = section.choice("method", &methods).unwrap_or_default();
+    let packages = section.get("packages").and_then(|item| item.boolean()).unwrap_or(true);
+    let src = PathBuf::from("/usr/src");
+    match method {
+        WorldMethod::Installworld => FreebsdWorld {
+            method,
+            src: section.path("src").unwrap_or(src),
+            obj: section.path("obj"),
+            build: section.flag("build"),
+            base: section.path("base"),
+            packages,
+            to: None,
+        },
+        WorldMethod::FreebsdUpdate => {
+            let to = section.parse("to", freebsd_release);
+            FreebsdWorld { method, src, obj: None, build: false, base: None, packages, to }
+        }
+    }
+}
+
+/// As freebsd-update(8) is told it: without a patch level.
+fn freebsd_release(text: &str) -> Result<String, String> {
+    let number = |text: &str| !text.is_empty() && text.len() <= 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let branch = |text: &str| {
+        let (word, count) = text.split_at(text.find(|c: char| c.is_ascii_digit()).unwrap_or(text.len()));
+        matches!((word, count), ("RELEASE", "")) || (matches!(word, "BETA" | "RC") && number(count))
+    };
+    let sound = text.split_once('-').is_some_and(|(version, rest)| {
+        version.split_once('.').is_some_and(|(major, minor)| number(major) && number(minor)) && branch(rest)
+    });
+    if sound { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a release such as \"14.1-RELEASE\"")) }
 }
 
 fn release(text: &str) -> Result<String, String> {
@@ -240,9 +277,28 @@ fn source(section: Section<'_>) -> Option<SourceSpec> {
         filesystems: filesystems.iter().filter_map(|item| item.parse(absolute_path)).collect(),
         parking: section.parse("parking", |text| text.parse().map_err(|_| format!("{text:?} is not an address"))),
         console: section.flag("console"),
+        prune: section.get("prune").map(|item| item.items().iter().filter_map(|item| item.parse(beneath)).collect()),
+        compress: section.flag("compress"),
+        bandwidth: section.parse("bandwidth", parse_bytes),
     };
     section.finish("source");
     Some(spec)
+}
+
+/// Something in a guest's tree: without a way out of it, and with a `*` in the last part only.
+fn beneath(text: &str) -> Result<String, String> {
+    let mut parts: Vec<&str> = text.strip_suffix('/').unwrap_or(text).split('/').collect();
+    let last = parts.pop().unwrap_or_default();
+    let named = |part: &str| {
+        !["", ".", ".."].contains(&part) && !part.contains(|c: char| c.is_control() || "[]?\\".contains(c))
+    };
+    let above = parts.iter().all(|part| named(part) && !part.contains('*'));
+    match above && named(last) && !last.trim_matches(['*', '.']).is_empty() {
+        true => Ok(text.to_owned()),
+        false => {
+            Err(format!("{text:?} is no path in the guest's tree: \"usr/src\", \"tmp/\" to empty it, \"kernel*\""))
+        }
+    }
 }
 
 fn hooks(list: &Item<'_>) -> Vec<Hook> {

@@ -49,6 +49,9 @@ network = "fenced"
 allow = ["10.0.6.0/24:53", "db.example"]
 ip = ["eth0=.16"]
 interface = "em0"
+[guests.all.source]
+ssh = { address = "server.example" }
+prune = ["usr/src", "kernel*"]
 [[guests.all.hooks]]
 name = "export"
 at = "volumes"

@@ -194,16 +194,53 @@ pub enum Recipe {
     },
     /// `yum update` with a new kernel.
     YumKernel,
-    /// FreeBSD base system from a built source tree on the host.
-    FreebsdWorld {
-        /// Source tree on the host.
-        src: PathBuf,
-    },
+    /// The base system of a stopped FreeBSD jail, from its host.
+    FreebsdWorld(FreebsdWorld),
     /// The operator's own program, run inside the clone.
     Script {
         /// Program and arguments.
         run: Vec<String>,
     },
+}
+
+/// How the base system of a jail is upgraded. Paths are the jail host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreebsdWorld {
+    /// What brings the new base system.
+    #[serde(default)]
+    pub method: WorldMethod,
+    /// Source tree.
+    pub src: PathBuf,
+    /// Where its object trees are, if not `/usr/obj` (`MAKEOBJDIRPREFIX`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obj: Option<PathBuf>,
+    /// A missing buildworld is made.
+    #[serde(default)]
+    pub build: bool,
+    /// The old release's tree of configuration files, for a jail that has none to compare with: a tarball, or its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// Packages are reinstalled for the new base system.
+    #[serde(default = "yes")]
+    pub packages: bool,
+    /// With [`WorldMethod::FreebsdUpdate`]: the release, if not the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What brings a new base system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorldMethod {
+    /// `make installworld` from a built source.
+    #[default]
+    Installworld,
+    /// freebsd-update(8).
+    FreebsdUpdate,
 }
 
 /// What `promote` does in trouble.
@@ -348,6 +385,14 @@ pub struct SourceSpec {
     pub parking: Option<IpAddr>,
     /// It can be reached by console instead.
     pub console: bool,
+    /// What the jail's tree is rid of, instead of the shipped list: paths relative to it, a slash at the end to empty a
+    /// directory and keep it, a `*` in the last part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<Vec<String>>,
+    /// The copy is packed on its way.
+    pub compress: bool,
+    /// Bytes a second that the copy may take; `None`: no limit.
+    pub bandwidth: Option<u64>,
 }
 
 /// The verbs that change the world.

@@ -199,11 +199,45 @@ network = "closed"
 [guests.mercure.source]
 filesystems = "/"
 parking = "here"
+prune = ["../x", "/boot", "a/*", "usr/src"]
 [guests.run--x]
 host = "here"
 [guests.empty]
 "#
     ));
+}
+
+#[test]
+fn a_world_has_the_keys_of_its_method() {
+    let head = "version = 1\n[hosts]\nj = { hypervisor = \"jail\", jails = \"/jails\" }\n[guests.a]\nhost = \"j\"\n";
+    let world = |keys: &str| {
+        let text = format!("{head}upgrade = {{ recipe = \"freebsd-world\"{keys} }}\n");
+        at(&[("inventory.toml", &text)]).1.map(|inventory| {
+            match inventory.guests["a"].upgrade.clone().unwrap().recipe {
+                Recipe::FreebsdWorld(world) => world,
+                other => panic!("{other:?}"),
+            }
+        })
+    };
+    let plain = world("").unwrap();
+    assert!(plain.packages && !plain.build && plain.src == Path::new("/usr/src") && plain.base.is_none());
+    let all = world(", src = \"/s\", obj = \"/o\", build = true, base = \"/b.tbz\", packages = false").unwrap();
+    assert!(!all.packages && all.build && all.obj.as_deref() == Some(Path::new("/o")));
+    let binary = world(", method = \"freebsd-update\", to = \"14.1-RELEASE\"").unwrap();
+    assert_eq!((binary.method, binary.to.as_deref()), (WorldMethod::FreebsdUpdate, Some("14.1-RELEASE")));
+    for (keys, says) in [
+        (", sorce = \"/s\"", "did you mean \"src\"?"),
+        (", packges = false", "did you mean \"packages\"?"),
+        (", to = \"14.1-RELEASE\"", "unknown key"),
+        (", method = \"freebsd-update\", src = \"/s\"", "unknown key"),
+        (", method = \"freebsd-updates\"", "freebsd-update"),
+        (", method = \"freebsd-update\", to = \"14.1-RELEASE-p5\"", "is not a release such as"),
+        (", src = \"usr/src\"", "absolute"),
+        (", build = \"yes\"", "build"),
+    ] {
+        let said = world(keys).unwrap_err().to_string();
+        assert!(said.contains(says), "{keys}: {said}");
+    }
 }
 
 #[test]

@@ -36,6 +36,18 @@ pub(super) enum Offer {
     Asking,
 }
 
+/// What a new run begins with.
+pub(super) struct Beginning {
+    /// What is remembered of it, with `GUEST--RUN` for its id.
+    pub(super) record: RunFacts,
+    /// Public ssh host keys of the original.
+    pub(super) host_keys: Vec<String>,
+    /// The original's definition, where it has one.
+    pub(super) definition: Option<String>,
+    /// The clone has the original's host keys.
+    pub(super) clone_has_keys: bool,
+}
+
 /// The program, apart from its command line.
 pub struct App {
     /// What the operator declared.
@@ -213,10 +225,13 @@ impl App {
             spec.clone.runs_on = Some(host.clone());
         }
         let spec = &spec;
+        let strategy = options.strategy.or(spec.clone.strategy).unwrap_or(Strategy::Snapshot);
+        if strategy == Strategy::Transfer {
+            return self.clone_by_transfer(spec, existing, options, emit).await;
+        }
         let mut facts = self.gather(spec).await?;
         let declared: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         let wishes = if options.ip.is_empty() { declared } else { options.ip.clone() };
-        let strategy = options.strategy.or(spec.clone.strategy).unwrap_or(Strategy::Snapshot);
         let addressing = match strategy {
             Strategy::InPlace => address::unchanged(&facts)?,
             _ => address::choose(&facts, &wishes, &options.mac)?,
@@ -258,39 +273,53 @@ impl App {
         let (plan, page) = planned?;
         leased::check(&plan, &self.platforms(&record)?, Some(&link), &mut findings).await;
         let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
+        let beginning = Beginning {
+            record,
+            host_keys: facts.host_keys.clone(),
+            definition: Some(facts.definition.text.clone()),
+            // The guest is reached as the run's, by its own keys.
+            clone_has_keys: strategy == Strategy::InPlace,
+        };
+        // The look at the original ends here: by strategy `origin` its volume is about to be written to.
+        drop(facts);
+        self.begin(spec, existing, proposal, beginning, options, emit).await
+    }
+
+    /// Shows the plan of a new run, asks, and carries it out.
+    pub(super) async fn begin(
+        &self,
+        spec: &GuestSpec,
+        existing: Option<Arc<dyn Journal>>,
+        proposal: Proposal,
+        beginning: Beginning,
+        options: &Options,
+        emit: &Arc<Emitter>,
+    ) -> Result<Finish, Failure> {
         if let Some(finish) = self.approve(&proposal, options, emit)? {
             return Ok(finish);
         }
         let journal = existing.ok_or_else(|| Failure::new(exit::BUG, "open the journal"))?;
+        let guest = &spec.name;
         let run = format!("{guest}--{}", random_id());
-        let (plan, record) = clone::bind(&proposal.plan, &record, &run)?;
+        let (plan, record) = clone::bind(&proposal.plan, &beginning.record, &run)?;
         private_dir(&record.run_dir)?;
-        write_private(&record.original.known_hosts, &crate::guest::keys::known_hosts(&guest, &facts.host_keys))?;
-        if strategy == Strategy::InPlace {
-            // The guest is reached as the run's, by its own keys.
-            write_private(&record.clone.known_hosts, &crate::guest::keys::known_hosts(&run, &facts.host_keys))?;
+        let known = |name: &str| crate::guest::keys::known_hosts(name, &beginning.host_keys);
+        write_private(&record.original.known_hosts, &known(guest))?;
+        if beginning.clone_has_keys {
+            write_private(&record.clone.known_hosts, &known(&run))?;
         }
         let holder = Holder::this_process();
         hypervisors::host::set_lease_marker(&holder.marker);
-        let lease = journal.open_run(&run, &guest, &plan.during, &serde_json::to_value(&record)?, &holder)?;
-        journal.put_blob(facts.definition.text.as_bytes())?;
+        let lease = journal.open_run(&run, guest, &plan.during, &serde_json::to_value(&record)?, &holder)?;
+        if let Some(definition) = &beginning.definition {
+            journal.put_blob(definition.as_bytes())?;
+        }
         emit.set_run(&run);
-        // The look at the original ends here: by strategy `origin` its volume is about to be written to.
-        drop(facts);
         let run = journal.run(&run)?.ok_or_else(|| JournalError::Missing(run))?;
         // The paths on other hosts have the run's name by now.
         let Sides { production: hypervisor, clone } = self.sides(&record)?;
-        let mut held = Held {
-            app: self,
-            journal,
-            lease,
-            run,
-            record: record.clone(),
-            spec: spec.clone(),
-            hypervisor,
-            clone,
-            emit: emit.clone(),
-        };
+        let mut held =
+            Held { app: self, journal, lease, run, record, spec: spec.clone(), hypervisor, clone, emit: emit.clone() };
         let result = held.execute_new(&plan, options).await;
         let _ = held.journal.release(&held.lease);
         result

@@ -100,6 +100,7 @@ pub fn record(
         sudo: facts.spec.ssh.sudo,
         known_hosts,
         control_dir: control_dir.to_owned(),
+        legacy: false,
     };
     let disks = facts
         .disks
@@ -163,6 +164,7 @@ pub fn record(
         verification: None,
         unproven: None,
         boot_s: None,
+        transfer: None,
     })
 }
 

@@ -61,7 +61,7 @@ impl Held<'_> {
             }),
             Verb::Clone | Verb::Rollback | Verb::Commit | Verb::Abort => false,
         };
-        if !works_with_it {
+        if !works_with_it || self.jail_may_be_off(verb, state) {
             return Ok(());
         }
         let on_snapshot = self.record.strategy == Strategy::Snapshot && !matches!(state, State::Cloning);

@@ -92,7 +92,11 @@ impl Held<'_> {
             });
         }
         self.needs_the_clone(verb, state, active.as_ref(), options).await?;
+        let transfer = self.record.transfer.is_some();
         match verb {
+            Verb::Upgrade if transfer => self.upgrade_jail(options).await,
+            Verb::Promote if transfer => self.promote_jail(options).await,
+            Verb::Commit if transfer => self.commit_jail(options).await,
             Verb::Resume => match active {
                 Some(past) => self.resume(past, options).await,
                 // The controller went before it could store the plan: nothing was begun, so there is nothing to go on with.
@@ -201,7 +205,7 @@ impl Held<'_> {
         Ok(finish)
     }
 
-    async fn propose(
+    pub(super) async fn propose(
         &mut self,
         plan: Plan,
         page: Page,
@@ -441,7 +445,7 @@ impl Held<'_> {
     }
 
     /// Number of the next report of checks.
-    fn checks_number(&self) -> Result<usize, Failure> {
+    pub(super) fn checks_number(&self) -> Result<usize, Failure> {
         let made = self.journal.plans(&self.run.id)?;
         Ok(made.iter().filter(|plan| matches!(plan.verb.as_str(), "verify" | "promote")).count() + 1)
     }

@@ -5,6 +5,7 @@
 //! * [`clone`], [`upgrade`], [`verify`], [`promote`], [`back`] (rollback, abort), [`commit`]: one plan each; [`detached`]: what those of
 //!   the ways back leave to be decided.
 //! * [`origin`], [`in_place`]: what the strategies of these names do in their own way; [`production`]: steps all share.
+//! * [`transfer`]: a server that becomes a jail.
 //! * [`app`]: one invocation: the run, its lease, the approval, the engine, the exit code.
 //! * [`fill`], [`watch`]: snapshots that fill, and what is done before one is lost.
 //! * [`interrupted`], [`decide`]: what happens to runs whose owner is gone, or that are stuck.
@@ -48,6 +49,7 @@ pub mod query;
 pub mod record;
 pub mod state;
 mod step_log;
+pub mod transfer;
 pub mod upgrade;
 pub mod verify;
 pub mod watch;

@@ -70,7 +70,7 @@ pub fn conffiles(pasts: &[Past]) -> Vec<Conffile> {
         .iter()
         .rev()
         .flat_map(|past| past.plan.steps.iter().zip(&past.histories))
-        .filter(|(step, _)| step.op.action().kind() == "conffiles.collect")
+        .filter(|(step, _)| matches!(step.op.action().kind(), "conffiles.collect" | "world.undecided"))
         .find_map(|(_, past)| Vec::deserialize(&past.done.as_ref()?["done"]["data"]).ok())
         .unwrap_or_default()
 }

@@ -93,6 +93,9 @@ pub struct RunFacts {
     /// Seconds from start to reachable, as measured on the clone.
     #[serde(default)]
     pub boot_s: Option<f64>,
+    /// What a run by strategy `transfer` remembers beside that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Box<super::transfer::Transfer>>,
 }
 
 impl RunFacts {

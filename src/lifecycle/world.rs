@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hypervisors::host::{LocalHost, SshHost, SshTarget};
+use hypervisors::jail::Jails;
 use hypervisors::libvirt::Libvirt;
 use hypervisors::libvirt::uri::Uri;
 use hypervisors::net::{Linked, RealNet};
@@ -69,6 +70,11 @@ impl App {
         platform(host, self.host_spec(host)?, &self.state, &self.scratch)
     }
 
+    /// How a machine that is no host of the inventory is logged in to.
+    pub(super) fn login(&self, name: &str, ssh: &SshSpec) -> SshTarget {
+        target(name, ssh, &self.scratch)
+    }
+
     fn host_spec(&self, host: &str) -> Result<&HostSpec, Failure> {
         self.inventory.hosts.get(host).ok_or_else(|| {
             Failure::new(exit::USAGE, format!("use host {host}"))
@@ -89,6 +95,9 @@ impl App {
                     let definitions = spec.definitions.clone().unwrap_or_else(|| XL.into());
                     let target = spec.ssh.as_ref().map(|ssh| target(name, ssh, &self.scratch));
                     (Toolstack::Xl { definitions }, target)
+                }
+                HypervisorKind::Jail => {
+                    (Toolstack::Jail, spec.ssh.as_ref().map(|ssh| target(name, ssh, &self.scratch)))
                 }
                 HypervisorKind::Sim => (Toolstack::Sim, None),
                 _ => return None,
@@ -154,7 +163,8 @@ impl App {
 /// Volumes are opened where they lie: a host that holds some has to be this machine.
 fn holds_volumes(name: &str, spec: &HostSpec) -> Result<(), Failure> {
     let remote = match spec.hypervisor {
-        HypervisorKind::Sim => false,
+        // A jail's tree is worked on where it is.
+        HypervisorKind::Sim | HypervisorKind::Jail => false,
         HypervisorKind::Libvirt => spec.ssh.is_some() || libvirt_uri(name, spec)?.is_remote(),
         _ => spec.ssh.is_some(),
     };
@@ -266,10 +276,14 @@ fn platform(name: &str, spec: &HostSpec, state: &Path, scratch: &Path) -> Result
                 None => sim,
             }))
         }
+        HypervisorKind::Jail => {
+            let (host, _) = machine(name, spec.ssh.as_ref().map(|ssh| target(name, ssh, scratch)));
+            Ok(Arc::new(Jails::new(host, net)))
+        }
         other => Err(refuse(
             name,
             format!("the platform {other:?} is not built yet").to_lowercase(),
-            "platforms here: libvirt, xl, sim",
+            "platforms here: libvirt, xl, jail, sim",
         )),
     }
 }

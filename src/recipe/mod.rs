@@ -1,6 +1,7 @@
 //! How an operating system is upgraded, inside a running clone reached as a [`hypervisors::Host`].
 //!
 //! * [`debian`]: release upgrades of Debian: preflight, package sources, what apt and dpkg print.
+//! * [`freebsd`]: the base system of a stopped jail, from its host.
 //! * [`conffiles`]: the configuration files that an upgrade left undecided.
 //! * [`script`]: any other upgrade, as a program of the operator's.
 //! * [`job`]: long work that goes on in the clone when the link is lost.
@@ -10,6 +11,7 @@
 
 pub mod conffiles;
 pub mod debian;
+pub mod freebsd;
 pub mod job;
 pub mod script;
 

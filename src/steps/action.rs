@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, left, net, queues, services, storage,
-    upgrade, verify, visible,
+    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, net, queues, reduce, server,
+    services, storage, transfer, upgrade, verify, visible, world,
 };
 
 macro_rules! actions {
@@ -63,6 +63,7 @@ actions! {
     "queues.discard" Discard(queues::Discard),
     "storage.replayed" Replayed(left::Replayed),
     "carry.rsync" Carry(carry::Carry),
+    "transfer.filesystems" Transfer(transfer::Transfer),
     "net.prove_silent" ProveSilent(net::ProveSilent),
     "net.announce" Announce(net::Announce),
     "net.learn_address" LearnAddress(net::LearnAddress),
@@ -78,7 +79,28 @@ actions! {
     "debian.clean" DebianClean(upgrade::DebianClean),
     "conffiles.collect" CollectConffiles(upgrade::CollectConffiles),
     "script.run" Script(upgrade::Script),
+    "world.build" BuildWorld(world::BuildWorld),
+    "world.flags" ClearFlags(world::ClearFlags),
+    "world.etc_tree" EtcTree(world::EtcTree),
+    "world.etc_base" EtcBase(world::EtcBase),
+    "world.etcupdate" EtcUpdate(world::EtcUpdate),
+    "world.install" InstallWorld(world::InstallWorld),
+    "world.mergemaster" MergeMaster(world::MergeMaster),
+    "world.rcd" ReplaceRcd(world::ReplaceRcd),
+    "world.freebsd_update" FreebsdUpdate(world::FreebsdUpdate),
+    "world.delete_old" DeleteOld(world::DeleteOld),
+    "world.delete_old_libs" DeleteOldLibs(world::DeleteOldLibs),
+    "world.packages" Packages(world::Packages),
+    "world.undecided" CollectUndecided(world::CollectUndecided),
     "guest.reboot" Reboot(upgrade::Reboot),
     "guest.settle" Settle(upgrade::Settle),
+    "jail.prune" Prune(reduce::Prune),
+    "jail.reduce" Reduce(reduce::Reduce),
+    "jail.identity" Identity(reduce::Identity),
+    "jail.tree" MakeTree(jail::MakeTree),
+    "jail.keep" KeepTree(jail::KeepTree),
+    "server.services" StopServices(server::StopServices),
+    "server.park" Park(server::Park),
+    "server.quiet" ProveQuiet(server::ProveQuiet),
     "hook" Hook(hook::Hook),
 }

@@ -40,7 +40,7 @@ pub fn expected(edits: &[FileEdit]) -> Vec<Expected> {
 }
 
 /// Refuses edits that are not those of the plan.
-fn as_planned(edits: &[FileEdit], planned: &[Expected]) -> Result<(), StepError> {
+pub(super) fn as_planned(edits: &[FileEdit], planned: &[Expected]) -> Result<(), StepError> {
     let now = expected(edits);
     let changed: Vec<String> = now
         .iter()

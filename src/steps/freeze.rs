@@ -181,6 +181,7 @@ mod tests {
                 sudo: false,
                 known_hosts: PathBuf::new(),
                 control_dir: PathBuf::new(),
+                legacy: false,
             };
             let name = directory.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
             Some(Self { directory, name, freeze: Freeze { link, seconds, skip } })

@@ -19,6 +19,8 @@ pub enum Toolstack {
         /// Directory of the definitions.
         definitions: PathBuf,
     },
+    /// FreeBSD's jails.
+    Jail,
     /// The simulated platform.
     Sim,
 }
@@ -75,6 +77,7 @@ impl Manners {
                 let file = definitions.join(format!("{guest}.cfg")).display().to_string();
                 xl(&file, act, guest).into_iter().map(|command| self.on(host, command)).collect()
             }
+            Some(Toolstack::Jail) => jail(act, guest).into_iter().map(|command| self.on(host, command)).collect(),
             Some(Toolstack::Sim) => vec![argv(["sim", word(act), guest])],
         }
     }
@@ -122,6 +125,21 @@ fn xl(file: &str, act: Act, guest: &str) -> Vec<Vec<String>> {
     }
 }
 
+/// service(8) and sysrc(8), and what is left to people: the file of a definition.
+fn jail(act: Act, guest: &str) -> Vec<Vec<String>> {
+    let file = format!("/etc/jail.{guest}.conf");
+    match act {
+        Act::Define(_) => vec![argv(["vi", &file])],
+        Act::Undefine => vec![argv(["rm", &file])],
+        Act::Start => vec![argv(["service", "jail", "onestart", guest])],
+        Act::Shutdown => vec![argv(["service", "jail", "onestop", guest])],
+        Act::Autostart(true) => vec![argv(["sysrc", &format!("jail_list+={guest}")])],
+        Act::Autostart(false) => vec![argv(["sysrc", &format!("jail_list-={guest}")])],
+        // Jails cannot be paused.
+        Act::Pause | Act::Resume => Vec::new(),
+    }
+}
+
 /// `VG/LV` of a logical volume's path.
 pub fn lv(volume: &VolumeRef) -> String {
     volume.path.strip_prefix("/dev").unwrap_or(&volume.path).display().to_string()
@@ -141,6 +159,7 @@ mod tests {
             ("far".into(), manner(Toolstack::Libvirt { uri: "xen+ssh://root@far/system?no_tty=1".into() }, ssh("far"))),
             ("trolls".into(), manner(Toolstack::Xl { definitions: "/srv/VM/config".into() }, Vec::new())),
             ("perceval".into(), manner(Toolstack::Xl { definitions: "/etc/xen".into() }, ssh("perceval"))),
+            ("jails".into(), manner(Toolstack::Jail, ssh("jails"))),
             ("sim".into(), manner(Toolstack::Sim, Vec::new())),
         ]))
     }
@@ -160,7 +179,7 @@ mod tests {
             Act::Resume,
         ];
         let mut shown = String::new();
-        for host in ["here", "far", "trolls", "perceval", "sim"] {
+        for host in ["here", "far", "trolls", "perceval", "jails", "sim"] {
             shown += &format!("{host}\n");
             for command in acts.iter().flat_map(|act| manners.act(host, *act, "mercure")) {
                 shown += &format!("  {}\n", shell_quote(&command));

@@ -26,7 +26,7 @@ pub use debian::{CollectConffiles, DebianClean, DebianConfigure, DebianSources, 
 pub use system::{Reboot, Script, Settle};
 
 /// How often a job is looked at.
-const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
+pub(super) const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
 
 /// How often it is looked whether a guest that is waited for runs at all.
 const LOOK_AT_POWER: Duration = Duration::from_secs(5);
@@ -41,12 +41,12 @@ fn guest(world: &World, host: &str, link: &GuestLink) -> Result<Arc<dyn Host>, S
 }
 
 /// The guest's name, as typed on the command line.
-fn name(world: &World) -> &str {
+pub(super) fn name(world: &World) -> &str {
     world.run.rsplit_once("--").map_or(world.run.as_str(), |(guest, _)| guest)
 }
 
 /// Undo of what goes with the clone.
-fn with_clone() -> Result<Done, StepError> {
+pub(super) fn with_clone() -> Result<Done, StepError> {
     Ok(Change::Unchanged.into())
 }
 
@@ -120,7 +120,7 @@ impl Work<'_> {
     }
 }
 
-fn open_log(world: &World, id: &str) -> std::io::Result<File> {
+pub(super) fn open_log(world: &World, id: &str) -> std::io::Result<File> {
     let dir = world.run_dir.join("output");
     fs::create_dir_all(&dir)?;
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(format!("{id}.log")))

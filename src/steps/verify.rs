@@ -297,6 +297,7 @@ mod tests {
             sudo: false,
             known_hosts,
             control_dir: run_dir.clone(),
+            legacy: false,
         };
         let platform: Arc<dyn Hypervisor> = sim.clone();
         let world = World {

@@ -56,9 +56,12 @@ async fn ask(host: &dyn Host, argv: &[&str]) -> Result<Option<String>> {
     }
 }
 
-/// Listening sockets, by `ss -lntup` (ss(8)) and `ps -o unit` (ps(1)). `None` if they cannot be told.
+/// Listening sockets, by `ss -lntup` (ss(8)) and `ps -o unit` (ps(1)), on FreeBSD by `sockstat -46l` (sockstat(1)). `None` if they
+/// cannot be told.
 pub async fn sockets(host: &dyn Host) -> Result<Option<Vec<Socket>>> {
-    let Some(ss) = ask(host, &["ss", "-H", "-l", "-n", "-t", "-u", "-p"]).await? else { return Ok(None) };
+    let Some(ss) = ask(host, &["ss", "-H", "-l", "-n", "-t", "-u", "-p"]).await? else {
+        return Ok(ask(host, &["sockstat", "-46l"]).await?.map(|text| parse_sockstat(&text)));
+    };
     let units = ask(host, &["ps", "-e", "-o", "pid=,unit="]).await?.unwrap_or_default();
     Ok(Some(parse_ss(&ss, &parse_ps_units(&units))))
 }
@@ -74,14 +77,19 @@ pub async fn units(host: &dyn Host) -> Result<Option<Units>> {
     Ok(Some(units))
 }
 
-/// Installed packages with their versions, by dpkg or rpm. Empty if neither is there.
+/// Installed packages with their versions, by dpkg, rpm or FreeBSD's pkg. Empty if none is there.
 pub async fn packages(host: &dyn Host) -> Result<BTreeMap<String, String>> {
     let dpkg = ["dpkg-query", "-W", "-f=${db:Status-Abbrev}\\t${Package}\\t${Version}\\n"];
     if let Some(text) = ask(host, &dpkg).await? {
         return Ok(parse_packages(&text));
     }
     let rpm = ["rpm", "-qa", "--qf", "ii \\t%{NAME}\\t%{VERSION}-%{RELEASE}\\n"];
-    Ok(ask(host, &rpm).await?.map(|text| parse_packages(&text)).unwrap_or_default())
+    if let Some(text) = ask(host, &rpm).await? {
+        return Ok(parse_packages(&text));
+    }
+    // One that is not installed yet would ask whether it shall be, and takes silence for a no.
+    let pkg = ["pkg", "query", "-a", "ii \t%n\t%v"];
+    Ok(ask(host, &pkg).await?.map(|text| parse_packages(&text)).unwrap_or_default())
 }
 
 /// The running kernel's release, by `uname -r`.
@@ -134,6 +142,22 @@ pub fn parse_ss(text: &str, units: &BTreeMap<u32, String>) -> Vec<Socket> {
     };
     let mut sockets: Vec<Socket> = text.lines().filter_map(socket).collect();
     sockets.sort();
+    sockets
+}
+
+/// Reads `sockstat -46l` of FreeBSD: a line `USER COMMAND PID FD PROTO LOCAL FOREIGN` for each socket.
+pub fn parse_sockstat(text: &str) -> Vec<Socket> {
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, command, _, _, protocol, local, _] = *fields.as_slice() else { return None };
+        let protocol = ["tcp", "udp"].into_iter().find(|word| protocol.starts_with(word))?.to_owned();
+        let (address, port) = local.rsplit_once(':')?;
+        let process = (command != "?").then(|| short(command));
+        Some(Socket { protocol, port: port.parse().ok()?, address: short(address), process, unit: None })
+    };
+    let mut sockets: Vec<Socket> = text.lines().filter_map(socket).collect();
+    sockets.sort();
+    sockets.dedup();
     sockets
 }
 
@@ -248,6 +272,22 @@ mod tests {
         let sockets = parse_ss(text, &BTreeMap::new());
         assert_eq!(sockets.len(), 1);
         assert_eq!((sockets[0].port, sockets[0].address.as_str()), (323, "127.0.0.1%lo"));
+    }
+
+    #[test]
+    fn sockets_of_a_freebsd_guest() {
+        let text = "USER     COMMAND    PID   FD PROTO  LOCAL ADDRESS         FOREIGN ADDRESS      \n\
+            root     sshd       795   4  tcp4   10.0.5.113:22         *:*\n\
+            root     syslogd    690   6  udp6   *:514                 *:*\n\
+            ?        ?          ?     ?  tcp4   *:2049                *:*\nodd\nroot x 1 2 icm4 *:* *:*\n";
+        let sockets = parse_sockstat(text);
+        assert_eq!(sockets.len(), 3);
+        let ssh = sockets.iter().find(|socket| socket.port == 22).unwrap();
+        assert_eq!(
+            (ssh.protocol.as_str(), ssh.address.as_str(), ssh.process.as_deref()),
+            ("tcp", "10.0.5.113", Some("sshd"))
+        );
+        assert!(sockets.iter().any(|socket| socket.port == 2049 && socket.process.is_none()));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The controller's own machine, and the one place where a process is started ([`execute`]; ssh goes through it too).
+//! The controller's own machine, and the one place where a process is started ([`spawn`]; ssh and streams go through it too).
 //!
 //! Invariants: each command has a process group of its own, and no way out of [`execute`] leaves that group behind: a
 //! time-out ends it (SIGTERM, 2 s, SIGKILL), a dropped future kills it. Output beyond the limit is read and dropped, so
@@ -17,16 +17,17 @@ use async_trait::async_trait;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::Child;
 
 use super::record::{CommandRecord, LEASE_VARIABLE, lease_marker, report};
-use super::{Command, Host, Job, JobStatus, Output, Stdin, Stdout, job};
+use super::{Command, Host, Job, JobStatus, Output, Stdin, Stdout, Stream, job};
 use crate::{Cause, Change, Error, Result};
 
 /// Between SIGTERM and SIGKILL.
 const TERM_PATIENCE: Duration = Duration::from_secs(2);
 /// How long output is read on after the command itself has ended: something it left behind may hold the pipes open (an ssh
 /// control master does), and what the command wrote is in the pipe already.
-const DRAIN: Duration = Duration::from_millis(250);
+pub(super) const DRAIN: Duration = Duration::from_millis(250);
 /// Bytes of each output kept for the record.
 const TAIL: usize = 4096;
 
@@ -60,6 +61,9 @@ impl Host for LocalHost {
     }
     async fn run(&self, command: &Command) -> Result<Output> {
         execute(&Call { host: &self.name, shown: &command.argv, command, local: true }).await
+    }
+    async fn stream(&self, command: &Command) -> Result<Stream> {
+        Stream::start(&Call { host: &self.name, shown: &command.argv, command, local: true }, Box::new(Ok))
     }
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         let doing = format!("read {} on {}", path.display(), self.name);
@@ -98,6 +102,14 @@ pub(crate) struct Call<'a> {
     pub local: bool,
 }
 
+impl Call<'_> {
+    /// What is attempted, for errors.
+    pub(super) fn doing(&self) -> String {
+        let program = self.shown.first().map_or("", String::as_str);
+        format!("run {} on {}", super::printable(program), self.host)
+    }
+}
+
 /// Starts a process, feeds it, waits for it, and reports it. See [`Host::run`].
 pub(crate) async fn execute(call: &Call<'_>) -> Result<Output> {
     let begun = Instant::now();
@@ -120,16 +132,8 @@ pub(crate) async fn execute(call: &Call<'_>) -> Result<Output> {
 
 async fn supervise(call: &Call<'_>, tails: &mut (Vec<u8>, Vec<u8>)) -> Result<Output> {
     let command = call.command;
-    let program = call.shown.first().map_or("", String::as_str);
-    let doing = || format!("run {} on {}", super::printable(program), call.host);
-    let mut child = prepare(call, &doing)?.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            Error::not_found(doing(), format!("{} is not installed", super::printable(command.program())))
-                .help(format!("install {} on {}", super::printable(command.program()), call.host))
-        }
-        _ => Error::io(doing(), error),
-    })?;
-    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    let doing = || call.doing();
+    let (mut child, mut group) = spawn(call)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
 
     let feed = async {
@@ -161,18 +165,35 @@ async fn supervise(call: &Call<'_>, tails: &mut (Vec<u8>, Vec<u8>)) -> Result<Ou
     *tails = (out.tail(), err.tail());
     match waited {
         Ok(Ok(status)) => {
-            group.0 = None;
+            group.is_gone();
             let truncated = out.dropped || err.dropped;
             Ok(Output { status: code(status), stdout: out.head, stderr: err.head, truncated })
         }
         Ok(Err(error)) => Err(Error::unknown(doing(), format!("its end could not be waited for: {error}"))),
         Err(_) => {
-            group.signal(Signal::SIGTERM);
-            let _ = tokio::time::timeout(TERM_PATIENCE, child.wait()).await;
-            drop(group);
+            end(&mut child, group).await;
             Err(Error::unknown(doing(), format!("not done after {:?}; it was ended", command.timeout)))
         }
     }
+}
+
+/// Starts a process in a group of its own.
+pub(super) fn spawn(call: &Call<'_>) -> Result<(Child, Group)> {
+    let program = || super::printable(call.command.program());
+    let child = prepare(call, &|| call.doing())?.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::not_found(call.doing(), format!("{} is not installed", program()))
+            .help(format!("install {} on {}", program(), call.host)),
+        _ => Error::io(call.doing(), error),
+    })?;
+    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    Ok((child, group))
+}
+
+/// Ends a process and its group: asked first, then killed.
+pub(super) async fn end(child: &mut Child, group: Group) {
+    group.signal(Signal::SIGTERM);
+    let _ = tokio::time::timeout(TERM_PATIENCE, child.wait()).await;
+    drop(group);
 }
 
 fn prepare(call: &Call<'_>, doing: &impl Fn() -> String) -> Result<tokio::process::Command> {
@@ -224,9 +245,14 @@ fn prepare(call: &Call<'_>, doing: &impl Fn() -> String) -> Result<tokio::proces
 }
 
 /// The process group of a command; killed when dropped, unless the command has ended.
-struct Group(Option<Pid>);
+#[derive(Debug)]
+pub(super) struct Group(Option<Pid>);
 
 impl Group {
+    /// The command has ended and was waited for; what it left behind is its own business.
+    pub(super) fn is_gone(&mut self) {
+        self.0 = None;
+    }
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.0 {
             // ESRCH: it is gone already, which is what we want.
@@ -242,7 +268,8 @@ impl Drop for Group {
 }
 
 /// The kept part of an output stream: its beginning, and the last [`TAIL`] bytes of what was dropped.
-struct Kept {
+#[derive(Debug)]
+pub(super) struct Kept {
     head: Vec<u8>,
     rest: VecDeque<u8>,
     limit: usize,
@@ -250,7 +277,7 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { head: Vec::new(), rest: VecDeque::new(), limit, dropped: false }
     }
     async fn fill(&mut self, stream: Option<impl AsyncRead + Unpin>) {
@@ -258,22 +285,34 @@ impl Kept {
         let mut buffer = vec![0; 16 << 10];
         // A read error ends the stream as its end does; the command's status tells the rest.
         while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-            let room = (self.limit - self.head.len()).min(count);
-            self.head.extend_from_slice(&buffer[..room]);
-            if room < count {
-                self.dropped = true;
-                self.rest.extend(&buffer[room..count]);
-                self.rest.drain(..self.rest.len().saturating_sub(TAIL));
-            }
+            self.take(&buffer[..count]);
         }
     }
-    fn tail(&self) -> Vec<u8> {
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        let room = (self.limit - self.head.len()).min(bytes.len());
+        self.head.extend_from_slice(&bytes[..room]);
+        if room < bytes.len() {
+            self.dropped = true;
+            self.rest.extend(&bytes[room..]);
+            self.rest.drain(..self.rest.len().saturating_sub(TAIL));
+        }
+    }
+    /// The beginning, and if something was dropped, a line that says so and the end; whether something was.
+    pub(super) fn ends(self) -> (Vec<u8>, bool) {
+        let mut bytes = self.head;
+        if self.dropped {
+            bytes.extend_from_slice(b"\n[...]\n");
+            bytes.extend(self.rest);
+        }
+        (bytes, self.dropped)
+    }
+    pub(super) fn tail(&self) -> Vec<u8> {
         let from_head = TAIL.saturating_sub(self.rest.len()).min(self.head.len());
         self.head[self.head.len() - from_head..].iter().chain(&self.rest).copied().collect()
     }
 }
 
-fn code(status: ExitStatus) -> i32 {
+pub(super) fn code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
 

@@ -1,5 +1,5 @@
-//! A machine: run a command there, read and write its files. [`Host::run`] is the only place in the whole
-//! program that starts a process.
+//! A machine: run a command there, read and write its files. [`Host::run`] and [`Host::stream`] are the only
+//! places in the whole program that start a process.
 //!
 //! Commands are argument vectors everywhere; where ssh forces a shell, one quoting function stands between.
 //! Output is captured up to a bound and made printable before anyone shows it.
@@ -8,6 +8,7 @@ pub mod job;
 mod local;
 mod record;
 mod ssh;
+mod stream;
 
 pub use local::{LocalHost, become_command};
 pub(crate) use local::{blocking, replace};
@@ -15,6 +16,7 @@ pub use record::{
     CommandObserver, CommandRecord, LEASE_VARIABLE, current_observer, end_marked, observed, set_lease_marker,
 };
 pub use ssh::{SshHost, SshTarget, shell_quote};
+pub use stream::{Running, Stream};
 
 use std::fmt;
 use std::net::IpAddr;
@@ -212,6 +214,13 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// ([`Cause::NotFound`]: no such program; [`Cause::Refused`]: login refused, host key mismatch) or if the link
     /// was lost or time ran out ([`Cause::Unknown`]).
     async fn run(&self, command: &Command) -> Result<Output>;
+    /// Starts a command whose standard input and output are pipes to us, for what is too much to keep; its `stdin` and
+    /// `stdout` fields are not looked at. `Err` as [`Host::run`] if it could not be started; over ssh most of that is known
+    /// only when it ends ([`Running::ended`]).
+    async fn stream(&self, command: &Command) -> Result<Stream> {
+        let doing = format!("stream {} on {}", printable(command.program()), self.name());
+        Err(Error::new(doing, Cause::Unsupported("this machine has no commands with pipes".into())))
+    }
     /// A file's bytes; `None` if it does not exist; an error if it is larger than `limit` bytes.
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>>;
     /// Replaces a file atomically (temporary file, fsync, rename), with this mode, owned by the user logged in as.
@@ -260,4 +269,7 @@ pub struct GuestLink {
     pub known_hosts: PathBuf,
     /// Directory for ssh control sockets.
     pub control_dir: PathBuf,
+    /// Offers the algorithms of sshd before 2014 too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub legacy: bool,
 }

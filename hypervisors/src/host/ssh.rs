@@ -4,6 +4,8 @@
 //! ssh ends with 255 for its own troubles, and so may a command. The command therefore runs under a fixed wrapper that says
 //! so on standard error when the 255 is its own; any other 255 is ssh's, and is sorted by its message.
 
+mod trouble;
+
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,16 +13,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
+use trouble::sort;
+
 use super::local::{Call, execute};
-use super::{Command, GuestLink, Host, Job, JobStatus, Output, Stdin, Stdout, job, printable_tail};
+use super::{Command, GuestLink, Host, Job, JobStatus, Output, Stdin, Stdout, Stream, job};
 use crate::{Cause, Change, Error, Result};
 
 /// A socket's path may have 107 characters (`unix(7)`); ssh adds 17 to the control path while it makes it.
 const CONTROL_PATH_MOST: usize = 107 - 17;
 
-/// Runs its arguments; a 255 that is theirs is announced by [`OWN_255`].
+/// Runs its arguments; a 255 that is theirs is announced by [`trouble::OWN_255`].
 const WRAPPER: &str = "\"$@\" || { s=$?; test $s -ne 255 || echo upgradectl-status-255 >&2; exit $s; }";
-const OWN_255: &[u8] = b"upgradectl-status-255\n";
 
 /// Arguments: path, limit. Status 97: too large, 98: `ls` says why it cannot be seen, 99: not a file.
 const READ: &str = "LC_ALL=C ls -d -- \"$1\" >/dev/null || exit 98; test -f \"$1\" || exit 99; \
@@ -63,6 +66,15 @@ pub struct SshTarget {
     pub legacy: bool,
 }
 
+/// How a command gets to the machine.
+#[derive(Clone, Copy)]
+enum Connection {
+    /// Through the connection that the others use.
+    Shared,
+    /// By one of its own: streams would share one cipher's processor and one window, and hold up every small command.
+    Own,
+}
+
 /// A machine reached by ssh.
 #[derive(Clone, Debug)]
 pub struct SshHost {
@@ -87,7 +99,7 @@ impl SshHost {
             known_hosts: Some(link.known_hosts.clone()),
             alias: Some(link.name.clone()),
             control_dir: link.control_dir.clone(),
-            legacy: false,
+            legacy: link.legacy,
         })
     }
     /// Keeps jobs in another directory there than [`job::DIRECTORY`].
@@ -147,6 +159,9 @@ impl SshHost {
 
     /// `ssh` with its options, without the destination.
     fn options(&self) -> Result<Vec<String>> {
+        self.options_for(Connection::Shared)
+    }
+    fn options_for(&self, connection: Connection) -> Result<Vec<String>> {
         let target = &self.target;
         let mut argv: Vec<String> =
             ["ssh", "-T", "-p", &target.port.to_string(), "-l", &target.user].into_iter().map(str::to_owned).collect();
@@ -187,7 +202,11 @@ impl SshHost {
             option("Ciphers", "+aes128-cbc,aes256-cbc,3des-cbc");
             option("MACs", "+hmac-sha1");
         }
-        match self.control_path()? {
+        let shared = match connection {
+            Connection::Shared => self.control_path()?,
+            Connection::Own => None,
+        };
+        match shared {
             Some(path) => {
                 option("ControlMaster", "auto");
                 option("ControlPersist", "30");
@@ -236,6 +255,9 @@ impl SshHost {
 
     /// The whole local command for a remote one.
     fn wrap(&self, command: &Command) -> Result<Command> {
+        self.wrap_in(command, Connection::Shared)
+    }
+    fn wrap_in(&self, command: &Command, connection: Connection) -> Result<Command> {
         let target = &self.target;
         let doing = || format!("run {} on {}", super::printable(command.program()), target.name);
         if command.argv.is_empty() {
@@ -256,7 +278,7 @@ impl SshHost {
             remote.extend(command.env.iter().map(|(key, value)| format!("{key}={value}")));
         }
         remote.extend(command.argv.iter().cloned());
-        let mut argv = self.options()?;
+        let mut argv = self.options_for(connection)?;
         argv.extend(["--".to_owned(), target.address.clone(), shell_quote(&remote)]);
         Ok(Command { argv, env: Vec::new(), ..command.clone() })
     }
@@ -277,53 +299,6 @@ pub fn shell_quote<S: AsRef<str>>(words: &[S]) -> String {
     quoted.join(" ")
 }
 
-/// What ssh or the wrapper gave back, sorted into a result of the command or a failure to run it.
-fn sort(target: &SshTarget, program: &str, mut output: Output) -> Result<Output> {
-    let doing = || format!("run {} on {}", super::printable(program), target.name);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    if output.status == 255 {
-        if output.stderr.ends_with(OWN_255) {
-            output.stderr.truncate(output.stderr.len() - OWN_255.len());
-            return Ok(output);
-        }
-        let shown = printable_tail(&output.stderr, 2);
-        if has(&["Host key verification failed", "REMOTE HOST IDENTIFICATION", "host key is known for"]) {
-            let file = target.known_hosts.as_ref().map_or("known_hosts".into(), |file| file.display().to_string());
-            let name = target.alias.as_deref().unwrap_or(&target.address);
-            return Err(Error::refused(doing(), format!("its host key is not the expected one: {shown}"))
-                .help(format!("compare the key of {} with the one recorded for {name} in {file}", target.address)));
-        }
-        if has(&["Permission denied", "Too many authentication failures"]) {
-            return Err(Error::refused(doing(), format!("login as {} was refused: {shown}", target.user)).help(
-                format!(
-                    "put the public key into ~{}/.ssh/authorized_keys there, or name another user or key",
-                    target.user
-                ),
-            ));
-        }
-        if has(&["Could not resolve hostname", "Bad configuration option", "no matching", "command-line: line"]) {
-            return Err(Error::refused(doing(), shown).help(format!("check the ssh settings of {}", target.name)));
-        }
-        let why = if shown.is_empty() { "the connection was lost without a word".to_owned() } else { shown };
-        return Err(Error::unknown(doing(), why));
-    }
-    if target.sudo && output.status == 1 && has(&["sudo: a password is required", "sudo: a terminal is required"]) {
-        return Err(Error::refused(doing(), format!("sudo wants a password of {}", target.user))
-            .help(format!("allow {} there to run commands without a password (NOPASSWD in sudoers)", target.user)));
-    }
-    let last = said.trim_end().lines().next_back().unwrap_or("");
-    let missing = matches!(output.status, 127 | 1)
-        && last.contains(program)
-        && (last.ends_with("not found") || (output.status == 127 && last.ends_with("No such file or directory")))
-        && (output.status == 127 || last == format!("sudo: {program}: command not found"));
-    if missing {
-        return Err(Error::not_found(doing(), format!("{} is not installed", super::printable(program)))
-            .help(format!("install {} on {}", super::printable(program), target.name)));
-    }
-    Ok(output)
-}
-
 #[async_trait]
 impl Host for SshHost {
     fn name(&self) -> &str {
@@ -337,6 +312,14 @@ impl Host for SshHost {
         let call = Call { host: &self.target.name, shown: &command.argv, command: &wrapped, local: false };
         let output = execute(&call).await?;
         sort(&self.target, command.argv.first().map_or("", String::as_str), output)
+    }
+    async fn stream(&self, command: &Command) -> Result<Stream> {
+        let wrapped = self.wrap_in(command, Connection::Own)?;
+        let (target, program) = (self.target.clone(), command.argv.first().cloned().unwrap_or_default());
+        Stream::start(
+            &Call { host: &self.target.name, shown: &command.argv, command: &wrapped, local: false },
+            Box::new(move |output| sort(&target, &program, output)),
+        )
     }
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         let doing = format!("read {} on {}", path.display(), self.name());

@@ -48,6 +48,7 @@ fn link(sim: &Sim, volume: &str, address: &str) -> GuestLink {
         sudo: false,
         known_hosts,
         control_dir: sim.dir().into(),
+        legacy: false,
     }
 }
 

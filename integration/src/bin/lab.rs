@@ -7,9 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use integration::dom0::guest::{self, MERCURE};
 use integration::dom0::{Dom0, Toolstack, image, session};
 use integration::lab::guest as native;
-use integration::lab::{Lab, timed};
+use integration::lab::{Lab, jails, timed};
 
 const USAGE: &str = "usage: lab [--number N] up [mercure] [tiny]   build lab N (0) with these guests (mercure)
+       lab [--number N] jails                  build lab N with a host of jails and a server that is to become one
        lab [--number N] down                   take it down, leaving nothing
        lab [--number N] status                 what of it is on the machine
        lab [--number N] run COMMAND…           run a command with LAB, LIBVIRT_DEFAULT_URI, UPGRADECTL_INVENTORY
@@ -42,6 +43,12 @@ fn main() -> Result<ExitCode> {
             lab.up(&guests)?;
             explain(&lab, &guests);
         }
+        ["jails"] => {
+            lab.up(&[])?;
+            jails::up(&lab)?;
+            jails::declare(&lab, "upgrade = { recipe = \"freebsd-world\", src = \"/usr/src\" }\n")?;
+            explain(&lab, &[jails::JAILHOST, jails::SERVER]);
+        }
         ["down"] => lab.down()?,
         ["status"] => {
             let there = lab.leftovers();
@@ -51,8 +58,12 @@ fn main() -> Result<ExitCode> {
             }
         }
         ["run", program, rest @ ..] => {
-            let status = Command::new(program)
-                .args(rest)
+            // A lab with jails is in a namespace in which ssh knows its machines.
+            let known = if lab.path("ssh").exists() { jails::known_to(&lab) } else { Vec::new() };
+            let words: Vec<&str> =
+                known.iter().map(String::as_str).chain([*program]).chain(rest.iter().copied()).collect();
+            let status = Command::new(words[0])
+                .args(&words[1..])
                 .env("LAB", lab.dir())
                 .env("LIBVIRT_DEFAULT_URI", lab.uri())
                 .env("UPGRADECTL_INVENTORY", lab.inventory())

@@ -145,7 +145,7 @@ pub fn place(lab: &Lab, guest: &Guest, tar: &Path) -> Result<()> {
 }
 
 /// Writes what makes a copy this guest.
-fn make_it(lab: &Lab, guest: &Guest, root: &Path) -> Result<()> {
+pub(super) fn make_it(lab: &Lab, guest: &Guest, root: &Path) -> Result<()> {
     let (name, address) = (guest.name, lab.address(guest.host));
     let write = |path: &str, content: String| {
         fs::write(root.join(path), content).with_context(|| format!("writing /{path}"))?;

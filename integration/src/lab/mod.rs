@@ -20,6 +20,7 @@ pub mod dhcp;
 pub mod guest;
 pub mod image;
 pub mod inventory;
+pub mod jails;
 pub mod look;
 pub mod network;
 pub mod prerequisites;

@@ -160,7 +160,7 @@ fn remove(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
     if removed == Err(Errno::NOENT) { Ok(()) } else { removed }
 }
 
-pub(super) fn temporary(name: &OsStr) -> OsString {
+pub(in crate::guest) fn temporary(name: &OsStr) -> OsString {
     let digest = Sha256::digest(name.as_bytes());
     let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!(".upgradectl-{hex}").into()

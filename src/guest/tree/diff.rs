@@ -1,5 +1,6 @@
 //! Edits for people: unified diffs without secrets and without control characters of the guest.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,9 +38,9 @@ pub fn diff(edit: &FileEdit) -> String {
         line("secret content changes, not shown".into());
         return text;
     }
-    match (std::str::from_utf8(before), std::str::from_utf8(after)) {
-        (Ok(before), Ok(after)) if !before.contains('\0') && !after.contains('\0') => {
-            let unified = TextDiff::configure().timeout(PATIENCE).diff_lines(before, after);
+    match (text_of(before), text_of(after)) {
+        (Some(before), Some(after)) => {
+            let unified = TextDiff::configure().timeout(PATIENCE).diff_lines(before.as_ref(), after.as_ref());
             let (a, b) = (format!("a{path}"), format!("b{path}"));
             let (a, b) = if edit.before.is_none() { ("/dev/null".into(), b) } else { (a, b) };
             let b = if edit.after.is_none() { "/dev/null".into() } else { b };
@@ -61,6 +62,13 @@ fn bytes(image: Option<&FileImage>) -> &[u8] {
         Some(FileImage::Regular { bytes, .. }) => bytes,
         _ => &[],
     }
+}
+
+/// Text, also that of an 8-bit encoding; `None` for what is none.
+fn text_of(bytes: &[u8]) -> Option<Cow<'_, str>> {
+    let odd = bytes.iter().filter(|byte| !byte.is_ascii()).count();
+    let text = std::str::from_utf8(bytes).is_ok() || odd * 8 < bytes.len();
+    (text && !bytes.contains(&0)).then(|| String::from_utf8_lossy(bytes))
 }
 
 fn kind(image: &FileImage) -> String {

@@ -94,6 +94,11 @@ impl<'a> Overlay<'a> {
         Ok(names)
     }
 
+    /// The edits so far, in path order; those that change nothing are left out.
+    pub fn edits(&self) -> Vec<FileEdit> {
+        self.edits.values().filter(|edit| edit.before != edit.after).cloned().collect()
+    }
+
     /// The edits, in path order; those that change nothing are dropped.
     pub fn into_edits(self) -> Vec<FileEdit> {
         self.edits.into_values().filter(|edit| edit.before != edit.after).collect()

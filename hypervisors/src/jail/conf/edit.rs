@@ -53,7 +53,7 @@ pub struct Edited {
 }
 
 impl Edited {
-    fn of(config: Config, file: String) -> Self {
+    pub(super) fn of(config: Config, file: String) -> Self {
         let text = config.text(&file).to_owned();
         Self { config, file, text, followed: Vec::new(), mentions: Vec::new() }
     }
@@ -212,7 +212,7 @@ impl Config {
     }
 
     /// Every jail but these, and every wildcard, says what it says here: the same statements in the same order.
-    fn others_same(&self, after: &Self, except: &[&str]) -> Result<(), Wrong> {
+    pub(super) fn others_same(&self, after: &Self, except: &[&str]) -> Result<(), Wrong> {
         let others = |config: &'_ Self| -> Vec<usize> {
             let all = config.definitions.iter().enumerate();
             all.filter(|(_, it)| it.wild || !except.contains(&it.name.as_str())).map(|(index, _)| index).collect()

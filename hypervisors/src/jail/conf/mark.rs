@@ -37,9 +37,14 @@ pub(super) fn find(text: &str, block: &Block) -> Result<Option<(Mark, Range<usiz
     Ok(Some((mark, block.open + from..block.open + start + comment)))
 }
 
+/// The words of a mark.
+pub(super) fn words(mark: &Mark) -> String {
+    format!("{WORDS}{} role {}", mark.run, mark.role.as_str())
+}
+
 /// Sets the mark, changes it where it stands, or takes it out.
 pub(super) fn cut(text: &str, block: &Block, mark: Option<&Mark>) -> Result<Option<Cut>, Bad> {
-    let words = mark.map(|mark| format!("{WORDS}{} role {}", mark.run, mark.role.as_str()));
+    let words = mark.map(words);
     if words.as_ref().is_some_and(|words| words.contains(['\n', '\r', '*'])) {
         return Err((block.open, "a run cannot be named so".to_owned()));
     }

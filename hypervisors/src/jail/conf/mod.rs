@@ -3,8 +3,9 @@
 //! * `lex`, `parse`, `glob`: from a text to its statements. What jail(8) refuses is refused, with its place and what helps.
 //! * [`Config`]: the statements of a file and of all it includes, and the jails they define.
 //! * [`effective`]: the parameters of one jail, each with where it comes from.
-//! * [`edit`]: changes of one jail that leave every other byte alone.
+//! * [`edit`]: changes of one jail that leave every other byte alone. `add`: new jails.
 
+mod add;
 pub(super) mod cut;
 pub mod edit;
 pub mod effective;
@@ -17,6 +18,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+pub use self::add::{NewJail, name_of};
 pub use self::effective::Effective;
 use self::lex::{Piece, Word};
 use self::parse::{Block, Include, Item, Param, parse};
@@ -91,6 +93,11 @@ impl Config {
         let mut loader = Loader::new(files, dialect, false);
         loader.file(root, &[], 0)?;
         Ok(loader.wanted)
+    }
+
+    /// The file that was read first.
+    pub fn root(&self) -> &str {
+        &self.root
     }
 
     /// Names of the jails, in order; wildcards left out.

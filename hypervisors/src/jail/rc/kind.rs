@@ -121,6 +121,7 @@ const HARDWARE: &[&str] = &[
     "vinum_",
     "watchdogd_",
     "wpa_supplicant_",
+    "xntpd_",
     "zfs_",
     "zfskeys_",
     "zpool_",

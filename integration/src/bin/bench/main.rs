@@ -11,6 +11,15 @@
 //! binary_mib         size of the program, MiB
 //! ```
 //!
+//! Copying file systems (real dump, restore and sshd; ext4 on loop devices), pairs `[hand, product]`:
+//!
+//! ```text
+//! dump_over_pipeline       our throughput against the bare `ssh … dump | restore`, one file system
+//! dump_parallel_over_bare  the same, three beside each other against three bare pipelines beside each other
+//! dump_parallel_speedup    ours: three after each other against three beside each other
+//! dump_rss_mib             the most memory it had while 4 GiB were moved, MiB
+//! ```
+//!
 //! On the emulated Xen host, with a guest that boots (minutes a sample; only if they are named, `xen` names them all):
 //!
 //! ```text
@@ -24,6 +33,7 @@
 //! `bench [KEY…]` measures these alone. `UPGRADECTL_LAB_NUMBER` chooses another native lab than 0, and a standing dom0 lab
 //! instead of one that is built and taken down.
 
+mod copying;
 mod measure;
 mod prober;
 mod results;
@@ -48,6 +58,14 @@ const NATIVE: &[Measurement<Lab>] = &[
     ("peak_rss_mib", measure::memory),
 ];
 
+/// On file systems of this machine.
+const COPYING: &[Measurement<()>] = &[
+    ("dump_over_pipeline", copying::single),
+    ("dump_parallel_over_bare", copying::beside),
+    ("dump_parallel_speedup", copying::speedup),
+    ("dump_rss_mib", copying::memory),
+];
+
 /// On the dom0 lab.
 const XEN: &[Measurement<Dom0>] = &[
     ("xen_commands", xen::commands),
@@ -65,7 +83,15 @@ fn main() -> Result<ExitCode> {
     if let Some((measure::MEMORY_OF, command)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         return measure::memory_of(command);
     }
-    let known = NATIVE.iter().map(|(key, _)| *key).chain(XEN.iter().map(|(key, _)| *key)).chain([ALL_OF_XEN]);
+    if let Some((copying::COPY, asked)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return copying::copy(asked);
+    }
+    let known = NATIVE
+        .iter()
+        .map(|(key, _)| *key)
+        .chain(COPYING.iter().map(|(key, _)| *key))
+        .chain(XEN.iter().map(|(key, _)| *key))
+        .chain([ALL_OF_XEN]);
     let known: Vec<&str> = known.collect();
     for key in &args {
         ensure!(known.contains(&key.as_str()), "there is no measurement {key}; there are {}", known.join(", "));
@@ -77,6 +103,9 @@ fn main() -> Result<ExitCode> {
     let lab = Lab::numbered(number.as_deref().unwrap_or("0").parse().context("UPGRADECTL_LAB_NUMBER is no number")?)?;
     let wanted = NATIVE.iter().filter(|(key, _)| args.is_empty() || named(key));
     measure_all(wanted, &lab, &mut results)?;
+
+    let wanted = COPYING.iter().filter(|(key, _)| args.is_empty() || named(key));
+    measure_all(wanted, &(), &mut results)?;
 
     let wanted: Vec<_> = XEN.iter().filter(|(key, _)| named(key) || named(ALL_OF_XEN)).collect();
     if !wanted.is_empty() {

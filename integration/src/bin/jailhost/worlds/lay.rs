@@ -1,0 +1,108 @@
+//! `jailhost lay RELEASE [DIRECTORY]`: sources of a release, small ones, in /usr/src or elsewhere, for `make` and `etcupdate` to work with.
+//!
+//! * `sys/conf/newvers.sh`, `sys/sys/param.h`, `Makefile.inc1`, `UPDATING`: what tells a source's release.
+//! * `world/`: what `installworld` installs. Every file says its release.
+//! * `etc-tree/`: what `etcupdate` and `mergemaster` take for `make distribution`.
+//! * `ObsoleteFiles.inc`, `tools/build/mk/OptionalObsoleteFiles.inc`.
+
+use crate::host::Host;
+use crate::say;
+
+/// The program.
+pub fn main(host: &Host, arguments: &[String]) -> u8 {
+    let (release, source) = match arguments {
+        [release] => (release, "/usr/src"),
+        [release, source] => (release, source.as_str()),
+        _ => {
+            say::err("usage: jailhost lay RELEASE [DIRECTORY]\n");
+            return 64;
+        }
+    };
+    match lay(host, release, source) {
+        Ok(()) => 0,
+        Err(wrong) => say::wrong(&format!("{source}: {wrong}")),
+    }
+}
+
+fn lay(host: &Host, release: &str, source: &str) -> std::io::Result<()> {
+    let (revision, branch) = release.split_once('-').unwrap_or((release, "RELEASE"));
+    let (major, minor) = revision.split_once('.').unwrap_or((revision, "0"));
+    let number = format!("{major}{minor:0>2}001");
+    let write = |path: &str, text: &str| {
+        let at = host.path(format!("{source}/{path}"));
+        std::fs::create_dir_all(at.parent().unwrap_or(&at))?;
+        std::fs::write(at, text)
+    };
+    write("Makefile.inc1", "# jailhost\n")?;
+    write("Makefile", ".include \"Makefile.inc1\"\n")?;
+    write("UPDATING", &format!("Updating Information for users of FreeBSD {revision}.\n"))?;
+    write(
+        "sys/conf/newvers.sh",
+        &format!(
+            "TYPE=\"FreeBSD\"\nREVISION=\"{revision}\"\nBRANCH=\"{branch}\"\nRELEASE=\"${{REVISION}}-${{BRANCH}}\"\n"
+        ),
+    )?;
+    write("sys/sys/param.h", &format!("#undef __FreeBSD_version\n#define __FreeBSD_version {number}\n"))?;
+    write("ObsoleteFiles.inc", "OLD_FILES+=usr/bin/gone\nOLD_LIBS+=lib/libedit.so.7\nOLD_DIRS+=usr/share/gone\n")?;
+    write(
+        "tools/build/mk/OptionalObsoleteFiles.inc",
+        ".if ${MK_SENDMAIL} == no\nOLD_FILES+=usr/sbin/sendmail\n.endif\n",
+    )?;
+    let stamped = [
+        "bin/sh",
+        "bin/ls",
+        "lib/libc.so.7",
+        "lib/libcrypt.so.5",
+        "lib/libthr.so.3",
+        "libexec/ld-elf.so.1",
+        "sbin/init",
+        "usr/bin/su",
+        "usr/bin/passwd",
+        "usr/lib/librt.so.1",
+        "usr/sbin/sendmail",
+        "usr/sbin/syslogd",
+        "usr/share/misc/magic",
+    ];
+    for path in stamped {
+        write(&format!("world/{path}"), &format!("{path} of FreeBSD {release}\n"))?;
+    }
+    write(
+        "world/bin/freebsd-version",
+        &format!("#!/bin/sh\nUSERLAND_VERSION=\"{release}\"\necho \"${{USERLAND_VERSION}}\"\n"),
+    )?;
+    write("world/usr/include/osreldate.h", &format!("#undef __FreeBSD_version\n#define __FreeBSD_version {number}\n"))?;
+    std::fs::create_dir_all(host.path(format!("{source}/world/var/empty")))?;
+    write("etc/rc.d/Makefile", "# jailhost\n")?;
+    write("etc/rc.d/sshd", &format!("#!/bin/sh\n# of {release}\n"))?;
+    write("etc/rc.d/syslogd", &format!("#!/bin/sh\n# of {release}\n"))?;
+    let passwd = "root::0:0::0:0:Charlie &:/root:/bin/sh\ndaemon:*:1:1::0:0:Owner of many system processes:/root:/usr/sbin/nologin\n";
+    let etc = [
+        (
+            "etc/defaults/rc.conf",
+            format!("# of {release}\nsshd_enable=\"NO\"\nsendmail_enable=\"NO\"\njail_list=\"\"\n"),
+        ),
+        ("etc/group", "wheel:*:0:root\ndaemon:*:1:\n".to_owned()),
+        ("etc/login.conf", format!("# of {release}\ndefault:\\\n\t:umask=022:\n")),
+        ("etc/mail/aliases", format!("# of {release}\npostmaster: root\n")),
+        (
+            "etc/master.passwd",
+            passwd.to_owned()
+                + if major >= "13" { "_ntp:*:123:123::0:0:NTP:/var/db/ntp:/usr/sbin/nologin\n" } else { "" },
+        ),
+        ("etc/motd.template", format!("FreeBSD {release}\n")),
+        (
+            "etc/newsyslog.conf",
+            format!(
+                "# of {release}\n/var/log/maillog\t\t\t640  7\t   *\t@T00  JC\n/var/log/messages\t\t\t644  5\t   1000\t@0101T JC\n"
+            ),
+        ),
+        ("etc/rc.d/sshd", format!("#!/bin/sh\n# of {release}\n")),
+        ("etc/rc.d/syslogd", format!("#!/bin/sh\n# of {release}\n")),
+        ("etc/services", format!("# of {release}\nssh 22/tcp\n")),
+        ("etc/syslog.conf", "*.err\t/dev/console\n".to_owned()),
+    ];
+    for (path, text) in etc {
+        write(&format!("etc-tree/{path}"), &text)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! A host of FreeBSD jails and a server that is to become one, as guests of the native lab. Both are Debians in which the programs of
+//! FreeBSD are played by `jailhost` (`integration/jailhost/README.md`).
+//!
+//! The server's file systems are ext4 in loop files, mounted here and given to it with their devices: its dump is a real one, of real
+//! devices, over a real sshd.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::guest::{self, Guest};
+use super::{Lab, image};
+use crate::command::run;
+
+/// The host of jails.
+pub const JAILHOST: Guest = Guest { name: "jailhost", image: "freebsd", host: 30, memory: 512, data: None };
+/// A server of its own.
+pub const SERVER: Guest = Guest { name: "ServerA", image: "freebsd", host: 31, memory: 384, data: None };
+
+/// Where the stand-ins are in a guest.
+const PROGRAMS: &str = "usr/local/jailhost";
+/// Sizes of the server's file systems, MiB.
+const ROOT_MIB: u32 = 256;
+const USR_MIB: u32 = 1024;
+
+/// The program that plays all others: beside the one that runs this, or where `UPGRADECTL_JAILHOST` says.
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("UPGRADECTL_JAILHOST") {
+        return Ok(path.into());
+    }
+    let beside = std::env::current_exe()?;
+    let target = beside.ancestors().find(|path| path.join("jailhost").is_file());
+    Ok(target.context("jailhost is not built: cargo build -p integration --bin jailhost")?.join("jailhost"))
+}
+
+/// Puts the stand-ins into a root, and says what it pretends to be.
+fn dress(root: &Path, persona: &str) -> Result<()> {
+    let directory = root.join(PROGRAMS);
+    fs::create_dir_all(&directory)?;
+    let own = root.join("usr/local/libexec/jailhost");
+    fs::create_dir_all(root.join("usr/local/libexec"))?;
+    fs::copy(program()?, &own)?;
+    run(&own).args(["install"]).arg(&directory).output()?;
+    // In the guest the directory has another name.
+    for entry in fs::read_dir(&directory)?.filter_map(Result::ok).filter(|entry| entry.path().is_symlink()) {
+        fs::remove_file(entry.path())?;
+        symlink("../libexec/jailhost", entry.path())?;
+    }
+    fs::create_dir_all(root.join("var/db/jailhost"))?;
+    fs::write(root.join("var/db/jailhost/persona"), persona)?;
+    Ok(())
+}
+
+/// The persona of a machine of the lab, whose card is eth0.
+fn persona(name: &str, release: &str, card: &str) -> String {
+    format!(
+        "hostname = \"{name}\"\nrelease = \"{release}\"\nkernel = \"{release}\"\nnetwork = \"real\"\nprocesses = \"real\"\ninterface.{card} = \"eth0\"\n"
+    )
+}
+
+/// Brings the host of jails and the server up in a lab that stands.
+///
+/// # Errors
+/// Whatever could not be built.
+pub fn up(lab: &Lab) -> Result<()> {
+    let tar = image::tar(JAILHOST.image)?;
+    guest::place(lab, &JAILHOST, &tar)?;
+    let root = JAILHOST.root(lab);
+    dress(&root, &persona("jailhost", "13.2-RELEASE", "em0"))?;
+    fs::write(
+        root.join("etc/rc.conf"),
+        "hostname=\"jailhost\"\nsshd_enable=\"YES\"\njail_enable=\"YES\"\njail_list=\"\"\n",
+    )?;
+    // Its file system is this machine's, of no device of its own; nothing is dumped from there.
+    fs::write(root.join("var/db/jailhost/filesystems"), "/dev/ada0p2 / ufs local,soft-updates /dev/null\n")?;
+    server(lab, &tar)?;
+    for guest in [&JAILHOST, &SERVER] {
+        guest::start(lab, guest.name)?;
+    }
+    for guest in [&JAILHOST, &SERVER] {
+        let address = lab.address(guest.host);
+        guest::wait_for_ssh(lab, &address, Duration::from_secs(90))?;
+        guest::wait_settled(lab, &address, Duration::from_secs(90))?;
+    }
+    // What no FreeBSD has.
+    Ok(fs::remove_file(server_root(lab).join("usr/bin/systemctl"))?)
+}
+
+/// The server's file systems, where they are mounted.
+pub fn server_root(lab: &Lab) -> PathBuf {
+    lab.path("servers/ServerA")
+}
+
+/// Makes the server: an ext4 for its root, and one for /usr.
+fn server(lab: &Lab, tar: &Path) -> Result<()> {
+    let mounted = server_root(lab);
+    let mut devices = Vec::new();
+    for (name, at, mib) in [("root", mounted.clone(), ROOT_MIB), ("usr", mounted.join("usr"), USR_MIB)] {
+        let file = lab.path(format!("ServerA-{name}.img"));
+        fs::File::create(&file)?.set_len(u64::from(mib) << 20)?;
+        run("mkfs.ext4").args(["-q", "-O", "^metadata_csum_seed"]).arg(&file).output()?;
+        fs::create_dir_all(&at)?;
+        // The device goes with the mount.
+        run("mount").args(["-t", "ext4", "-o", "loop"]).arg(&file).arg(&at).output()?;
+        devices.push(
+            run("findmnt")
+                .args(["--noheadings", "--output", "SOURCE", "--mountpoint"])
+                .arg(&at)
+                .output()?
+                .trim()
+                .to_owned(),
+        );
+    }
+    run("tar").args(["--numeric-owner", "-xf"]).arg(tar).arg("-C").arg(&mounted).output()?;
+    // As under a devfs: a guest of this lab may make no devices.
+    fs::remove_dir_all(mounted.join("dev"))?;
+    fs::create_dir(mounted.join("dev"))?;
+    // What is mounted over them in the guest is no file system that its FreeBSD would know of.
+    for directory in ["proc", "sys"] {
+        fs::set_permissions(mounted.join(directory), fs::Permissions::from_mode(0o555))?;
+    }
+    guest::make_it(lab, &SERVER, &mounted)?;
+    let release = "12.4-RELEASE";
+    dress(&mounted, &persona("ServerA.lab", release, "fxp0"))?;
+    let address = lab.address(SERVER.host);
+    let [root, usr] = devices.as_slice() else { anyhow::bail!("two devices") };
+    let write =
+        |path: &str, text: String| fs::write(mounted.join(path), text).with_context(|| format!("writing /{path}"));
+    write(
+        "var/db/jailhost/filesystems",
+        format!("/dev/ada0p2 / ufs local,soft-updates {root}\n/dev/ada0p3 /usr ufs local,soft-updates {usr}\n"),
+    )?;
+    write(
+        "etc/fstab",
+        "/dev/ada0p2 / ufs rw 1 1\n/dev/ada0p3 /usr ufs rw 2 2\n/dev/ada0p1 none swap sw 0 0\n".to_owned(),
+    )?;
+    write(
+        "etc/rc.conf",
+        format!(
+            "# ServerA, since 2004\nhostname=\"ServerA.lab\"\nifconfig_fxp0=\"inet {address} netmask 255.255.255.0\"\ndefaultrouter=\"{}\"\n\
+             sshd_enable=\"YES\"\ncron_enable=\"YES\"\nsendmail_enable=\"YES\"\nmoused_enable=\"YES\"\nsaver=\"blank\"\n",
+            lab.address(1)
+        ),
+    )?;
+    write("etc/motd", "ServerA serves.\n".to_owned())?;
+    write("usr/local/etc/app.conf", format!("listen = {address}:8080\n"))?;
+    // It has to answer at its parking address too.
+    let sshd = fs::read_to_string(mounted.join("etc/ssh/sshd_config"))?;
+    write("etc/ssh/sshd_config", sshd.replace(&format!("ListenAddress {address}\n"), "#ListenAddress 0.0.0.0\n"))?;
+    fs::create_dir_all(mounted.join("etc/rc.d"))?;
+    for service in ["cron", "sendmail", "sshd"] {
+        let script = mounted.join("etc/rc.d").join(service);
+        fs::write(&script, format!("#!/bin/sh\nexec service {service} \"$@\"\n"))?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o555))?;
+    }
+    for service in ["cron", "sendmail"] {
+        let directory = mounted.join("var/db/jailhost/services");
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join(service), "")?;
+    }
+    let blocks = devices.iter().map(|device| {
+        format!("    <hostdev mode='capabilities' type='storage'><source><block>{device}</block></source></hostdev>\n")
+    });
+    let blocks: String = blocks.collect();
+    let usr = format!(
+        "    <filesystem type='mount'>\n      <source dir='{}'/>\n      <target dir='/usr'/>\n    </filesystem>\n",
+        mounted.join("usr").display()
+    );
+    let definition = SERVER
+        .definition(lab)
+        .replace(&SERVER.root(lab).display().to_string(), &mounted.display().to_string())
+        .replace("    <interface", &format!("{usr}{blocks}    <interface"));
+    let file = lab.path("ServerA.xml");
+    fs::write(&file, definition)?;
+    lab.virsh(["define", file.to_str().context("the lab's path is not text")?]).map(drop)
+}
+
+/// Writes the inventory of the two, and a client's configuration in which they are known ([`known_to`]).
+///
+/// # Errors
+/// A file could not be written.
+pub fn declare(lab: &Lab, lines: &str) -> Result<()> {
+    let (key, host, server) = (lab.key().display().to_string(), lab.address(JAILHOST.host), lab.address(SERVER.host));
+    let text = format!(
+        "version = 1\n\n[defaults]\nssh = {{ user = \"root\", key = \"{key}\" }}\n\n[hosts]\n\
+         jailhost = {{ hypervisor = \"jail\", ssh = {{ address = \"{host}\", key = \"{key}\" }}, jails = \"/usr/jails\" }}\n\n\
+         [guests.ServerA]\nhost = \"jailhost\"\nclone = {{ strategy = \"transfer\", ip = [\".33\"], interface = \"em0\" }}\n{lines}\n\
+         [guests.ServerA.source]\nssh = {{ address = \"{server}\", key = \"{key}\" }}\nfilesystems = [\"/\", \"/usr\"]\nparking = \"{}\"\n",
+        lab.address(SERVER.host + 200)
+    );
+    fs::write(lab.inventory(), text)?;
+    let etc = lab.path("ssh");
+    run("cp").args(["--archive", "-T", "/etc/ssh"]).arg(&etc).output()?;
+    let mut known = String::new();
+    for (address, root) in [(&host, JAILHOST.root(lab)), (&server, server_root(lab))] {
+        known += &format!("{address} {}\n", fs::read_to_string(root.join("etc/ssh/ssh_host_ed25519_key.pub"))?.trim());
+    }
+    fs::write(etc.join("ssh_known_hosts"), known)?;
+    Ok(())
+}
+
+/// What runs a program in a mount namespace of its own in which the machines of the lab are known to ssh.
+pub fn known_to(lab: &Lab) -> Vec<String> {
+    let script = "mount --bind \"$1\" /etc/ssh && shift && exec \"$@\"";
+    let etc = lab.path("ssh").display().to_string();
+    ["unshare", "--mount", "sh", "-c", script, "sh", &etc].map(str::to_owned).to_vec()
+}

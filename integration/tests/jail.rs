@@ -1,0 +1,5 @@
+//! The jail ring: the fake jail host (`jailhost/README.md`) held to what a real FreeBSD printed, and the product on it.
+//! Dump and restore need root, for their loop devices.
+
+#[path = "jail/replay/mod.rs"]
+mod replay;

@@ -1,0 +1,261 @@
+//! What is refused before a transfer touches anything, each with its remedy.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use hypervisors::Host;
+use hypervisors::transfer::System;
+
+use super::{Facts, Transfer};
+use crate::inventory::DiskRule;
+use crate::lifecycle::error::Failure;
+use crate::lifecycle::preflight::Findings;
+use crate::lifecycle::record::RunFacts;
+use crate::steps::server;
+
+/// What `clone` looks at.
+///
+/// # Errors
+/// A machine cannot be asked; what is found wrong is a finding.
+pub async fn for_clone(
+    facts: &Facts,
+    record: &RunFacts,
+    run: &Transfer,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    way_back(facts, findings);
+    server_is_fit(facts, findings);
+    filesystems(facts, findings);
+    host_is_fit(facts, findings);
+    names(facts, record, findings);
+    let host = facts.hypervisor.host();
+    free(&*host, facts, record.addressing.clone, "--ip", findings).await?;
+    if let Some(parking) = &run.parking {
+        let place = format!("guests.{}.source.parking", facts.spec.name);
+        free(&*host, facts, IpAddr::V4(parking.ip), &place, findings).await?;
+    }
+    Ok(())
+}
+
+/// Without one of the two, a promotion could not be taken back.
+fn way_back(facts: &Facts, findings: &mut Findings) {
+    match (facts.declared.parking, facts.declared.console) {
+        (None, false) => findings.refuse(
+            "parking",
+            "after promotion the server could not be reached: it has neither a parking address nor a console",
+            "source = { …, parking = \"an address for it after promotion\" }, or console = true if you can get at its console",
+        ),
+        (Some(IpAddr::V6(ip)), _) => {
+            findings.refuse("parking", format!("{ip} is an IPv6 address"), "give it an IPv4 address to be parked at");
+        }
+        (Some(ip), _) if ip == IpAddr::V4(facts.address) => {
+            findings.refuse("parking", format!("{ip} is the server's production address"), "choose another one");
+        }
+        (Some(ip), _) if !listens(facts, ip) => findings.refuse(
+            "parking",
+            format!("the server could not be reached at {ip}: its sshd listens on {} alone", facts.sshd.iter().flatten().cloned().collect::<Vec<_>>().join(", ")),
+            "take ListenAddress out of its sshd_config, or reach it at its console: console = true instead of parking",
+        ),
+        (Some(ip), _) => findings.pass("parking", format!("the server goes to {ip} at promotion")),
+        (None, true) => findings.warn("parking", "rollback needs somebody at the server's console"),
+    }
+}
+
+/// Whether the server's sshd would answer at an address that it gets later, as far as that can be told.
+fn listens(facts: &Facts, ip: IpAddr) -> bool {
+    let any = |address: &String| matches!(address.as_str(), "*" | "0.0.0.0" | "[::]" | "::") || *address == ip.to_string();
+    facts.sshd.as_ref().is_none_or(|addresses| addresses.is_empty() || addresses.iter().any(any))
+}
+
+fn server_is_fit(facts: &Facts, findings: &mut Findings) {
+    let name = &facts.spec.name;
+    if facts.source.system != System::Freebsd {
+        findings.refuse(
+            "source",
+            format!("{name} runs no FreeBSD: it cannot become a jail"),
+            "clone it as a guest of another platform",
+        );
+    }
+    let Some((home, _)) = facts.home() else {
+        findings.refuse(
+            "address",
+            format!("{} is no address of {name} itself, as its ifconfig shows it", facts.address),
+            "give the server's own address in source.ssh, not one that is translated to it",
+        );
+        return;
+    };
+    let others: Vec<String> = facts
+        .interfaces
+        .iter()
+        .filter(|interface| interface.name != home.name)
+        .flat_map(|interface| interface.addresses.iter().map(move |own| format!("{} on {}", own.ip, interface.name)))
+        .filter(|text| !text.starts_with("127.") && !text.starts_with("::1 "))
+        .collect();
+    if !others.is_empty() {
+        findings.warn("address", format!("stays with the server after promotion, too: {}", others.join(", ")));
+    }
+    if facts.source.dump.is_none() {
+        findings.refuse("dump", format!("{name} has no dump"), "install it there (FreeBSD has it in its base system)");
+    }
+    if facts.host_keys.is_empty() {
+        findings.refuse(
+            "host_keys",
+            format!("{name} has no readable ssh host keys in /etc/ssh"),
+            "let its sshd make some",
+        );
+    }
+    if !facts.spec.carry.is_empty() {
+        findings.refuse(
+            "carry",
+            "carry rules are not carried out for servers in this version",
+            format!("take carry out of guests.{name}: what the server writes after the transfer stays behind"),
+        );
+    }
+}
+
+/// Every file system of the server is either moved or declared to stay.
+fn filesystems(facts: &Facts, findings: &mut Findings) {
+    let moved = facts.moved();
+    let known = |point: &Path| facts.source.filesystems.iter().find(|one| one.mount == point);
+    if moved.first().is_none_or(|first| first != Path::new("/")) {
+        findings.refuse(
+            "filesystems",
+            "the root file system is not among those that go over",
+            "filesystems = [\"/\", …]",
+        );
+    }
+    for point in &moved {
+        match known(point) {
+            None => findings.refuse(
+                "filesystems",
+                format!("{} is no file system of {}", point.display(), facts.spec.name),
+                format!("mounted there: {}", listed(facts.source.filesystems.iter().map(|one| &one.mount))),
+            ),
+            Some(one) if !one.dumpable(facts.source.system) => findings.refuse(
+                "filesystems",
+                format!("{} is {}, which dump does not read", point.display(), one.kind),
+                format!("leave it with the server: disks = {{ {:?} = \"detach\" }}", point.display().to_string()),
+            ),
+            Some(_) => {}
+        }
+    }
+    let stays = |point: &Path| facts.spec.disks.get(&point.to_string_lossy().into_owned()) == Some(&DiskRule::Detach);
+    let undecided =
+        facts.source.filesystems.iter().map(|one| &one.mount).filter(|point| !moved.contains(point) && !stays(point));
+    let undecided = listed(undecided);
+    if undecided.is_empty() {
+        findings.pass("filesystems", format!("{} go over", listed(moved.iter())));
+    } else {
+        findings.refuse(
+            "filesystems",
+            format!("it is not said what becomes of {undecided}"),
+            "add it to filesystems, or leave it with the server: disks = { \"/…\" = \"detach\" }",
+        );
+    }
+}
+
+fn listed<'a>(points: impl Iterator<Item = &'a PathBuf>) -> String {
+    points.map(|point| point.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn host_is_fit(facts: &Facts, findings: &mut Findings) {
+    let host = &facts.spec.host;
+    let number = |release: &str| -> Option<(u32, u32)> {
+        let mut parts = release.split('-').next()?.split('.');
+        Some((parts.next()?.parse().ok()?, parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
+    };
+    match (number(&facts.source.release), number(&facts.host_release)) {
+        (Some(server), Some(own)) if server > own => findings.refuse(
+            "release",
+            format!("the server's {} is newer than the kernel of {host}, {}", facts.source.release, facts.host_release),
+            format!("upgrade {host} first: a jail cannot be newer than its host's kernel"),
+        ),
+        (Some(_), Some(_)) => {
+            findings.pass("release", format!("{} under {}", facts.source.release, facts.host_release))
+        }
+        _ => {
+            findings.warn("release", format!("{} and {} cannot be compared", facts.source.release, facts.host_release))
+        }
+    }
+    let used: u64 = facts
+        .moved()
+        .iter()
+        .filter_map(|point| facts.source.filesystems.iter().find(|one| one.mount == *point))
+        .map(|one| one.used_bytes)
+        .sum();
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    match &facts.space {
+        None => findings.refuse(
+            "jails",
+            format!("{host} has no directory {}", facts.jails.display()),
+            "make it, or mend jails in [hosts]",
+        ),
+        Some(space) if space.free_bytes < used + used / 10 => findings.refuse(
+            "space",
+            format!(
+                "{} MiB are in use on the server, {} MiB are free in {}",
+                mib(used),
+                mib(space.free_bytes),
+                facts.jails.display()
+            ),
+            "make room there (a tenth more than what is in use), or leave a file system with the server",
+        ),
+        Some(space) => findings.pass("space", format!("{} MiB of {} MiB free", mib(used), mib(space.free_bytes))),
+    }
+}
+
+fn names(facts: &Facts, record: &RunFacts, findings: &mut Findings) {
+    let name = &facts.spec.name;
+    if name.contains('.') || name.bytes().all(|byte| byte.is_ascii_digit()) {
+        findings.refuse(
+            "name",
+            format!("a jail cannot be called {name}"),
+            "name the guest without a dot, and not by a number alone",
+        );
+    }
+    if facts.neighbours.iter().any(|jail| jail.name == *name) {
+        findings.refuse(
+            "name",
+            format!("{} has a jail called {name}", facts.spec.host),
+            "give the guest another name in the inventory",
+        );
+    }
+    let ours = [Some(record.addressing.clone), Some(record.addressing.original)];
+    for jail in &facts.neighbours {
+        let taken = jail.nics.iter().flat_map(|nic| &nic.addresses).find(|ip| ours.contains(&Some(**ip)));
+        if let Some(ip) = taken {
+            findings.refuse(
+                "address",
+                format!("{ip} is an address of the jail {}", jail.name),
+                "choose a free address",
+            );
+        }
+    }
+}
+
+/// An address that nobody has yet.
+async fn free(
+    host: &dyn Host,
+    facts: &Facts,
+    address: IpAddr,
+    place: &str,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    if facts.host_interfaces.iter().flat_map(|interface| &interface.addresses).any(|own| own.ip == address) {
+        findings.refuse(
+            "address",
+            format!("{address} is an address of {} itself", facts.spec.host),
+            format!("choose a free one ({place})"),
+        );
+        return Ok(());
+    }
+    match server::answers(host, address).await? {
+        Some(said) => findings.refuse(
+            "address",
+            format!("{address} is taken, as {} sees it: {said}", facts.spec.host),
+            format!("choose a free one ({place})"),
+        ),
+        None => findings.pass("address", format!("nobody answers for {address}")),
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! `promote` of a transfer: the server gives up its services and its address, and the jail takes them. The server is down from the stop
+//! of its first service until the jail's checks have passed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use hypervisors::Definition;
+
+use super::{Transfer, of};
+use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo, outages};
+use crate::inventory::{GuestSpec, Verb};
+use crate::lifecycle::clone::settle;
+use crate::lifecycle::error::Failure;
+use crate::lifecycle::hooks::Hooks;
+use crate::lifecycle::page::{Page, Row};
+use crate::lifecycle::production::look;
+use crate::lifecycle::record::RunFacts;
+use crate::lifecycle::state::State;
+use crate::steps::{Action, domain, server};
+use crate::verify::Side;
+
+/// What promotion rests on, as it is now.
+pub struct Now {
+    /// The definition of the jail in the server's place.
+    pub definition: Definition,
+    /// Services of the server that run.
+    pub services: Vec<String>,
+    /// SHA-256 of the server's rc.conf, what it becomes, and the difference.
+    pub rc_conf: (String, String, String),
+    /// What gives the jail its identity back.
+    pub identity: Action,
+}
+
+fn quiet(record: &RunFacts, run: &Transfer, back: Option<(String, server::Server)>) -> server::ProveQuiet {
+    let addresses: Vec<IpAddr> = run.old.iter().map(|old| old.ip).collect();
+    server::ProveQuiet { host: record.host.clone(), addresses, back }
+}
+
+/// The plan and its page. `number` counts the verifications.
+///
+/// # Errors
+/// Nothing is remembered of the transfer.
+pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Result<(Plan, Page), Failure> {
+    let run = of(record)?;
+    let (name, host, clone) = (&spec.name, record.host.clone(), &record.clone.name);
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Promote);
+    let settled = || look(Stage::Settle, settle(&host, &record.clone), 5.0).on_failure(OnFailure::Warn).clone_side();
+    let stop = domain::Stop { host: host.clone(), guest: clone.clone(), patience_s: 60, force: true, link: None };
+    steps.push(
+        PlanStep::new(Stage::Fence, stop, 3.0)
+            .clone_side()
+            .undone_between(Vec::new(), vec![settled()])
+            // A clone that was stopped is another one than was verified.
+            .undone_to("upgraded"),
+    );
+    steps.push(PlanStep::new(Stage::Adopt, now.identity, 2.0).clone_side());
+    let undefine = domain::Undefine { host: host.clone(), guest: clone.clone() };
+    steps.push(PlanStep::new(Stage::Define, undefine, 0.5).clone_side());
+    let outage_from = steps.len();
+    let stop = server::StopServices { server: run.server.clone(), services: now.services.clone() };
+    // The way back has ended when the server lets us in at its own address, with its services.
+    let up = look(Stage::Settle, settle(&host, &record.original), 2.0).on_failure(OnFailure::Stop).outage_ends();
+    steps.push(PlanStep::new(Stage::Fence, stop, 5.0).outage_begins().undone_between(Vec::new(), vec![up]));
+    let (rc_before, rc_after, diff) = now.rc_conf;
+    let park = server::Park {
+        server: run.server.clone(),
+        interface: run.server_interface.clone(),
+        old: run.old.clone(),
+        parking: run.parking,
+        rc_before,
+        rc_after,
+        diff,
+    };
+    // Two owners of an address would break both: this one is not only worth a warning.
+    let given_up = look(Stage::Fence, quiet(record, run, Some((name.clone(), run.server.clone()))), 4.0).on_failure(OnFailure::Stop);
+    steps.push(PlanStep::new(Stage::Fence, park, 5.0).undone_between(vec![given_up], Vec::new()));
+    steps.push(PlanStep::new(Stage::Fence, quiet(record, run, None), 4.0).undo(Undo::Nothing));
+    let define = domain::Define {
+        host: host.clone(),
+        definition: now.definition,
+        replaces: None,
+        disks_before: BTreeMap::new(),
+    };
+    steps.push(PlanStep::new(Stage::Define, define, 0.5));
+    let start = domain::Start { host: host.clone(), guest: name.clone(), patience_s: 120, force: true };
+    steps.push(PlanStep::new(Stage::Start, start, 5.0).goes_live());
+    let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);
+    steps.push(
+        PlanStep::new(Stage::Prove, checks, 5.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
+    );
+    let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
+    let autostart = domain::Autostart { host, guest: name.clone(), on: true };
+    // A host that starts no jails has none to start with it: that is told.
+    steps.push(PlanStep::new(Stage::Prove, autostart, 0.5).on_failure(OnFailure::Warn));
+    steps.extend(hooks.after(Verb::Promote));
+    debug_assert_eq!(outages(&steps, name).len(), 1);
+    let page = page(record, run, &now.services, outage_s);
+    Ok((record.plan("promote", [State::Promoting, State::Promoted, State::Verified], steps), page))
+}
+
+fn page(record: &RunFacts, run: &Transfer, services: &[String], outage_s: f64) -> Page {
+    let name = &record.original.name;
+    let mut page = Page::new(format!("Promote {} to {name}", record.clone.name));
+    if let Some(verification) = &record.verification {
+        let text = format!("{}: {}", crate::lifecycle::local_time(verification.time), verification.summary);
+        page.rows.push(Row::new("verified", text));
+    }
+    page.rows.push(Row::new("outage", format!("about {outage_s:.0} s")));
+    let old: Vec<String> = run.old.iter().map(|old| old.ip.to_string()).collect();
+    page.rows.push(Row::new("taken over", old.join(", ")));
+    let goes = match &run.parking {
+        Some(parking) => format!("to {}", parking.ip),
+        None => "off the network; back at its console only".to_owned(),
+    };
+    let stopped = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
+    page.rows.push(Row::new("the server", format!("goes {goes}; stopped there: {stopped}")));
+    page.rows.push(Row::new("left behind", format!("all that {name} wrote since the transfer")));
+    page.rows
+        .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the jail got since stays with it")));
+    page.rows.push(Row::new("commit", "no second outage; the server stays as it is, fenced"));
+    page.confirm = Some(name.clone());
+    page
+}

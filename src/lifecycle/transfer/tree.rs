@@ -1,0 +1,152 @@
+//! What is done to a jail's tree: how the server's file systems come into it, what a jail does not need of them, the base system.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hypervisors::Hypervisor;
+use hypervisors::transfer::compressions;
+use hypervisors::transfer::snap::Snap;
+
+use super::{Facts, of, world};
+use crate::engine::{Op, PlanStep, Stage};
+use crate::guest::freebsd::JailSpec;
+use crate::inventory::{GuestSpec, Recipe};
+use crate::lifecycle::back::Past;
+use crate::lifecycle::error::{Failure, exit};
+use crate::lifecycle::preflight::{Finding, recipe_finding};
+use crate::lifecycle::record::RunFacts;
+use crate::steps::{Action, StepError, StepRef, World, reduce, transfer};
+
+/// Bytes a second that a copy is expected to make.
+const RATE: f64 = 30e6;
+
+/// How the file systems go over, the root first, the others together; and what becomes of them there.
+///
+/// # Errors
+/// A machine cannot be asked.
+pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<Steps, Failure> {
+    let run = of(record)?;
+    let dialect = facts.source.dump.clone().ok_or_else(|| Failure::new(exit::REFUSED, "find dump on the server"))?;
+    let moved: Vec<transfer::Moved> = facts
+        .moved()
+        .iter()
+        .filter_map(|point| facts.source.filesystems.iter().find(|one| one.mount == *point))
+        .map(|one| transfer::Moved {
+            mount: one.mount.clone(),
+            device: one.device.clone(),
+            used_bytes: one.used_bytes,
+            snapshot: dialect.snapshot && matches!(one.snap, Snap::Directory | Snap::Missing),
+        })
+        .collect();
+    let theirs = compressions(&*facts.hypervisor.host()).await?;
+    let compression =
+        facts.declared.compress.then(|| facts.source.compressions.iter().find(|one| theirs.contains(one)).copied());
+    let step = |filesystems: Vec<transfer::Moved>| transfer::Transfer {
+        host: record.host.clone(),
+        source: record.original.clone(),
+        run: record.clone.name.clone(),
+        root: run.root.clone(),
+        scratch: run.scratch.clone(),
+        dialect: dialect.clone(),
+        filesystems,
+        level: 0,
+        keeps_symtable: false,
+        compression: compression.flatten(),
+        bandwidth: facts.declared.bandwidth,
+        patience_s: 3 * 24 * 3600,
+    };
+    let rate = facts.declared.bandwidth.map_or(RATE, |limit| RATE.min(limit as f64));
+    let (root, others): (Vec<_>, Vec<_>) = moved.into_iter().partition(|one| one.mount == Path::new("/"));
+    let moves = [root, others].into_iter().filter(|some| !some.is_empty()).map(|some| {
+        let bytes: u64 = some.iter().map(|one| one.used_bytes).sum();
+        PlanStep::new(Stage::Duplicate, step(some), bytes as f64 / rate + 2.0)
+    });
+    let spec = JailSpec {
+        addresses: record.addressing.changes.clone(),
+        hostname: facts.spec.clone.hostname.clone(),
+        quarantine: facts.spec.quarantine.off.clone(),
+        resolv_conf: None,
+    };
+    // On the server as it is: what differs in its copy, because it changed meanwhile, stops the step.
+    let reduced = reduce::reduced(&*facts.server, Path::new("/"), &spec).await.map_err(told)?;
+    let prune = reduce::Prune {
+        host: record.host.clone(),
+        root: run.root.clone(),
+        scratch: run.scratch.clone(),
+        paths: reduce::prune_paths(facts.declared.prune.as_deref(), &facts.moved()),
+        mount_points: reduce::MOUNT_POINTS.map(str::to_owned).to_vec(),
+    };
+    let adapts = vec![
+        PlanStep::new(Stage::Adapt, prune, 10.0),
+        PlanStep::new(Stage::Adapt, reduce::Reduce::planned(&record.host, run.root.clone(), spec, &reduced), 3.0),
+    ];
+    let held = reduced.held.iter().map(|held| held.unit.clone()).collect();
+    Ok(Steps { moves: moves.collect(), adapts, held })
+}
+
+/// How a server becomes a jail's tree.
+pub struct Steps {
+    /// Its file systems go over.
+    pub moves: Vec<PlanStep>,
+    /// What a jail does not need goes.
+    pub adapts: Vec<PlanStep>,
+    /// Services in quarantine.
+    pub held: Vec<String>,
+}
+
+fn told(error: StepError) -> Failure {
+    let failure = Failure::new(exit::REFUSED, "read the server's configuration").cause(error.to_string());
+    match error.help() {
+        Some(help) => failure.help(help),
+        None => failure,
+    }
+}
+
+/// The steps of the upgrade's recipe, and what was looked at for it. Without a recipe there are none.
+///
+/// # Errors
+/// The host cannot be asked.
+pub async fn upgrade(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    hypervisor: &Arc<dyn Hypervisor>,
+    number: usize,
+) -> Result<(Vec<PlanStep>, Vec<Finding>), Failure> {
+    let run = of(record)?;
+    let Some(Recipe::FreebsdWorld(recipe)) = spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let host = hypervisor.host();
+    let (facts, found) = world::preflight(&*host, &run.root, &run.scratch, recipe).await?;
+    let name = &record.clone.name;
+    let word: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let job = |what: &str| format!("{word}-{number}-{what}");
+    let steps = world::steps(&record.host, name, &run.root, &run.scratch, recipe, &facts, &job);
+    Ok((steps, found.into_iter().map(recipe_finding).collect()))
+}
+
+/// What gives the jail the server's identity, and what is to be told of it.
+///
+/// # Errors
+/// The clone's own changes are not in the journal; the upgrade and they disagree.
+pub async fn identity(
+    record: &RunFacts,
+    pasts: &[Past],
+    world: &World,
+    hypervisor: &Arc<dyn Hypervisor>,
+) -> Result<(Action, Vec<String>), Failure> {
+    let run = of(record)?;
+    let steps = pasts
+        .iter()
+        .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)));
+    let reduce = steps
+        .filter(|(_, _, step)| matches!(&step.op, Op::Do(Action::Reduce(_))))
+        .map(|(plan, index, _)| StepRef { plan, index })
+        .next()
+        .ok_or_else(|| Failure::new(exit::JOURNAL, "find what clone changed in the server's files"))?;
+    let recorded = reduce::Identity::recorded(world, reduce).map_err(told)?;
+    let restored = reduce::restored(&*hypervisor.host(), &run.root, &recorded).await.map_err(told)?;
+    let notes = restored.notes.clone();
+    Ok((reduce::Identity::planned(&record.host, run.root.clone(), reduce, &restored).into(), notes))
+}

@@ -1,0 +1,62 @@
+//! `upgrade` of a transfer: the base system of the stopped jail, from its host; then its first start.
+
+use super::of;
+use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
+use crate::inventory::{FreebsdWorld, GuestSpec, Recipe, Verb};
+use crate::lifecycle::clone::settle;
+use crate::lifecycle::error::{Failure, exit};
+use crate::lifecycle::hooks::Hooks;
+use crate::lifecycle::page::{Page, Row};
+use crate::lifecycle::production::look;
+use crate::lifecycle::record::RunFacts;
+use crate::lifecycle::state::State;
+use crate::steps::domain;
+
+/// The clone is started.
+pub fn start(record: &RunFacts) -> PlanStep {
+    let start =
+        domain::Start { host: record.host.clone(), guest: record.clone.name.clone(), patience_s: 60, force: true };
+    PlanStep::new(Stage::Start, start, 5.0).on_failure(OnFailure::Stop)
+}
+
+/// The plan and its page. `world`: the steps of the recipe.
+///
+/// # Errors
+/// A recipe that does not fit.
+pub fn plan(spec: &GuestSpec, record: &RunFacts, world: Vec<PlanStep>, running: bool) -> Result<(Plan, Page), Failure> {
+    let run = of(record)?;
+    let mut page = Page::new(format!("Upgrade {}.", record.clone.name));
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Upgrade);
+    if running {
+        let stop = domain::Stop {
+            host: record.host.clone(),
+            guest: record.clone.name.clone(),
+            patience_s: 60,
+            force: true,
+            link: None,
+        };
+        steps.push(PlanStep::new(Stage::Prepare, stop, 3.0).clone_side().on_failure(OnFailure::Stop));
+    }
+    match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
+        None => page.rows.push(Row::new("recipe", format!("none: {} stays {}", spec.name, run.release))),
+        Some(Recipe::FreebsdWorld(FreebsdWorld { src, .. })) => {
+            page.rows
+                .push(Row::new("recipe", format!("FreeBSD base system from {} on {}", src.display(), record.host)));
+        }
+        Some(_) => {
+            return Err(Failure::new(exit::REFUSED, format!("plan the upgrade of {}", spec.name))
+                .cause("that recipe does not fit a jail")
+                .place(format!("guests.{}.upgrade in the inventory", spec.name))
+                .help("upgrade = { recipe = \"freebsd-world\" }, or none"));
+        }
+    }
+    steps.extend(world);
+    steps.push(start(record));
+    steps.push(
+        look(Stage::Settle, settle(&record.host, &record.clone), 5.0).undo(Undo::Nothing).on_failure(OnFailure::Stop),
+    );
+    steps.extend(hooks.after(Verb::Upgrade));
+    page.rows.push(Row::new("production", "untouched; keeps serving"));
+    Ok((record.plan("upgrade", [State::Upgrading, State::Upgraded, State::Upgrading], steps), page))
+}
