@@ -63,7 +63,8 @@ fn way_back(facts: &Facts, findings: &mut Findings) {
 
 /// Whether the server's sshd would answer at an address that it gets later, as far as that can be told.
 fn listens(facts: &Facts, ip: IpAddr) -> bool {
-    let any = |address: &String| matches!(address.as_str(), "*" | "0.0.0.0" | "[::]" | "::") || *address == ip.to_string();
+    let any =
+        |address: &String| matches!(address.as_str(), "*" | "0.0.0.0" | "[::]" | "::") || *address == ip.to_string();
     facts.sshd.as_ref().is_none_or(|addresses| addresses.is_empty() || addresses.iter().any(any))
 }
 

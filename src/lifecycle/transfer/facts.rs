@@ -152,7 +152,8 @@ impl Facts {
             ask(&*server, "read the server's host keys", &["sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub"]).await?;
         Ok(Self {
             sshd: inside::sockets(&*server).await?.map(|sockets| {
-                let ours = sockets.into_iter().filter(|socket| socket.protocol == "tcp" && socket.port == declared.ssh.port);
+                let ours =
+                    sockets.into_iter().filter(|socket| socket.protocol == "tcp" && socket.port == declared.ssh.port);
                 ours.map(|socket| socket.address).collect()
             }),
             host_keys: keys::keys_of(&public),

@@ -73,7 +73,8 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         diff,
     };
     // Two owners of an address would break both: this one is not only worth a warning.
-    let given_up = look(Stage::Fence, quiet(record, run, Some((name.clone(), run.server.clone()))), 4.0).on_failure(OnFailure::Stop);
+    let given_up = look(Stage::Fence, quiet(record, run, Some((name.clone(), run.server.clone()))), 4.0)
+        .on_failure(OnFailure::Stop);
     steps.push(PlanStep::new(Stage::Fence, park, 5.0).undone_between(vec![given_up], Vec::new()));
     steps.push(PlanStep::new(Stage::Fence, quiet(record, run, None), 4.0).undo(Undo::Nothing));
     let define = domain::Define {

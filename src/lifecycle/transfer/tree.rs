@@ -26,7 +26,7 @@ const RATE: f64 = 30e6;
 /// A machine cannot be asked.
 pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<Steps, Failure> {
     let run = of(record)?;
-    let dialect = facts.source.dump.clone().ok_or_else(|| Failure::new(exit::REFUSED, "find dump on the server"))?;
+    let dialect = facts.source.dump.ok_or_else(|| Failure::new(exit::REFUSED, "find dump on the server"))?;
     let moved: Vec<transfer::Moved> = facts
         .moved()
         .iter()
@@ -47,7 +47,7 @@ pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<Steps, Failure> {
         run: record.clone.name.clone(),
         root: run.root.clone(),
         scratch: run.scratch.clone(),
-        dialect: dialect.clone(),
+        dialect,
         filesystems,
         level: 0,
         keeps_symtable: false,

@@ -245,7 +245,7 @@ pub fn memory(_: &(), results: &mut Results) -> Result<()> {
     for number in 0..32 {
         let zeros = vec![0; 1 << 20];
         let mut file = fs::File::create(mount.join(number.to_string()))?;
-        for _ in 0..MUCH / 32 >> 20 {
+        for _ in 0..(MUCH / 32) >> 20 {
             std::io::Write::write_all(&mut file, &zeros)?;
         }
         file.sync_all()?;
