@@ -3,3 +3,5 @@
 
 #[path = "jail/replay/mod.rs"]
 mod replay;
+#[path = "jail/whole.rs"]
+mod whole;

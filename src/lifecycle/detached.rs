@@ -84,7 +84,10 @@ pub fn saved(record: &RunFacts, pasts: &[Past]) -> Vec<Saved> {
 /// What the page says of queues and detached data. `restore`: what is not kept.
 pub(super) fn what_is_kept(record: &RunFacts, restore: &[Saved]) -> Vec<Row> {
     let guest = &record.original.name;
-    let mut rows = vec![Row::new("kept", "mail and job queues go back to the original")];
+    let mut rows = match &record.transfer {
+        None => vec![Row::new("kept", "mail and job queues go back to the original")],
+        Some(_) => Vec::new(),
+    };
     for (disk, _) in record.detached() {
         let name = &disk.name;
         rows.push(if restore.iter().any(|saved| saved.disk == *name) {

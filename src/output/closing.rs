@@ -53,6 +53,10 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
             )),
             State::Upgraded => line(&format!("{run} is upgraded. {down}")),
             State::Promoted => promoted(ending, record, guest, &down),
+            State::Committed if record.transfer.is_some() => line(&format!(
+                "{guest} is committed: the jail is the server now; the old machine stays as it is, fenced. {down} Record: {}",
+                record_of(run)
+            )),
             State::Committed => {
                 line(&format!("{guest} is committed: the old system is gone. {down} Record: {}", record_of(run)))
             }
@@ -149,7 +153,14 @@ fn promoted(ending: &Ending<'_>, record: &RunFacts, guest: &str, down: &str) -> 
     let production = record.sides().filter(|(disk, ..)| disk.rule == DiskRule::Clone);
     let kept: Vec<String> = production.map(|(_, original, _)| original.to_string()).collect();
     let first = hanging("", &printable(&format!("{guest} is promoted{proven}. {down}{passed}")));
-    format!("{first}{}", hanging("", &printable(&format!("The original is stopped and kept: {}.", kept.join(", ")))))
+    let kept = match &record.transfer {
+        None => format!("The original is stopped and kept: {}.", kept.join(", ")),
+        Some(transfer) => match &transfer.parking {
+            Some(parking) => format!("The server is kept, without its services, at {}.", parking.ip),
+            None => "The server is kept, off the network.".to_owned(),
+        },
+    };
+    format!("{first}{}", hanging("", &printable(&kept)))
 }
 
 fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> String {
@@ -161,12 +172,17 @@ fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> St
     if took("storage.snapshot") {
         removed.push(count(record.disks.iter().filter(|disk| disk.target.is_some()).count(), "volume"));
     }
+    if took("jail.tree") {
+        removed.push("its tree".to_owned());
+    }
     let mut text = hanging("  removed   ", &removed.join(", "));
     let hooks = ending.seen.undone.iter().filter(|(kind, _)| *kind == "hook");
     for (_, title) in hooks {
         text.push_str(&hanging("  restored  ", &printable(title)));
     }
-    let original = if ending.never_down {
+    let original = if ending.never_down && record.transfer.is_some() {
+        "never stopped; nothing of it was changed".to_owned()
+    } else if ending.never_down {
         "never stopped; its definition unchanged".to_owned()
     } else {
         match ending.finish.outage_s {

@@ -1,0 +1,160 @@
+//! A server becomes a jail and takes the server's place: the whole way, over a real sshd, with a real dump, in the native lab.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use integration::cli::{Said, Upgradectl};
+use integration::lab::jails::{self, JAILHOST, SERVER};
+use integration::lab::{Lab, Standing};
+
+/// The two machines and the product.
+struct Trial {
+    lab: Standing,
+    product: Upgradectl,
+}
+
+impl Trial {
+    fn new() -> Result<Trial> {
+        let lab = Lab::numbered(1)?.standing(&[])?;
+        jails::up(&lab)?;
+        jails::declare(&lab, "")?;
+        let product = Upgradectl::in_lab(&lab)?.under(jails::known_to(&lab));
+        Ok(Trial { lab, product })
+    }
+
+    /// Types a command; it must end with this exit code.
+    fn says(&self, line: &str, code: i32) -> Result<Said> {
+        self.product.run(line.split(' '))?.expect(code)
+    }
+
+    fn on(&self, host: u8, command: &str) -> Result<String> {
+        self.lab.ssh(&self.lab.address(host), ["sh", "-c", command])
+    }
+
+    /// What there is on the host of jails: definitions, running jails, trees.
+    fn host(&self) -> Result<String> {
+        let look = "cd /etc && for f in rc.conf jail.conf jail.*.conf; do test -f $f && { echo \"== $f\"; cat $f; }; done; jls -n name; ls -A /usr/jails; ip -4 -o address show dev eth0 | awk '{ print $4 }'";
+        self.on(JAILHOST.host, look)
+    }
+
+    /// What there is on the server, wherever it is.
+    fn server(&self, host: u8) -> Result<String> {
+        let look = "cat /etc/rc.conf; for s in cron sendmail; do service $s onestatus; done | sed 's/pid.*//'; ip -4 -o address show dev eth0 | awk '{ print $4 }'; netstat -rn | tail -1; find -x / /usr -name .snap; ls -A /var/db";
+        self.on(host, look)
+    }
+
+    /// The name of the run, by its jail's tree.
+    fn tree(&self) -> Result<String> {
+        let listed = self.on(JAILHOST.host, "ls /usr/jails")?;
+        Ok(format!("/usr/jails/{}", listed.trim()))
+    }
+}
+
+/// Parked, the server answers there.
+const PARKED: u8 = SERVER.host + 200;
+const CLONE: u8 = 33;
+
+#[test]
+fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
+    let trial = Trial::new()?;
+    let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
+    trial.on(SERVER.host, "echo mine > /usr/local/etc/mine; ln /usr/local/etc/mine /usr/local/etc/mine2")?;
+
+    // Looking touches nothing.
+    let said = trial.says("plan clone ServerA", 0)?;
+    ensure!(said.stdout.contains("goes over") && trial.host()? == host, "{said}");
+
+    let said = trial.says("clone ServerA", 0)?;
+    let tree = trial.tree()?;
+    ensure!(trial.on(JAILHOST.host, "jls -n name")?.trim().is_empty(), "it is left stopped: {said}");
+    let inside = trial
+        .on(JAILHOST.host, &format!("cat {tree}/etc/rc.conf; ls -A {tree}/usr/ports {tree}/restoresymtable 2>&1"))?;
+    ensure!(inside.contains("# upgradectl: ifconfig_fxp0") && inside.contains("sendmail_enable=\"NONE\""), "{inside}");
+    ensure!(inside.contains("No such file"), "what restore leaves is gone: {inside}");
+    ensure!(trial.on(JAILHOST.host, &format!("cat {tree}/usr/local/etc/mine2"))? == "mine");
+
+    trial.says("upgrade ServerA", 0)?;
+    ensure!(trial.on(CLONE, "sysctl -n security.jail.jailed")?.trim() == "1");
+    trial.says("verify ServerA", 0)?;
+    ensure!(trial.server(SERVER.host)? == server, "the server serves as before:\n{}", trial.server(SERVER.host)?);
+
+    let said = trial.says("promote ServerA --yes", 0)?;
+    ensure!(said.stdout.contains("without its services, at"), "{said}");
+    ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1", "the jail answers in its place");
+    ensure!(trial.on(SERVER.host, "grep ^sendmail /etc/rc.conf")? == "sendmail_enable=\"YES\"", "out of quarantine");
+    let parked = trial.server(PARKED)?;
+    ensure!(
+        parked.contains("cron is not running") && parked.contains(&format!("inet {}", trial.lab.address(PARKED))),
+        "{parked}"
+    );
+    trial.on(SERVER.host, "echo promoted > /root/promoted")?;
+
+    trial.says("rollback ServerA --yes", 0)?;
+    ensure!(trial.server(SERVER.host)? == server, "as it was:\n{}", trial.server(SERVER.host)?);
+    ensure!(
+        trial.on(CLONE, "cat /root/promoted; grep ^sendmail /etc/rc.conf")? == "promoted\nsendmail_enable=\"NONE\""
+    );
+    trial.says("abort ServerA --yes", 0)?;
+    ensure!(trial.host()? == host, "as it was:\n{}", trial.host()?);
+    ensure!(trial.server(SERVER.host)? == server, "as it was:\n{}", trial.server(SERVER.host)?);
+
+    // Once more, to the end, without a second look.
+    for line in ["clone ServerA", "upgrade ServerA", "verify ServerA", "promote ServerA --yes", "commit ServerA --yes"]
+    {
+        trial.says(line, 0)?;
+    }
+    let host = trial.host()?;
+    ensure!(host.contains("ServerA {") && !host.contains("upgradectl"), "its mark is gone: {host}");
+    ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1");
+    ensure!(trial.says("status", 0)?.stdout.contains("no open runs"));
+    Ok(())
+}
+
+#[test]
+fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> {
+    let trial = Trial::new()?;
+    let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
+    let fault = |host: u8, line: &str| trial.on(host, &format!("echo '{line}' > /var/db/jailhost/faults"));
+    let as_before = |what: &str| -> Result<()> {
+        ensure!(trial.host()? == host, "{what}:\n{}", trial.host()?);
+        ensure!(trial.server(SERVER.host)? == server, "{what}:\n{}", trial.server(SERVER.host)?);
+        Ok(())
+    };
+
+    // Refused before anything is touched: an address that is taken, no way back.
+    let said = trial.says("clone ServerA --ip .30", 7)?;
+    ensure!(said.stderr.contains("is an address of jailhost itself"), "{said}");
+    let inventory = fs::read_to_string(trial.lab.inventory())?;
+    fs::write(
+        trial.lab.inventory(),
+        inventory
+            .lines()
+            .filter(|line| !line.starts_with("parking"))
+            .fold(String::new(), |all, line| all + line + "\n"),
+    )?;
+    let said = trial.says("clone ServerA", 7)?;
+    ensure!(said.stderr.contains("neither a parking address nor a console"), "{said}");
+    fs::write(trial.lab.inventory(), &inventory)?;
+    as_before("refused")?;
+
+    // The stream is cut in the middle of /usr.
+    fault(SERVER.host, "dump /dev/ada0p3 = die-after 3000000")?;
+    let said = trial.says("clone ServerA", 1)?;
+    ensure!(said.stderr.contains("/usr"), "{said}");
+    as_before("the stream was cut")?;
+
+    // The jail does not start, and nobody says so but the list of jails.
+    trial.says("clone ServerA", 0)?;
+    fault(JAILHOST.host, "service onestart = lie x2")?;
+    let said = trial.says("upgrade ServerA", 8)?;
+    ensure!(said.stderr.contains("start ServerA--"), "{said}");
+    trial.says("resume ServerA", 0)?;
+    trial.says("verify ServerA", 0)?;
+
+    // In the server's place it does not start: the server is back, with its services and its address.
+    fault(JAILHOST.host, "service onestart = lie x2")?;
+    let said = trial.says("promote ServerA --yes", 1)?;
+    ensure!(trial.server(SERVER.host)? == server, "{said}\n{}", trial.server(SERVER.host)?);
+    trial.says("abort ServerA --yes", 0)?;
+    as_before("aborted")
+}
