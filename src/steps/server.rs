@@ -109,10 +109,10 @@ pub struct ProveQuiet {
     pub back: Option<(String, Server)>,
 }
 
-/// Arguments: address. Status 0: somebody answers, and what is known of him is printed. `-t` is a limit in seconds to one ping(8) and a
+/// Arguments: address. Status 0: somebody answers, and what is known of him is printed. Who had the address a while ago is forgotten first. `-t` is a limit in seconds to one ping(8) and a
 /// limit in hops to another; either does.
 const ANSWERS: &str = "case $1 in *:*) p=ping6; command -v ping6 >/dev/null 2>&1 || p='ping -6';; *) p=ping;; esac; \
-    $p -c 2 -t 3 \"$1\" >/dev/null 2>&1 && { echo 'it answers'; exit 0; }; \
+    { arp -d \"$1\" || ip neigh flush to \"$1\"; } >/dev/null 2>&1; $p -c 2 -t 3 \"$1\" >/dev/null 2>&1 && { echo 'it answers'; exit 0; }; \
     case $1 in *:*) exit 1;; esac; \
     a=$({ arp -n \"$1\" || ip neigh show to \"$1\"; } 2>/dev/null | grep -i '[0-9a-f][0-9a-f]*:[0-9a-f][0-9a-f]*:[0-9a-f]' | grep -vi incomplete | grep -v FAILED); \
     test -n \"$a\" && echo \"$a\"";

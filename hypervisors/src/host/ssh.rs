@@ -279,9 +279,26 @@ impl SshHost {
         }
         remote.extend(command.argv.iter().cloned());
         let mut argv = self.options_for(connection)?;
-        argv.extend(["--".to_owned(), target.address.clone(), shell_quote(&remote)]);
+        argv.extend(["--".to_owned(), target.address.clone(), for_any_shell(shell_quote(&remote))]);
         Ok(Command { argv, env: Vec::new(), ..command.clone() })
     }
+}
+
+/// A line of a POSIX shell as one that csh hands on unharmed, too: root's login shell on FreeBSD before 14 takes a newline and `!` for
+/// its own even in quotes. printf(1) makes them of octal numbers.
+fn for_any_shell(line: String) -> String {
+    use std::fmt::Write as _;
+    if !line.contains(['\n', '!']) {
+        return line;
+    }
+    let mut encoded = String::with_capacity(2 * line.len());
+    for byte in line.bytes() {
+        match byte {
+            byte if byte.is_ascii_alphanumeric() || b" _./=:,@+-".contains(&byte) => encoded.push(char::from(byte)),
+            byte => drop(write!(encoded, "\\{byte:03o}")),
+        }
+    }
+    format!("sh -c 'eval \"$(printf \"{encoded}\")\"'")
 }
 
 /// Quotes words for a POSIX shell (and, without newlines and `!`, for csh), so that it hands on exactly these words.
@@ -409,6 +426,18 @@ mod tests {
             let line = format!("printf '%s\\0' {}", shell_quote(&words));
             let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
             let expected: String = words.iter().map(|word| format!("{word}\0")).collect();
+            prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_line_that_csh_would_spoil_says_the_same(words in proptest::collection::vec("[^\0]{0,12}", 1..6)) {
+            let line = for_any_shell(format!("printf '%s\\0' {} '!'", shell_quote(&words)));
+            prop_assert!(!line.contains(['!', '\n']));
+            let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            let expected: String = words.iter().map(String::as_str).chain(["!"]).map(|word| format!("{word}\0")).collect();
             prop_assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
         }
     }

@@ -78,7 +78,11 @@ pub fn up(lab: &Lab) -> Result<()> {
     fs::write(root.join("var/db/jailhost/filesystems"), "/dev/ada0p2 / ufs local,soft-updates /dev/null\n")?;
     server(lab, &tar)?;
     for guest in [&JAILHOST, &SERVER] {
-        guest::start(lab, guest.name)?;
+        // libvirt loses a control group now and then to its own clean-up after another guest.
+        if guest::start(lab, guest.name).is_err() {
+            std::thread::sleep(Duration::from_secs(1));
+            guest::start(lab, guest.name)?;
+        }
     }
     for guest in [&JAILHOST, &SERVER] {
         let address = lab.address(guest.host);

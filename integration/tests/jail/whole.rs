@@ -67,8 +67,10 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
     let said = trial.says("clone ServerA", 0)?;
     let tree = trial.tree()?;
     ensure!(trial.on(JAILHOST.host, "jls -n name")?.trim().is_empty(), "it is left stopped: {said}");
-    let inside = trial
-        .on(JAILHOST.host, &format!("cat {tree}/etc/rc.conf; ls -A {tree}/usr/ports {tree}/restoresymtable 2>&1"))?;
+    let inside = trial.on(
+        JAILHOST.host,
+        &format!("cat {tree}/etc/rc.conf; ls -A {tree}/usr/ports {tree}/restoresymtable 2>&1; true"),
+    )?;
     ensure!(inside.contains("# upgradectl: ifconfig_fxp0") && inside.contains("sendmail_enable=\"NONE\""), "{inside}");
     ensure!(inside.contains("No such file"), "what restore leaves is gone: {inside}");
     ensure!(trial.on(JAILHOST.host, &format!("cat {tree}/usr/local/etc/mine2"))? == "mine");
@@ -81,7 +83,10 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
     let said = trial.says("promote ServerA --yes", 0)?;
     ensure!(said.stdout.contains("without its services, at"), "{said}");
     ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1", "the jail answers in its place");
-    ensure!(trial.on(SERVER.host, "grep ^sendmail /etc/rc.conf")? == "sendmail_enable=\"YES\"", "out of quarantine");
+    ensure!(
+        trial.on(SERVER.host, "grep ^sendmail_enable /etc/rc.conf | tail -1")? == "sendmail_enable=\"YES\"",
+        "out of quarantine"
+    );
     let parked = trial.server(PARKED)?;
     ensure!(
         parked.contains("cron is not running") && parked.contains(&format!("inet {}", trial.lab.address(PARKED))),
@@ -92,7 +97,9 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
     trial.says("rollback ServerA --yes", 0)?;
     ensure!(trial.server(SERVER.host)? == server, "as it was:\n{}", trial.server(SERVER.host)?);
     ensure!(
-        trial.on(CLONE, "cat /root/promoted; grep ^sendmail /etc/rc.conf")? == "promoted\nsendmail_enable=\"NONE\""
+        trial
+            .on(CLONE, "cat /root/promoted; grep ^sendmail_enable /etc/rc.conf | tail -1")?
+            .starts_with("promoted\nsendmail_enable=\"NONE\"")
     );
     trial.says("abort ServerA --yes", 0)?;
     ensure!(trial.host()? == host, "as it was:\n{}", trial.host()?);
@@ -133,7 +140,7 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
             .fold(String::new(), |all, line| all + line + "\n"),
     )?;
     let said = trial.says("clone ServerA", 7)?;
-    ensure!(said.stderr.contains("neither a parking address nor a console"), "{said}");
+    ensure!(said.stderr.contains("it has neither a"), "{said}");
     fs::write(trial.lab.inventory(), &inventory)?;
     as_before("refused")?;
 

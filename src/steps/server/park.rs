@@ -286,7 +286,8 @@ impl Step for Park {
         if self.rc(&*home, &before).await? != Change::Unchanged {
             change = Change::Changed;
         }
-        run(&*home, &format!("tidy {name} up"), &["rm", "-rf", "--", &self.server.directory()]).await?;
+        let tidy = "rm -rf -- \"$1\" && { rmdir -- \"${1%/*}\" 2>/dev/null; exit 0; }";
+        run(&*home, &format!("tidy {name} up"), &["sh", "-c", tidy, "sh", &self.server.directory()]).await?;
         Ok(change.into())
     }
 }

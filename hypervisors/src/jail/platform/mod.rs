@@ -44,6 +44,9 @@ const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 250 });
 /// The name of a definition read by itself.
 const ALONE: &str = "the definition";
 
+/// The first line of a shared file that was not there: it goes with the last jail in it.
+const OURS: &str = "# Made by upgradectl, for want of a jail.conf.";
+
 /// Arguments: a jail's root. Unmounts what is mounted within, innermost first, and fails if something stays.
 const UNMOUNT: &str = "within() { mount -p | awk -v r=\"$1/\" 'index($2, r) == 1 { print $2 }' | sort -r; }; \
     within \"$1\" | while IFS= read -r d; do umount \"$d\" || umount -f \"$d\"; done; test -z \"$(within \"$1\")\"";
@@ -252,7 +255,11 @@ impl Hypervisor for Jails {
         let config = with_file(&texts, &file).map_err(bad)?;
         let edited = config.add(&file, &definition.text).map_err(bad)?;
         let before = texts.files.get(&file).map(String::as_str);
-        self.shelf.write(&file, before, &edited.text).await?;
+        let text = match before {
+            None if !is_own(&file, name) => format!("{OURS}\n{}", edited.text),
+            _ => edited.text,
+        };
+        self.shelf.write(&file, before, &text).await?;
         // rc.d/jail looks into another file first, perhaps.
         match self.definition(name).await? {
             Some(stored) if stored.text == definition.text => Ok(Change::Created),
@@ -276,7 +283,8 @@ impl Hypervisor for Jails {
         }
         let edited = config.remove(guest).map_err(bad)?;
         let before = texts.files.get(&edited.file).map_or("", String::as_str);
-        if is_own(&edited.file, guest) && edited.text.trim().is_empty() {
+        let empty = edited.text.trim();
+        if empty == OURS || (is_own(&edited.file, guest) && empty.is_empty()) {
             return self.shelf.remove(&edited.file, before).await;
         }
         self.shelf.write(&edited.file, Some(before), &edited.text).await.map(|_| Change::Removed)

@@ -226,6 +226,8 @@ async fn production_is_defined_where_the_host_has_its_jails() {
     assert!(empty.text("/etc/jail.conf").unwrap().contains("ServerB {"));
     let refused = empty.jails.set_autostart("ServerB", true).await.unwrap_err();
     assert!(refused.help.unwrap().contains("jail_enable=YES"));
+    assert_eq!(empty.jails.undefine("ServerB").await.unwrap(), Change::Removed);
+    assert!(empty.text("/etc/jail.conf").is_none(), "as it was");
 }
 
 #[tokio::test]
