@@ -221,6 +221,10 @@ impl App {
             (true, true) => findings.pass("tools", "btrfs"),
             (false, _) => {}
         }
+        if spec.hypervisor == HypervisorKind::Jail {
+            let detail = "jails: unproven, tried against played programs of FreeBSD only";
+            warn(findings, "unproven", detail.to_owned(), "try it with a server you can lose first");
+        }
         if spec.hypervisor == HypervisorKind::Libvirt
             && let Some(uri) = spec.uri.as_deref().filter(|uri| !uri.starts_with("lxc:"))
         {
@@ -245,9 +249,12 @@ impl App {
     }
 
     async fn try_fit(&self, spec: &GuestSpec, findings: &mut Findings) -> Result<(), Failure> {
+        let strategy = spec.clone.strategy.unwrap_or(Strategy::Snapshot);
+        if strategy == Strategy::Transfer {
+            return self.transfer_fits(spec, findings).await;
+        }
         let mut facts = self.gather(spec).await?;
         let wishes: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
-        let strategy = spec.clone.strategy.unwrap_or(Strategy::Snapshot);
         facts.size_copies(strategy).await?;
         let addressing = match facts.primary() {
             _ if strategy == Strategy::InPlace => address::unchanged(&facts)?,

@@ -25,6 +25,10 @@ impl App {
         let link = link(run, &facts);
         let hypervisor = if link.name == facts.original.name { sides.production } else { sides.clone };
         line.clone.power = Some(hypervisor.power(&link.name).await?);
+        if facts.transfer.is_some() {
+            // A tree has no area of its own that could fill.
+            return Ok(());
+        }
         let (mut seen, now) = (Seen::read(&facts.run_dir), Timestamp::now());
         let mut volumes = Vec::new();
         for volume in facts.disks.iter().filter_map(|disk| disk.target.as_ref()) {
@@ -64,6 +68,10 @@ pub fn way_in(run: &RunRecord, original: bool) -> Result<GuestLink, Failure> {
     let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
     let link = link(run, &facts);
     if original && link.name == facts.original.name {
+        // A server that became a jail has not gone.
+        if let Some(parked) = facts.transfer.as_ref().and_then(|transfer| transfer.server.parking.clone()) {
+            return Ok(parked);
+        }
         return Err(Failure::new(exit::STATE, format!("reach the original of {}", run.guest))
             .cause("it is stopped: the clone has taken its place")
             .help(format!("upgradectl ssh {} leads to the promoted guest", run.guest)));

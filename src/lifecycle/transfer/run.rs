@@ -48,6 +48,22 @@ impl App {
             Beginning { record, host_keys: facts.host_keys.clone(), definition: None, clone_has_keys: true };
         self.begin(spec, existing, proposal, beginning, options, emit).await
     }
+
+    /// Whether a server could be transferred now, for `doctor`.
+    pub(in crate::lifecycle) async fn transfer_fits(
+        &self,
+        spec: &GuestSpec,
+        findings: &mut Findings,
+    ) -> Result<(), Failure> {
+        let facts = Facts::gather(self, spec).await?;
+        let wishes: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
+        if wishes.is_empty() {
+            findings.warn("address", format!("none is declared for the jail: upgradectl clone {} --ip .113", spec.name));
+            return Ok(());
+        }
+        let record = clone::record(&facts, &wishes, &self.state, &self.scratch)?;
+        check::for_clone(&facts, &record, of(&record)?, findings).await
+    }
 }
 
 impl Held<'_> {
