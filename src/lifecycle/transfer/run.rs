@@ -58,7 +58,8 @@ impl App {
         let facts = Facts::gather(self, spec).await?;
         let wishes: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         if wishes.is_empty() {
-            findings.warn("address", format!("none is declared for the jail: upgradectl clone {} --ip .113", spec.name));
+            findings
+                .warn("address", format!("none is declared for the jail: upgradectl clone {} --ip .113", spec.name));
             return Ok(());
         }
         let record = clone::record(&facts, &wishes, &self.state, &self.scratch)?;

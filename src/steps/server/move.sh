@@ -50,4 +50,4 @@ while test "$wait" -gt 0; do
 	sleep 1
 	wait=$((wait - 1))
 done
-mkdir "$d/decided" 2>/dev/null && back "$@"
+mkdir "$d/decided" 2>/dev/null && : >"$d/decided/back" && back "$@"

@@ -179,7 +179,13 @@ impl Step for Park {
         let decided = run(
             &*host,
             "look for our word",
-            &["sh", "-c", "test -d \"$1/decided\" && echo yes; exit 0", "sh", &self.server.directory()],
+            &[
+                "sh",
+                "-c",
+                "test -d \"$1/decided\" && test ! -e \"$1/decided/back\" && echo yes; exit 0",
+                "sh",
+                &self.server.directory(),
+            ],
         )
         .await?;
         let whole = decided.trim() == "yes" && text(&*host, RC_CONF).await?.is_some_and(|now| now == self.rc_after);
@@ -234,15 +240,14 @@ impl Step for Park {
                 )),
             });
         };
-        let word = format!("{}/decided", self.server.directory());
-        // Whoever makes it first decides: we, or the server that has waited long enough.
-        let command = Command::new(["mkdir", &word]).timeout(Duration::from_secs(30));
-        let given = parked.run(&command).await?.status == 0;
-        if !given && self.server.at_home(world).await?.is_some() {
-            return Err(StepError::failed(
-                format!("{name} waited too long for our word, and took its own address back"),
-                "type the verb again",
-            ));
+        // Whoever makes the directory first decides: we, now or in an earlier attempt, or the server that has waited long enough.
+        let decide = "mkdir \"$1/decided\" 2>/dev/null; test ! -e \"$1/decided/back\"";
+        let command =
+            Command::new(["sh", "-c", decide, "sh", &self.server.directory()]).timeout(Duration::from_secs(30));
+        if parked.run(&command).await?.status != 0 {
+            self.comes_home(world, 2 * WORD_S, &format!("waiting for {name} to come back by itself")).await?;
+            let why = format!("{name} waited too long for our word, and took its own address back");
+            return Err(StepError::failed(why, "type the verb again"));
         }
         self.rc(&*parked, &self.rc_after).await?;
         Ok(Change::Changed.into())
