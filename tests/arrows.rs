@@ -62,7 +62,7 @@ fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
         "libvirt" | "sim" => &["error", "host", "net", "sight", "storage"],
         "xl" => &["error", "host", "net", "occasion", "sight", "storage"],
         // Texts only.
-        "jail" => &["host", "net", "sight"],
+        "jail" => &["host", "net", "sight", "storage"],
         // Made of two platforms, whatever they are.
         "placed" => &["error", "host", "net", "sight", "storage"],
         "fuzz" => &["host", "net", "sight", "storage", "jail", "libvirt", "transfer", "xl"],

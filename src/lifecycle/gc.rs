@@ -333,8 +333,11 @@ impl App {
                 paths.extend(facts.copies().flat_map(|(_, old, new)| [old.path.clone(), new.path.clone()]));
             }
         }
-        let directories: BTreeSet<&Path> =
-            paths.iter().filter_map(|path| path.parent()).filter(|directory| directory.is_dir()).collect();
+        // Another machine's cannot be looked at from here; its driver says that there is nothing.
+        let elsewhere = !hypervisor.host().is_local();
+        let mut directories: BTreeSet<&Path> =
+            paths.iter().filter_map(|path| path.parent()).filter(|directory| elsewhere || directory.is_dir()).collect();
+        directories.extend(self.inventory.hosts.get(host).and_then(|spec| spec.jails.as_deref()));
         let mut volumes = BTreeMap::new();
         for kind in
             [VolumeKind::Btrfs, VolumeKind::Directory, VolumeKind::LvmThick, VolumeKind::LvmThin, VolumeKind::Sim]

@@ -20,7 +20,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Command, Host, Job, JobStatus, ssh::shell_quote};
+use super::{Command, Host, Job, JobStatus, shell_quote};
 use crate::{Cause, Change, Error, Result};
 
 /// Where jobs are kept on every machine.

@@ -6,16 +6,18 @@
 
 pub mod job;
 mod local;
+mod quote;
 mod record;
 mod ssh;
 mod stream;
 
 pub use local::{LocalHost, become_command};
 pub(crate) use local::{blocking, replace};
+pub use quote::shell_quote;
 pub use record::{
     CommandObserver, CommandRecord, LEASE_VARIABLE, current_observer, end_marked, observed, set_lease_marker,
 };
-pub use ssh::{SshHost, SshTarget, shell_quote};
+pub use ssh::{SshHost, SshTarget};
 pub use stream::{Running, Stream};
 
 use std::fmt;

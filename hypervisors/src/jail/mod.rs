@@ -24,5 +24,5 @@ pub mod rc;
 mod tests;
 mod wrong;
 
-pub use platform::Jails;
+pub use platform::{Jails, RUNS};
 pub use wrong::{Place, Wrong};

@@ -54,7 +54,7 @@ pub struct Transfer {
 
 /// The run's own directory beneath the directory of jails.
 fn scratch(jails: &Path, run: &str) -> PathBuf {
-    jails.join(crate::steps::jail::DIRECTORY).join(run)
+    jails.join(hypervisors::jail::RUNS).join(run)
 }
 
 /// What a run of this strategy remembers.

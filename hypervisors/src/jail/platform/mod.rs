@@ -7,7 +7,7 @@
 //!   `/etc/jail.conf.d` if it has files there, else in `/etc/jail.conf`.
 //! * Jails that Bastille or iocage keep are listed, since what they have is taken, and refused.
 //!
-//! `texts`: files; `running`: what jls prints; `guests`: facts of the two together.
+//! `texts`: files; `running`: what jls prints; `guests`: facts of the two together; `trees`: what runs made.
 
 mod guests;
 mod running;
@@ -15,6 +15,7 @@ mod running;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 mod texts;
+mod trees;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,13 +27,15 @@ use tokio::time::{Instant, sleep};
 
 use self::running::Running;
 use self::texts::{Shelf, Texts, wrong};
+pub use self::trees::RUNS;
+use self::trees::Trees;
 use super::address;
 use super::conf::edit::{Change as ConfChange, Setting};
 use super::conf::{Config, Dialect, Files, NewJail, name_of};
 use crate::host::{Command, Output, SshHost, printable_tail};
 use crate::{
     Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskEdit, DiskSource, Error, GuestFacts, GuestLink,
-    Host, Hypervisor, Net, NewGuest, Power, Result, Role, Storage, VolumeKind, VolumeRef,
+    Host, Hypervisor, Net, NewGuest, Power, Result, Role, Storage, VolumeKind, VolumeRef, storage,
 };
 
 /// A command that only looks.
@@ -410,8 +413,8 @@ impl Hypervisor for Jails {
     }
 
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {
-        let why = format!("{kind:?} volumes of a host of jails are worked on there, by its own programs");
-        Err(Error::new(format!("reach the volumes of {}", self.host.name()), Cause::Unsupported(why)))
+        let trees: [Arc<dyn Storage>; 1] = [Arc::new(Trees::new(&self.host))];
+        storage::driver(&trees, kind, &*self.host)
     }
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
