@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::address::Addressing;
+use super::error::{Failure, exit};
 use super::state::State;
+use super::transfer::Transfer;
 use crate::engine::{Plan, PlanStep, outages};
 use crate::inventory::{DiskRule, Strategy};
 
@@ -95,7 +97,7 @@ pub struct RunFacts {
     pub boot_s: Option<f64>,
     /// What a run by strategy `transfer` remembers beside that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub transfer: Option<Box<super::transfer::Transfer>>,
+    pub transfer: Option<Box<Transfer>>,
 }
 
 impl RunFacts {
@@ -119,6 +121,17 @@ impl RunFacts {
             outages: outages(&steps, guest),
             steps,
         }
+    }
+
+    /// What a run by strategy `transfer` remembers.
+    ///
+    /// # Errors
+    /// It is of another strategy.
+    pub fn transferred(&self) -> Result<&Transfer, Failure> {
+        self.transfer.as_deref().ok_or_else(|| {
+            Failure::new(exit::JOURNAL, format!("read {}", self.clone.name))
+                .cause("nothing is remembered of its transfer")
+        })
     }
 
     /// The host that defines and runs production: the original before promotion, the promoted guest after it.

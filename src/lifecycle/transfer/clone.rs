@@ -9,7 +9,7 @@ use hypervisors::jail::ifconfig::netmask;
 use hypervisors::storage::Copies;
 use hypervisors::{Definition, Mark, NewAddress, NewGuest, Role, VolumeKind, VolumeRef};
 
-use super::{Facts, Transfer, of, parking, scratch};
+use super::{Facts, Transfer, parking, scratch};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{Plan, PlanStep, Stage, Undo};
 use crate::guest::AddressChange;
@@ -184,7 +184,7 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
 /// # Errors
 /// Nothing is remembered of the transfer.
 pub fn guest(record: &RunFacts, promoted: bool) -> Result<NewGuest, Failure> {
-    let run = of(record)?;
+    let run = record.transferred()?;
     let address = |ip| NewAddress { interface: Some(run.interface.clone()), ip, prefix: run.prefix };
     let alone = |ip: IpAddr| if ip.is_ipv4() { run.prefix } else { 128 };
     Ok(match promoted {
@@ -216,7 +216,7 @@ pub fn plan(
     moves: Vec<PlanStep>,
     adapts: Vec<PlanStep>,
 ) -> Result<(Plan, Page), Failure> {
-    let run = of(record)?;
+    let run = record.transferred()?;
     let host = record.host.clone();
     let hooks = Hooks::of(&facts.spec, record);
     let mut steps = hooks.before(Verb::Clone);

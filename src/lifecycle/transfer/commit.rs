@@ -2,7 +2,6 @@
 
 use hypervisors::{Definition, DefinitionEdit, Hypervisor, Power};
 
-use super::of;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{GuestSpec, Verb};
 use crate::lifecycle::error::{Failure, exit};
@@ -17,7 +16,7 @@ use crate::steps::{domain, jail, sha256};
 /// # Errors
 /// The promoted jail does not run: nothing is made final on the journal's word alone.
 pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervisor) -> Result<(Plan, Page), Failure> {
-    let (name, run) = (&spec.name, of(record)?);
+    let (name, run) = (&spec.name, record.transferred()?);
     let refuse = |why: String| {
         Failure::new(exit::REFUSED, format!("commit {name}"))
             .cause(why)

@@ -26,7 +26,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::record::RunFacts;
 use crate::steps::server::{Old, Parking, Server};
 
 /// What is remembered of a run of this strategy beside what every run remembers.
@@ -55,15 +54,4 @@ pub struct Transfer {
 /// The run's own directory beneath the directory of jails.
 fn scratch(jails: &Path, run: &str) -> PathBuf {
     jails.join(hypervisors::jail::RUNS).join(run)
-}
-
-/// What a run of this strategy remembers.
-///
-/// # Errors
-/// The record is of another strategy.
-fn of(record: &RunFacts) -> Result<&Transfer, super::error::Failure> {
-    record.transfer.as_deref().ok_or_else(|| {
-        super::error::Failure::new(super::error::exit::JOURNAL, format!("read {}", record.clone.name))
-            .cause("nothing is remembered of its transfer")
-    })
 }

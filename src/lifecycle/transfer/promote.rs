@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use hypervisors::Definition;
 
-use super::{Transfer, of};
+use super::Transfer;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo, outages};
 use crate::inventory::{GuestSpec, Verb};
 use crate::lifecycle::clone::settle;
@@ -41,7 +41,7 @@ fn quiet(record: &RunFacts, run: &Transfer, back: Option<(String, server::Server
 /// # Errors
 /// Nothing is remembered of the transfer.
 pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Result<(Plan, Page), Failure> {
-    let run = of(record)?;
+    let run = record.transferred()?;
     let (name, host, clone) = (&spec.name, record.host.clone(), &record.clone.name);
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Promote);

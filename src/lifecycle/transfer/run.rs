@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hypervisors::Power;
 
-use super::{Facts, check, clone, commit, of, parking, promote, upgrade};
+use super::{Facts, check, clone, commit, parking, promote, upgrade};
 use crate::engine::Emitter;
 use crate::inventory::GuestSpec;
 use crate::inventory::values::AddressWish;
@@ -33,7 +33,7 @@ impl App {
         let wishes = if options.ip.is_empty() { declared } else { options.ip.clone() };
         let mut record = clone::record(&facts, &wishes, &self.state, &self.scratch)?;
         let mut findings = Findings::default();
-        check::for_clone(&facts, &record, of(&record)?, &mut findings).await?;
+        check::for_clone(&facts, &record, record.transferred()?, &mut findings).await?;
         if let Some(finding) = findings.refusal() {
             let found = findings.0.iter().filter(|finding| finding.verdict == Verdict::Refused).count();
             let failure = crate::lifecycle::app::refused("clone", &spec.name, finding);
@@ -63,7 +63,7 @@ impl App {
             return Ok(());
         }
         let record = clone::record(&facts, &wishes, &self.state, &self.scratch)?;
-        check::for_clone(&facts, &record, of(&record)?, findings).await
+        check::for_clone(&facts, &record, record.transferred()?, findings).await
     }
 }
 
@@ -80,7 +80,7 @@ impl Held<'_> {
     /// `promote` of a transfer.
     pub(in crate::lifecycle) async fn promote_jail(&mut self, options: &Options) -> Result<Finish, Failure> {
         let name = self.spec.name.clone();
-        let run = of(&self.record)?.clone();
+        let run = self.record.transferred()?.clone();
         let mut findings = Findings::default();
         if self.hypervisor.definition(&name).await?.is_some() {
             findings.refuse(

@@ -7,7 +7,7 @@ use hypervisors::Hypervisor;
 use hypervisors::transfer::compressions;
 use hypervisors::transfer::snap::Snap;
 
-use super::{Facts, of, world};
+use super::{Facts, world};
 use crate::engine::{Op, PlanStep, Stage};
 use crate::guest::freebsd::JailSpec;
 use crate::inventory::{GuestSpec, Recipe};
@@ -25,7 +25,7 @@ const RATE: f64 = 30e6;
 /// # Errors
 /// A machine cannot be asked.
 pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<Steps, Failure> {
-    let run = of(record)?;
+    let run = record.transferred()?;
     let dialect = facts.source.dump.ok_or_else(|| Failure::new(exit::REFUSED, "find dump on the server"))?;
     let moved: Vec<transfer::Moved> = facts
         .moved()
@@ -112,7 +112,7 @@ pub async fn upgrade(
     hypervisor: &Arc<dyn Hypervisor>,
     number: usize,
 ) -> Result<(Vec<PlanStep>, Vec<Finding>), Failure> {
-    let run = of(record)?;
+    let run = record.transferred()?;
     let Some(Recipe::FreebsdWorld(recipe)) = spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) else {
         return Ok((Vec::new(), Vec::new()));
     };
@@ -136,7 +136,7 @@ pub async fn identity(
     world: &World,
     hypervisor: &Arc<dyn Hypervisor>,
 ) -> Result<(Action, Vec<String>), Failure> {
-    let run = of(record)?;
+    let run = record.transferred()?;
     let steps = pasts
         .iter()
         .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)));

@@ -1,6 +1,5 @@
 //! `upgrade` of a transfer: the base system of the stopped jail, from its host; then its first start.
 
-use super::of;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
 use crate::inventory::{FreebsdWorld, GuestSpec, Recipe, Verb};
 use crate::lifecycle::clone::settle;
@@ -24,7 +23,7 @@ pub fn start(record: &RunFacts) -> PlanStep {
 /// # Errors
 /// A recipe that does not fit.
 pub fn plan(spec: &GuestSpec, record: &RunFacts, world: Vec<PlanStep>, running: bool) -> Result<(Plan, Page), Failure> {
-    let run = of(record)?;
+    let run = record.transferred()?;
     let mut page = Page::new(format!("Upgrade {}.", record.clone.name));
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Upgrade);
