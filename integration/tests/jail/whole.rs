@@ -1,11 +1,13 @@
 //! A server becomes a jail and takes the server's place: the whole way, over a real sshd, with a real dump, in the native lab.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::cli::{Said, Upgradectl};
 use integration::lab::jails::{self, JAILHOST, SERVER};
 use integration::lab::{Lab, Standing};
+use integration::verb::{Verb, event};
 
 /// The two machines and the product.
 struct Trial {
@@ -25,6 +27,14 @@ impl Trial {
     /// Types a command; it must end with this exit code.
     fn says(&self, line: &str, code: i32) -> Result<Said> {
         self.product.run(line.split(' '))?.expect(code)
+    }
+
+    /// Begins a verb and ends it as kill -9 does, a while after a step of this kind and title has begun.
+    fn killed(&self, line: &str, kind: &str, title: &str, after: Duration) -> Result<()> {
+        let mut verb = Verb::begin(line, self.product.command(line.split(' ')).arg("--json"))?;
+        verb.until(event("step_started", kind, title))?;
+        std::thread::sleep(after);
+        verb.kill()
     }
 
     fn on(&self, host: u8, command: &str) -> Result<String> {
@@ -164,4 +174,37 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
     ensure!(trial.server(SERVER.host)? == server, "{said}\n{}", trial.server(SERVER.host)?);
     trial.says("abort ServerA --yes", 0)?;
     as_before("aborted")
+}
+
+#[test]
+fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> {
+    let trial = Trial::new()?;
+    let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
+
+    // In the middle of /usr: what is whole is not copied again.
+    let tree = |run: &str| format!("copy /usr of ServerA to /usr/jails/{run}");
+    let mut verb = Verb::begin("clone", trial.product.command(["clone", "ServerA"]).arg("--json"))?;
+    let run = verb.until(|seen| seen["run"].is_string())?["run"].as_str().unwrap_or_default().to_owned();
+    verb.until(event("step_started", "transfer.filesystems", &tree(&run)))?;
+    std::thread::sleep(Duration::from_secs(1));
+    verb.kill()?;
+    ensure!(trial.says("status", 0)?.stdout.contains("INTERRUPTED"));
+    let events = trial.says("resume ServerA --json", 0)?.events()?;
+    let copied = |of: &str| events.iter().any(|seen| event("step_started", "transfer.filesystems", of)(seen));
+    ensure!(copied(&tree(&run)) && !copied(&format!("copy / of ServerA to /usr/jails/{run}")), "{events:#?}");
+    trial.says("upgrade ServerA", 0)?;
+    trial.says("verify ServerA", 0)?;
+
+    // While the server is on its way to its parking address: nobody comes back, but the minute's look does.
+    trial.killed("promote ServerA --yes", "server.park", "", Duration::from_millis(1500))?;
+    trial.says("resume --interrupted", 0)?;
+    ensure!(trial.server(SERVER.host)? == server, "as it was:\n{}", trial.server(SERVER.host)?);
+    ensure!(trial.on(CLONE, "sysctl -n security.jail.jailed")?.trim() == "1", "the clone is back");
+
+    // Nothing is known any more, but what is marked is found.
+    fs::remove_dir_all(trial.lab.state())?;
+    let said = trial.says("gc --from-world --yes", 0)?;
+    ensure!(trial.host()? == host, "{said}\n{}", trial.host()?);
+    ensure!(trial.server(SERVER.host)? == server, "as it was:\n{}", trial.server(SERVER.host)?);
+    Ok(())
 }
