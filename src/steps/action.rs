@@ -100,6 +100,7 @@ actions! {
     "jail.tree" MakeTree(jail::MakeTree),
     "jail.keep" KeepTree(jail::KeepTree),
     "server.services" StopServices(server::StopServices),
+    "server.carry" CarryOver(server::CarryOver),
     "server.park" Park(server::Park),
     "server.quiet" ProveQuiet(server::ProveQuiet),
     "hook" Hook(hook::Hook),

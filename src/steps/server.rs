@@ -4,6 +4,7 @@
 //! The server is not a guest of any platform: everything goes over ssh into it. After promotion a guest with the same host keys
 //! answers at its old address, so who answers is looked at ([`Server::there`]).
 
+mod carry;
 mod park;
 mod services;
 
@@ -18,6 +19,7 @@ use hypervisors::{Change, GuestLink, Host, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use carry::CarryOver;
 pub use park::{Old, Park, Parking};
 pub use services::{StopServices, running};
 

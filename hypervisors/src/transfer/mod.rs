@@ -16,6 +16,7 @@
 pub mod compare;
 mod dialect;
 mod listing;
+pub mod mirror;
 mod mounts;
 mod pass;
 pub mod pump;

@@ -19,7 +19,7 @@ impl Trial {
     fn new() -> Result<Trial> {
         let lab = Lab::numbered(1)?.standing(&[])?;
         jails::up(&lab)?;
-        jails::declare(&lab, "")?;
+        jails::declare(&lab, "carry = [{ kind = \"rsync\", path = \"/var/mail/\" }]")?;
         let product = Upgradectl::in_lab(&lab)?.under(jails::known_to(&lab));
         Ok(Trial { lab, product })
     }
@@ -90,8 +90,13 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
     trial.says("verify ServerA", 0)?;
     ensure!(trial.server(SERVER.host)? == server, "the server serves as before:\n{}", trial.server(SERVER.host)?);
 
+    trial.on(SERVER.host, "echo late > /var/mail/late")?;
     let said = trial.says("promote ServerA --yes", 0)?;
     ensure!(said.stdout.contains("without its services, at"), "{said}");
+    ensure!(
+        trial.on(SERVER.host, "cat /var/mail/late")? == "late",
+        "what the server wrote meanwhile was carried: {said}"
+    );
     ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1", "the jail answers in its place");
     ensure!(
         trial.on(SERVER.host, "grep ^sendmail_enable /etc/rc.conf | tail -1")? == "sendmail_enable=\"YES\"",

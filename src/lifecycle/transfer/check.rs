@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use hypervisors::Host;
+use hypervisors::host::Command;
 use hypervisors::transfer::System;
 
 use super::{Facts, Transfer};
@@ -29,6 +30,15 @@ pub async fn for_clone(
     host_is_fit(facts, findings);
     names(facts, record, findings);
     let host = facts.hypervisor.host();
+    if !facts.spec.carry.is_empty() {
+        for machine in [&host, &facts.server] {
+            let command = Command::new(["sh", "-c", "command -v rsync"]);
+            if machine.run(&command).await?.status != 0 {
+                let why = format!("{} has no rsync, which carry rules need on both sides", machine.name());
+                findings.refuse("carry", why, "install it there: pkg install rsync");
+            }
+        }
+    }
     free(&*host, facts, record.addressing.clone, "--ip", findings).await?;
     if let Some(parking) = &run.parking {
         let place = format!("guests.{}.source.parking", facts.spec.name);
@@ -103,13 +113,6 @@ fn server_is_fit(facts: &Facts, findings: &mut Findings) {
             "host_keys",
             format!("{name} has no readable ssh host keys in /etc/ssh"),
             "let its sshd make some",
-        );
-    }
-    if !facts.spec.carry.is_empty() {
-        findings.refuse(
-            "carry",
-            "carry rules are not carried out for servers in this version",
-            format!("take carry out of guests.{name}: what the server writes after the transfer stays behind"),
         );
     }
 }

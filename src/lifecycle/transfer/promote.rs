@@ -8,7 +8,7 @@ use hypervisors::Definition;
 
 use super::Transfer;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo, outages};
-use crate::inventory::{GuestSpec, Verb};
+use crate::inventory::{CarryRule, GuestSpec, Verb};
 use crate::lifecycle::clone::settle;
 use crate::lifecycle::error::Failure;
 use crate::lifecycle::hooks::Hooks;
@@ -36,6 +36,22 @@ fn quiet(record: &RunFacts, run: &Transfer, back: Option<(String, server::Server
     server::ProveQuiet { host: record.host.clone(), addresses, back }
 }
 
+/// What the rules bring over: in advance, or from the stopped server.
+fn carries<'a>(spec: &'a GuestSpec, run: &'a Transfer, last: bool) -> impl Iterator<Item = PlanStep> + 'a {
+    spec.carry.iter().map(move |CarryRule::Rsync { path, exclude }| {
+        let step = server::CarryOver {
+            server: run.server.clone(),
+            root: run.root.clone(),
+            scratch: run.scratch.clone(),
+            path: path.to_string_lossy().trim_matches('/').to_owned(),
+            exclude: exclude.clone(),
+            last,
+        };
+        let stage = if last { Stage::FinalCarry } else { Stage::Carry };
+        PlanStep::new(stage, step, if last { 3.0 } else { 10.0 }).undo(Undo::WithClone)
+    })
+}
+
 /// The plan and its page. `number` counts the verifications.
 ///
 /// # Errors
@@ -57,6 +73,9 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     steps.push(PlanStep::new(Stage::Adopt, now.identity, 2.0).clone_side());
     let undefine = domain::Undefine { host: host.clone(), guest: clone.clone() };
     steps.push(PlanStep::new(Stage::Define, undefine, 0.5).clone_side());
+    // The clone has stopped: nobody in it can lead astray what is written there from outside.
+    let carry = |last| carries(spec, run, last);
+    steps.extend(carry(false).map(|step| step.on_failure(OnFailure::Warn)));
     let outage_from = steps.len();
     let stop = server::StopServices { server: run.server.clone(), services: now.services.clone() };
     // The way back has ended when the server lets us in at its own address, with its services.
@@ -77,6 +96,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         .on_failure(OnFailure::Stop);
     steps.push(PlanStep::new(Stage::Fence, park, 5.0).undone_between(vec![given_up], Vec::new()));
     steps.push(PlanStep::new(Stage::Fence, quiet(record, run, None), 4.0).undo(Undo::Nothing));
+    steps.extend(carry(true));
     let define = domain::Define {
         host: host.clone(),
         definition: now.definition,
@@ -96,11 +116,11 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     steps.push(PlanStep::new(Stage::Prove, autostart, 0.5).on_failure(OnFailure::Warn));
     steps.extend(hooks.after(Verb::Promote));
     debug_assert_eq!(outages(&steps, name).len(), 1);
-    let page = page(record, run, &now.services, outage_s);
+    let page = page(record, run, &now.services, &spec.carry, outage_s);
     Ok((record.plan("promote", [State::Promoting, State::Promoted, State::Verified], steps), page))
 }
 
-fn page(record: &RunFacts, run: &Transfer, services: &[String], outage_s: f64) -> Page {
+fn page(record: &RunFacts, run: &Transfer, services: &[String], carried: &[CarryRule], outage_s: f64) -> Page {
     let name = &record.original.name;
     let mut page = Page::new(format!("Promote {} to {name}", record.clone.name));
     if let Some(verification) = &record.verification {
@@ -116,7 +136,12 @@ fn page(record: &RunFacts, run: &Transfer, services: &[String], outage_s: f64) -
     };
     let stopped = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
     page.rows.push(Row::new("the server", format!("goes {goes}; stopped there: {stopped}")));
-    page.rows.push(Row::new("left behind", format!("all that {name} wrote since the transfer")));
+    let carried: Vec<String> = carried.iter().map(|CarryRule::Rsync { path, .. }| path.display().to_string()).collect();
+    if !carried.is_empty() {
+        page.rows.push(Row::new("carried", carried.join(", ")));
+    }
+    let all = if carried.is_empty() { "all" } else { "all else" };
+    page.rows.push(Row::new("left behind", format!("{all} that {name} wrote since the transfer")));
     page.rows
         .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the jail got since stays with it")));
     page.rows.push(Row::new("commit", "no second outage; the server stays as it is, fenced"));
