@@ -83,7 +83,9 @@ impl Pass<'_> {
             None => format!("{RESTORE}echo {BEGINS} >&2; {BECOME}"),
             Some(packed) => {
                 let (program, unpacks) = (packed.program(), packed.unpacks());
-                let unpack = format!("{{ {unpacks}; s=$?; test $s -eq 0 || echo \"{program} exited with $s\" >&2; }}");
+                let unpack = format!(
+                    "{{ {unpacks}; s=$?; test $s -eq 0 || test $s -eq 141 || echo \"{program} exited with $s\" >&2; }}"
+                );
                 format!("{RESTORE}echo {BEGINS} >&2; {unpack} | sh -c '{BECOME}'")
             }
         };

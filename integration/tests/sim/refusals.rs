@@ -301,7 +301,7 @@ fn a_clone_runs_on_a_host_of_its_platform_that_is_known() {
     let before = bench.picture();
     let said = bench.verb_with("clone", &["--runs-on", "nowhere"]);
     assert_eq!(said.code, 2, "{said}");
-    bench.edit_inventory("[guests.mercure]", "galaad = { hypervisor = \"jail\" }\n[guests.mercure]");
+    bench.edit_inventory("[guests.mercure]", "galaad = { hypervisor = \"none\" }\n[guests.mercure]");
     let said = bench.verb_with("clone", &["--runs-on", "galaad"]);
     assert_eq!(said.code, 7, "{said}");
     assert!(said.ending()["error"].to_string().contains("hosts.galaad"), "{said}");
