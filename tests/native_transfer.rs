@@ -286,6 +286,9 @@ async fn whole_file_systems_nested_packed_and_what_changed_since() {
     step.keeps_symtable = true;
     step.compression = Compression::common(&lab.source().await.compressions, &[Compression::Zstd, Compression::Gzip]);
     assert!(step.compression.is_some());
+    let dates = format!("/var/lib/upgradectl/transfer/{}", step.run);
+    // What a run that was cut short left.
+    drop(std::fs::remove_dir_all(&dates));
     assert_eq!(lab.probe(&step).await, Probe::Absent);
     let done = lab.apply(&step).await.unwrap();
     assert_eq!((done.change, done.data["filesystems"].as_array().unwrap().len()), (Change::Created, 3));
@@ -293,7 +296,6 @@ async fn whole_file_systems_nested_packed_and_what_changed_since() {
     assert_eq!(lab.probe(&step).await, Probe::Present);
     // Nothing is copied twice.
     assert_eq!(lab.apply(&step).await.unwrap().change, Change::Unchanged);
-    let dates = format!("/var/lib/upgradectl/transfer/{}", step.run);
     assert_eq!(std::fs::read_dir(&dates).unwrap().count(), 3);
     for name in FILE_SYSTEMS {
         assert!(lab.copy(name).join("restoresymtable").exists());
