@@ -101,17 +101,7 @@ impl Work<'_> {
     /// Brings it to its end; what it prints goes to `take` and to `output/JOB.log` of the run.
     async fn run(&self, world: &World, take: &mut (dyn FnMut(&[u8]) + Send)) -> Result<End, StepError> {
         let patience = Patience { poll: POLL, total: Duration::from_secs(self.patience_s) };
-        let mut log: Option<File> = None;
-        let mut sink = |id: &str, bytes: &[u8]| {
-            // The log is for people; trouble with it must not stop the upgrade.
-            if log.is_none() {
-                log = open_log(world, id).ok();
-            }
-            if let Some(Err(error)) = log.as_mut().map(|log| log.write_all(bytes)) {
-                tracing::debug!(%error, "writing the output of {id}");
-            }
-            take(bytes);
-        };
+        let mut sink = logged(world, take);
         let guest = guest(world, self.at.host, self.at.link)?;
         tokio::select! {
             end = job::run(guest.as_ref(), self.job, self.argv, self.env, patience, &mut sink) => Ok(end?),
@@ -120,7 +110,25 @@ impl Work<'_> {
     }
 }
 
-pub(super) fn open_log(world: &World, id: &str) -> std::io::Result<File> {
+/// Takes what a job prints: it goes to `output/JOB.log` of the run, and to `take`.
+pub(super) fn logged<'a>(
+    world: &'a World,
+    take: &'a mut (dyn FnMut(&[u8]) + Send),
+) -> impl FnMut(&str, &[u8]) + Send + 'a {
+    let mut log: Option<File> = None;
+    move |id, bytes| {
+        // The log is for people; trouble with it must not stop the upgrade.
+        if log.is_none() {
+            log = open_log(world, id).ok();
+        }
+        if let Some(Err(error)) = log.as_mut().map(|log| log.write_all(bytes)) {
+            tracing::debug!(%error, "writing the output of {id}");
+        }
+        take(bytes);
+    }
+}
+
+fn open_log(world: &World, id: &str) -> std::io::Result<File> {
     let dir = world.run_dir.join("output");
     fs::create_dir_all(&dir)?;
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(format!("{id}.log")))

@@ -40,7 +40,7 @@ use hypervisors::Host;
 use hypervisors::host::{Command, Output};
 use serde::{Deserialize, Serialize};
 
-use super::upgrade::{POLL, name, open_log, with_clone};
+use super::upgrade::{POLL, logged, name, with_clone};
 use super::{Probe, StepError, World};
 use crate::recipe::job::{self, End, Patience};
 
@@ -126,19 +126,8 @@ struct Work<'a> {
 impl Work<'_> {
     /// Brings it to its end; what it prints goes to `take` and to `output/JOB.log` of the run.
     async fn run(&self, world: &World, take: &mut (dyn FnMut(&[u8]) + Send)) -> Result<End, StepError> {
-        use std::io::Write;
         let patience = Patience { poll: POLL, total: Duration::from_secs(self.patience_s) };
-        let mut log: Option<std::fs::File> = None;
-        let mut sink = |id: &str, bytes: &[u8]| {
-            // The log is for people; trouble with it must not stop the upgrade.
-            if log.is_none() {
-                log = open_log(world, id).ok();
-            }
-            if let Some(Err(error)) = log.as_mut().map(|log| log.write_all(bytes)) {
-                tracing::debug!(%error, "writing the output of {id}");
-            }
-            take(bytes);
-        };
+        let mut sink = logged(world, take);
         let host = machine(world, self.host)?;
         let end = job::run(host.as_ref(), self.job, self.argv, self.env, patience, &mut sink).await?;
         if end.already {
