@@ -63,6 +63,17 @@ async fn ask(host: &dyn Host, doing: &str, argv: &[&str]) -> Result<String, Fail
     Ok(host.run(&command).await?.checked(doing, &command)?.text())
 }
 
+/// A machine that could not be looked at, with what to try by hand.
+fn unreached(error: hypervisors::Error, entry: &str) -> Failure {
+    let failure = Failure::from(error);
+    match failure.0.help {
+        Some(_) => failure,
+        None => failure
+            .place(format!("{entry} in the inventory"))
+            .help("this has to work without a question: ssh -o BatchMode=yes root@ADDRESS uname -sr"),
+    }
+}
+
 /// Space in a directory of a machine; `None`: there is none.
 async fn space(host: &dyn Host, directory: &Path) -> Result<Option<Usage>, Failure> {
     let path = directory.to_string_lossy();
@@ -130,7 +141,7 @@ impl Facts {
                 .help("jails = \"/usr/jails\"")
         })?;
         let host = hypervisor.host();
-        let neighbours = hypervisor.list().await?;
+        let neighbours = hypervisor.list().await.map_err(|error| unreached(error, &format!("hosts.{}", spec.host)))?;
         let host_release = ask(&*host, "ask the host for its release", &["uname", "-r"]).await?.trim().to_owned();
         let host_interfaces = ifconfig::read(&ask(&*host, "look at the host's interfaces", &["ifconfig", "-a"]).await?);
         let space = space(&*host, &jails).await?;
@@ -138,7 +149,8 @@ impl Facts {
         let name = declared.ssh.address.clone().unwrap_or_default();
         let address = resolve(spec, &name).await?;
         let server: Arc<dyn Host> = Arc::new(SshHost::new(app.login(&spec.name, &declared.ssh)));
-        let source = Source::look(&*server).await?;
+        let source =
+            Source::look(&*server).await.map_err(|error| unreached(error, &format!("guests.{}.source", spec.name)))?;
         let interfaces = ifconfig::read(&ask(&*server, "look at the server's interfaces", &["ifconfig", "-a"]).await?);
         let gateway = ask(&*server, "ask the server for its way out", &["sh", "-c", GATEWAY]).await?;
         let hostname = ask(&*server, "ask the server for its name", &["hostname"]).await?.trim().to_owned();
