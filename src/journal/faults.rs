@@ -6,7 +6,7 @@
 //! one after it is after the intent, one before the write of [`EventKind::Done`] is after the effect and before its result.
 //!
 //! `$UPGRADECTL_JOURNAL_FAULT` is `N HOW FILE`: at the Nth write (from 1) of this process [`How`] happens, and FILE says at
-//! which one it did. `N HOW=WORDS FILE` counts only writes that say so: `1 kill-after=intent_3_7 FILE` strikes behind the intent of
+//! which one it did. `N HOW=WORDS FILE` counts only writes that begin so: `1 kill-after=intent_3_7 FILE` strikes behind the intent of
 //! the third plan's seventh step, whatever was written before (blanks are written as `_`). `0 trace FILE` lets all of them pass and
 //! writes them down.
 
@@ -54,7 +54,7 @@ struct Faulty {
 struct Fault {
     at: u64,
     how: How,
-    /// What a write has to say to count; empty: any.
+    /// What a write has to begin with to count; empty: any.
     words: String,
     told: PathBuf,
 }
@@ -87,6 +87,11 @@ fn read(wish: &str) -> Option<Fault> {
     Some(Fault { at, how, words: words.replace('_', " "), told: parts.next()?.into() })
 }
 
+/// Whether a write begins with these words.
+fn says(what: &str, words: &str) -> bool {
+    what.strip_prefix(words).is_some_and(|rest| words.is_empty() || rest.is_empty() || rest.starts_with(' '))
+}
+
 fn kill() -> ! {
     let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     unreachable!("SIGKILL is not survived")
@@ -98,7 +103,7 @@ impl Faulty {
         let Fault { at, how, words, told } = &self.fault;
         let number = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
         let stays = matches!(how, How::Full | How::ReadOnly) && self.counted.load(Ordering::SeqCst) >= *at;
-        let counts = words.is_empty() || what == words;
+        let counts = says(what, words);
         let counted = if counts { self.counted.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
         if *how != How::Trace && counted != *at && !stays {
             return write();
@@ -221,6 +226,8 @@ mod tests {
         assert_eq!((fault.at, fault.how, fault.words.as_str()), (1, How::KillAfter, "intent 3 7"));
         assert_eq!(fault.told, PathBuf::from("/tmp/a file"));
         assert_eq!(read("0 trace /tmp/told").unwrap().words, "");
+        assert!(says("intent 3 7", "intent 3 7") && says("plan clone 7", "plan") && says("facts", ""));
+        assert!(!says("intent 3 71", "intent 3 7") && !says("plan clone 7", "intent"));
         assert_eq!(read("1 explode /tmp/told"), None);
         assert_eq!(read("1 kill-after"), None);
     }

@@ -4,6 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::trial::Trial;
+use crate::lab::jails::SERVER;
 
 /// Where in a step it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,4 +69,44 @@ pub fn goes_on(trial: &Trial, line: &str, places: impl Fn(usize) -> Vec<At>) -> 
     let said = trial.says(resume, 0)?;
     eprintln!("{line}: killed {struck} times in {steps} steps; then {said}");
     Ok(struck)
+}
+
+/// Begins a verb again and again, is killed in every one of these steps at each of these points, and gives up: `abort` leads to the world as
+/// before. `before`: what there was on host and server; `back`: to where the verb begins. How many points there were, and how often it was killed.
+///
+/// # Errors
+/// It was not killed where it should have been, or the world is another one.
+pub fn gives_up(
+    trial: &Trial,
+    line: &str,
+    before: &(String, String),
+    back: impl Fn() -> Result<()>,
+    places: impl Fn(usize) -> Vec<At>,
+) -> Result<(usize, usize)> {
+    let aborted = |about: &str| -> Result<()> {
+        let said = trial.says("abort ServerA --yes", 0).with_context(|| about.to_owned())?;
+        let now = (trial.host()?, trial.server(SERVER.host)?);
+        ensure!(now == *before, "{about}, then {said}: not as before:\n{}\n{}", now.0, now.1);
+        Ok(())
+    };
+    back()?;
+    let (_, steps) = begun(trial, line)?;
+    aborted(&format!("{line} before its first step"))?;
+    let mut struck = 1;
+    for step in 1..=steps {
+        for at in places(step) {
+            back()?;
+            let fault = match at {
+                At::Intent => format!("{step} kill-after=intent"),
+                At::Effect => format!("{step} kill-before=done"),
+            };
+            let about = format!("{line} at {at:?} of step {step} of {steps}");
+            let (said, told) = trial.with_fault(line, &fault)?;
+            ensure!(said.code == -1, "{about}: it was not killed ({told:?}): {said}");
+            aborted(&about)?;
+            struck += 1;
+        }
+    }
+    eprintln!("{line}: killed {struck} times in {steps} steps, and given up");
+    Ok((2 * steps, struck))
 }

@@ -172,7 +172,7 @@ fn extract(work: &std::path::Path, first: &[u8], input: &mut dyn Read, stream: &
 /// Linux's restore can read for ever, and complain of it, behind the end of a stream that was cut; what is to be said of such a one is known without it.
 fn ended_soon(child: &mut Child) {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(10) {
+    while begun.elapsed() < Duration::from_secs(3) {
         if !matches!(child.try_wait(), Ok(None)) {
             return;
         }
