@@ -1,8 +1,11 @@
 //! Every step of every verb of a server that becomes a jail: the controller is killed there, and both ways out lead where they lead.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use integration::crash::{self, Figures};
-use integration::lab::jails::SERVER;
+use integration::lab::jails::{JAILHOST, SERVER};
+use integration::lab::worlds::OLD;
 use integration::transfer::kept::Kept;
 use integration::transfer::struck::{At, BOTH, gives_up, goes_on};
 use integration::transfer::trial::Trial;
@@ -17,7 +20,7 @@ const WORLD: &str = "base = \"/usr/src12\"";
 
 #[test]
 fn a_transfer_killed_in_every_step_is_gone_on_with() -> Result<()> {
-    let trial = Trial::new()?;
+    let trial = Trial::new(OLD)?;
     trial.world(WORLD)?;
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
     let strike = |line: &str| -> Result<()> {
@@ -52,7 +55,7 @@ fn a_transfer_killed_in_every_step_is_gone_on_with() -> Result<()> {
 
 #[test]
 fn a_transfer_killed_in_every_step_is_given_up() -> Result<()> {
-    let trial = Trial::new()?;
+    let trial = Trial::new(OLD)?;
     trial.world(WORLD)?;
     let before = (trial.host()?, trial.server(SERVER.host)?);
     let strike = |line: &str, back: &dyn Fn() -> Result<()>, places: &dyn Fn(usize) -> Vec<At>| -> Result<()> {
@@ -65,6 +68,15 @@ fn a_transfer_killed_in_every_step_is_given_up() -> Result<()> {
     trial.says("clone ServerA", 0)?;
     let cloned = Kept::of(&trial, "cloned")?;
     strike("upgrade ServerA", &|| cloned.back(), &both)?;
+    // In the middle of work that goes on by itself.
+    cloned.back()?;
+    trial.on(JAILHOST.host, "echo 'make installworld = hang 900' > /var/db/jailhost/faults")?;
+    trial.killed("upgrade ServerA", "world.install", "", Duration::from_secs(3))?;
+    let said = trial.says("upgrade ServerA", 7)?;
+    ensure!(said.stderr.contains("an earlier attempt is still at work"), "{said}");
+    trial.says("abort ServerA --yes", 0)?;
+    let left = trial.on(JAILHOST.host, "ps axo args | grep '[i]nstallworld'; ls /var/lib/upgradectl/jobs; true")?;
+    ensure!(left.trim().is_empty() && before == (trial.host()?, trial.server(SERVER.host)?), "{left}");
     cloned.back()?;
     trial.says("upgrade ServerA", 0)?;
     trial.says("verify ServerA", 0)?;
