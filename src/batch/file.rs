@@ -212,8 +212,7 @@ fn guests<'i>(place: &Value<'_>, pick: &Section<'_>, inventory: &'i Inventory) -
 fn connect(items: &mut [Picked<'_>]) {
     let places: BTreeMap<String, usize> =
         items.iter().enumerate().map(|(index, picked)| (picked.item.guest.clone(), index)).collect();
-    for index in 0..items.len() {
-        let picked = &items[index];
+    for (index, picked) in items.iter_mut().enumerate() {
         let mut after = BTreeSet::new();
         for name in &picked.named {
             match places.get(name) {
@@ -230,7 +229,7 @@ fn connect(items: &mut [Picked<'_>]) {
                 }
             }
         }
-        items[index].item.after = after.into_iter().collect();
+        picked.item.after = after.into_iter().collect();
     }
 }
 

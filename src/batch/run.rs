@@ -152,7 +152,7 @@ pub fn begin(book: &Batches, spec: &Spec) -> Result<Option<BatchRecord>, Failure
 /// # Errors
 /// If the journal cannot be used.
 pub fn close(book: &Batches, batch: &BatchRecord) -> Result<(), Failure> {
-    book.turn(batch.id, 0, &mut |_, _| Ok(Turn { close: true, ..Turn::default() }))?;
+    book.turn(batch.id, 0, |_, _| Ok(Turn { close: true, ..Turn::default() }))?;
     Ok(())
 }
 
@@ -222,16 +222,15 @@ impl Controller {
     /// One turn: what others did is seen, what `decide` changes is stored.
     fn turn(&mut self, decide: impl FnOnce(&mut Self) -> Result<Vec<usize>, JournalError>) -> Result<(), Failure> {
         let (batch, seen, wave) = (self.batch, self.seen, self.schedule.wave());
-        let mut decide = Some(decide);
         let book = self.book.clone();
-        self.seen = book.turn(batch, seen, &mut |stored, news| {
+        self.seen = book.turn(batch, seen, |stored, news| {
             self.closed = stored.closed.is_some();
             let progress: Progress = serde_json::from_value(stored.progress.clone())?;
             self.schedule.enter_wave(progress.wave.max(wave));
             for (index, body) in news {
                 self.learn(index, serde_json::from_value(body)?);
             }
-            let changed = decide.take().map_or_else(|| Ok(Vec::new()), |decide| decide(self))?;
+            let changed = decide(self)?;
             let bodies = changed.iter().map(|index| Ok((*index, serde_json::to_value(&self.records[*index])?)));
             let items = bodies.collect::<Result<Vec<(usize, Value)>, JournalError>>()?;
             let now = Progress { wave: self.schedule.wave() };
@@ -363,6 +362,7 @@ impl Controller {
                 waves.push((wave, this.schedule.tally(wave)));
                 this.schedule.enter_wave(wave + 1);
             }
+            this.schedule.set_elsewhere(this.others.len());
             while let Some((index, verb)) = this.schedule.next(|seconds| seconds <= left) {
                 let mut record = this.records[index].clone();
                 (record.stands, record.verb, record.holder) = (Stands::Working, verb, Some(this.me.clone()));

@@ -2,7 +2,7 @@
 //! night can be played through in a moment (the plan does).
 //!
 //! An item that has begun keeps its place among `parallel` and `per_host` until it has ended; `per_disk` and `per_link` are
-//! held for the verbs that need them only. Of what may begin, the item at the head of the longest chain goes first: a long
+//! held for the verbs that need them only. `parallel` is what one controller takes; the others hold for all together. Of what may begin, the item at the head of the longest chain goes first: a long
 //! guest that is begun last is what makes a night long (R. L. Graham, "Bounds on multiprocessing timing anomalies", 1969).
 
 use std::collections::HashMap;
@@ -70,6 +70,7 @@ pub struct Schedule {
     wave: usize,
     halted: Option<Halt>,
     begun: usize,
+    elsewhere: usize,
     per_host: Vec<usize>,
     per_disk: Vec<usize>,
     per_link: Vec<usize>,
@@ -136,6 +137,7 @@ impl Schedule {
             wave: 0,
             halted: None,
             begun: 0,
+            elsewhere: 0,
             per_host: places.clone(),
             per_disk: places.clone(),
             per_link: places,
@@ -234,7 +236,7 @@ impl Schedule {
         {
             return Some(found);
         }
-        if self.begun >= self.limits.parallel {
+        if self.begun.saturating_sub(self.elsewhere) >= self.limits.parallel {
             return None;
         }
         let well = |other: &usize| self.units[*other].standing == Standing::Ended(Ending::Well);
@@ -290,6 +292,11 @@ impl Schedule {
     /// The wave in hand.
     pub fn wave(&self) -> usize {
         self.wave
+    }
+
+    /// So many items are in the hands of other controllers: they are not among this one's `parallel`.
+    pub fn set_elsewhere(&mut self, items: usize) {
+        self.elsewhere = items;
     }
 
     /// Goes on to a wave.

@@ -50,9 +50,9 @@ pub struct Item {
 /// How many at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Guests.
+    /// Guests that one controller works on.
     pub parallel: usize,
-    /// Guests of one host.
+    /// Guests of one host, whoever works on them, as all that follow.
     pub per_host: Option<usize>,
     /// Guests that are moved over the network into one host.
     pub per_link: Option<usize>,

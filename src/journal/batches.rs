@@ -196,7 +196,7 @@ impl Batches {
         &self,
         batch: i64,
         seen: i64,
-        decide: &mut dyn FnMut(&BatchRecord, Vec<(usize, Value)>) -> Result<Turn, JournalError>,
+        decide: impl FnOnce(&BatchRecord, Vec<(usize, Value)>) -> Result<Turn, JournalError>,
     ) -> Result<i64, JournalError> {
         let mut connection = self.lock();
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -247,7 +247,7 @@ mod tests {
         assert!(Batches::open_read_only(dir.path()).unwrap().is_none());
         let (batches, batch) = begun(dir.path());
         assert!(batches.begin("night", &json!({}), &json!(0), &[], "me").unwrap().is_none());
-        batches.turn(batch.id, 0, &mut |_, _| Ok(Turn { close: true, ..Turn::default() })).unwrap();
+        batches.turn(batch.id, 0, |_, _| Ok(Turn { close: true, ..Turn::default() })).unwrap();
         assert!(batches.newest("night").unwrap().unwrap().closed.is_some());
         assert!(batches.begin("night", &json!({}), &json!(0), &[], "me").unwrap().is_some());
         assert!(batches.newest("other").unwrap().is_none());
@@ -259,15 +259,15 @@ mod tests {
         let (one, batch) = begun(dir.path());
         let other = Batches::open(dir.path()).unwrap();
         let take = |item, word: &str| Turn { items: vec![(item, json!(word))], ..Turn::default() };
-        let seen = one.turn(batch.id, 0, &mut |_, news| {
+        let seen = one.turn(batch.id, 0, |_, news| {
             assert!(news.is_empty());
             Ok(take(0, "one's"))
         });
-        let theirs = other.turn(batch.id, 0, &mut |_, news| {
+        let theirs = other.turn(batch.id, 0, |_, news| {
             assert_eq!(news, [(0, json!("one's"))]);
             Ok(take(1, "other's"))
         });
-        let seen = one.turn(batch.id, seen.unwrap(), &mut |_, news| {
+        let seen = one.turn(batch.id, seen.unwrap(), |_, news| {
             assert_eq!(news, [(1, json!("other's"))]);
             Ok(Turn::default())
         });
@@ -279,7 +279,7 @@ mod tests {
     fn a_turn_that_fails_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (batches, batch) = begun(dir.path());
-        let failed = batches.turn(batch.id, 0, &mut |_, _| Err(JournalError::Missing("x".into())));
+        let failed = batches.turn(batch.id, 0, |_, _| Err(JournalError::Missing("x".into())));
         assert!(failed.is_err());
         assert_eq!(batches.items(batch.id).unwrap(), [json!("a"), json!("b")]);
     }
