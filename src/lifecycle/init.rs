@@ -96,7 +96,7 @@ pub fn init(inventory: &Path, state: &Path, host: Option<&str>, sim: bool) -> Re
     Ok(done)
 }
 
-/// Makes a simulated fleet of so many guests, on hosts of 50 each, its inventory, and a batch file beside that.
+/// Makes a simulated fleet of so many guests, on hosts of 20 each, its inventory, and a batch file beside that.
 ///
 /// # Errors
 /// Exit code 11 for a directory that cannot be written.

@@ -60,7 +60,7 @@ pub fn seed_with(dir: &Path, copies: Copies) -> Result<Sim> {
 }
 
 /// Guests of a fleet that one host has room for.
-pub const PER_HOST: usize = 50;
+pub const PER_HOST: usize = 20;
 
 /// A guest of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub struct FleetGuest {
 /// The guests of a host (both counted from 0) of a fleet of so many.
 pub fn fleet_of(host: usize, guests: usize) -> Vec<FleetGuest> {
     let first = host * PER_HOST;
-    #[expect(clippy::cast_possible_truncation, reason = "two bytes of a number of hosts, and less than 50")]
+    #[expect(clippy::cast_possible_truncation, reason = "two bytes of a number of hosts, and less than 20")]
     let guest = |number: usize| FleetGuest {
         name: format!("g{:04}", number + 1),
         address: Ipv4Addr::new(10, 1 + (host >> 8) as u8, host as u8, 20 + (number - first) as u8),

@@ -153,10 +153,10 @@ fn a_fleet_is_planned_done_in_waves_and_reported() {
 fn one_that_fails_stops_what_comes_after_it_and_nobody_else() {
     let fleet = Fleet::new(5, 0);
     // The second clone's address is taken; the fourth one's check fails.
-    fleet.inventory("clone = { ip = [\".71\"] }", "clone = { ip = [\".23\"] }");
+    fleet.inventory("clone = { ip = [\".41\"] }", "clone = { ip = [\".23\"] }");
     fleet.inventory(
-        "clone = { ip = [\".73\"] }\nchecks = [{",
-        "clone = { ip = [\".73\"] }\nchecks = [{ name = \"lost\", kind = \"http\", status = 404 }, {",
+        "clone = { ip = [\".43\"] }\nchecks = [{",
+        "clone = { ip = [\".43\"] }\nchecks = [{ name = \"lost\", kind = \"http\", status = 404 }, {",
     );
     let items = "[[batch.items]]\ntag = \"fleet\"\n[[batch.items]]\nguest = \"g0003\"\nafter = [\"g0002\"]\n\
                  [[batch.items]]\nguest = \"g0004\"\non_failure = \"abort\"\n";
@@ -171,7 +171,7 @@ fn one_that_fails_stops_what_comes_after_it_and_nobody_else() {
     let report = fleet.of("report", &file, &[], 0);
     assert!(report.stdout.contains("**failed**, given up") && report.stdout.contains("belongs to g0004"), "{report}");
     // Mended, and once more.
-    fleet.inventory("clone = { ip = [\".23\"] }", "clone = { ip = [\".71\"] }");
+    fleet.inventory("clone = { ip = [\".23\"] }", "clone = { ip = [\".41\"] }");
     fleet.inventory("{ name = \"lost\", kind = \"http\", status = 404 }, ", "");
     let said = fleet.of("resume", &file, &["--failed"], 0);
     assert!(said.stderr.contains("what was approved goes on") || said.code == 0, "{said}");
@@ -233,7 +233,7 @@ fn a_wave_waits_for_its_approval_or_stops() {
     fleet.of("resume", &file, &["--yes"], 0);
 
     let fleet = Fleet::new(4, 0);
-    fleet.inventory("clone = { ip = [\".71\"] }", "clone = { ip = [\".23\"] }");
+    fleet.inventory("clone = { ip = [\".41\"] }", "clone = { ip = [\".23\"] }");
     let file = fleet.everybody(&format!("{NIGHT}\nwaves = [3, \"rest\"]\nbetween_waves = \"all-well\""));
     let said = fleet.of("run", &file, &["--yes"], 12);
     assert!(said.stdout.contains("1 of wave 1 did not end well"), "{said}");
@@ -242,7 +242,7 @@ fn a_wave_waits_for_its_approval_or_stops() {
     // A share of failures, and a failure that stops everything.
     for (head, last) in [("stop_at_failed = \"25%\"", "too many"), ("on_failure = \"stop\"", "stopped the batch")] {
         let fleet = Fleet::new(4, 0);
-        fleet.inventory("clone = { ip = [\".70\"] }", "clone = { ip = [\".23\"] }");
+        fleet.inventory("clone = { ip = [\".40\"] }", "clone = { ip = [\".23\"] }");
         let file = fleet.everybody(&format!("{NIGHT}\nparallel = 1\n{head}"));
         let said = fleet.of("run", &file, &["--yes"], 12);
         assert!(said.stdout.contains(last), "{said}");
