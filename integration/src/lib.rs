@@ -13,5 +13,6 @@ pub mod mail;
 pub mod process;
 pub mod root;
 pub mod ssh;
+pub mod transfer;
 pub mod verb;
 pub mod walk;

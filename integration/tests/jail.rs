@@ -1,6 +1,8 @@
 //! The jail ring: the fake jail host (`jailhost/README.md`) held to what a real FreeBSD printed, and the product on it.
 //! Dump and restore need root, for their loop devices.
 
+#[path = "jail/base_system.rs"]
+mod base_system;
 #[path = "jail/replay/mod.rs"]
 mod replay;
 #[path = "jail/whole.rs"]

@@ -1,11 +1,13 @@
 //! `make soak`: what takes longer than a ring may, on the emulated Xen host: a release upgrade from Debian's own mirror, and
 //! the strategies with guests that boot; and every way of every strategy, with what can go wrong, on volumes under guests
-//! that do not.
+//! that do not. And every step of a server that becomes a jail, in the native lab.
 
 #[path = "dom0/divided.rs"]
 mod divided;
 #[path = "soak/far.rs"]
 mod far;
+#[path = "soak/jails.rs"]
+mod jails;
 #[path = "dom0/killed.rs"]
 mod killed;
 #[path = "soak/lvm_driver.rs"]

@@ -6,7 +6,9 @@
 //! one after it is after the intent, one before the write of [`EventKind::Done`] is after the effect and before its result.
 //!
 //! `$UPGRADECTL_JOURNAL_FAULT` is `N HOW FILE`: at the Nth write (from 1) of this process [`How`] happens, and FILE says at
-//! which one it did. `0 trace FILE` lets all of them pass and writes them down.
+//! which one it did. `N HOW=WORDS FILE` counts only writes that begin so: `1 kill-after=intent_3_7 FILE` strikes behind the intent of
+//! the third plan's seventh step, whatever was written before (blanks are written as `_`). `0 trace FILE` lets all of them pass and
+//! writes them down.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -41,27 +43,39 @@ enum How {
 /// A journal with a fault.
 struct Faulty {
     inner: Arc<dyn Journal>,
+    fault: Fault,
+    writes: AtomicU64,
+    /// Of those, the ones that count.
+    counted: AtomicU64,
+}
+
+/// What the environment asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fault {
     at: u64,
     how: How,
+    /// What a write has to begin with to count; empty: any.
+    words: String,
     told: PathBuf,
-    writes: AtomicU64,
 }
 
 /// The journal, with the fault that the environment asks for.
 pub fn wrapped(inner: Arc<dyn Journal>) -> Arc<dyn Journal> {
     match std::env::var(VARIABLE) {
         Ok(wish) => match read(&wish) {
-            Some((at, how, told)) => Arc::new(Faulty { inner, at, how, told, writes: AtomicU64::new(0) }),
+            Some(fault) => Arc::new(Faulty { inner, fault, writes: AtomicU64::new(0), counted: AtomicU64::new(0) }),
             None => panic!("{VARIABLE}: {wish:?} is not N HOW FILE"),
         },
         Err(_) => inner,
     }
 }
 
-fn read(wish: &str) -> Option<(u64, How, PathBuf)> {
-    let mut words = wish.splitn(3, ' ');
-    let at = words.next()?.parse().ok()?;
-    let how = match words.next()? {
+fn read(wish: &str) -> Option<Fault> {
+    let mut parts = wish.splitn(3, ' ');
+    let at = parts.next()?.parse().ok()?;
+    let how = parts.next()?;
+    let (how, words) = how.split_once('=').unwrap_or((how, ""));
+    let how = match how {
         "trace" => How::Trace,
         "kill-before" => How::KillBefore,
         "kill-after" => How::KillAfter,
@@ -70,7 +84,12 @@ fn read(wish: &str) -> Option<(u64, How, PathBuf)> {
         "read-only" => How::ReadOnly,
         _ => return None,
     };
-    Some((at, how, words.next()?.into()))
+    Some(Fault { at, how, words: words.replace('_', " "), told: parts.next()?.into() })
+}
+
+/// Whether a write begins with these words.
+fn says(what: &str, words: &str) -> bool {
+    what.strip_prefix(words).is_some_and(|rest| words.is_empty() || rest.is_empty() || rest.starts_with(' '))
 }
 
 fn kill() -> ! {
@@ -81,17 +100,20 @@ fn kill() -> ! {
 impl Faulty {
     /// One write; `what` says of what.
     fn write<T>(&self, what: &str, write: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let Fault { at, how, words, told } = &self.fault;
         let number = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
-        let stays = matches!(self.how, How::Full | How::ReadOnly) && number > self.at;
-        if self.how != How::Trace && number != self.at && !stays {
+        let stays = matches!(how, How::Full | How::ReadOnly) && self.counted.load(Ordering::SeqCst) >= *at;
+        let counts = says(what, words);
+        let counted = if counts { self.counted.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+        if *how != How::Trace && counted != *at && !stays {
             return write();
         }
         if !stays {
-            let file = OpenOptions::new().create(true).append(true).open(&self.told);
-            let told = file.and_then(|mut file| file.write_all(format!("{number} {what}\n").as_bytes()));
-            assert!(told.is_ok(), "{}: {told:?}", self.told.display());
+            let file = OpenOptions::new().create(true).append(true).open(told);
+            let written = file.and_then(|mut file| file.write_all(format!("{number} {what}\n").as_bytes()));
+            assert!(written.is_ok(), "{}: {written:?}", told.display());
         }
-        match self.how {
+        match how {
             How::Trace => write(),
             How::KillBefore => kill(),
             How::KillAfter => {
@@ -193,5 +215,23 @@ impl Journal for Faulty {
     }
     fn blob(&self, sha256: &str) -> Result<Vec<u8>, JournalError> {
         self.inner.blob(sha256)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_read_whole_or_not_at_all() {
+        let fault = read("1 kill-after=intent_3_7 /tmp/a file").unwrap();
+        assert_eq!((fault.at, fault.how, fault.words.as_str()), (1, How::KillAfter, "intent 3 7"));
+        assert_eq!(fault.told, PathBuf::from("/tmp/a file"));
+        assert_eq!(read("0 trace /tmp/told").unwrap().words, "");
+        assert!(says("intent 3 7", "intent 3 7") && says("plan clone 7", "plan") && says("facts", ""));
+        assert!(!says("intent 3 71", "intent 3 7") && !says("plan clone 7", "intent"));
+        assert_eq!(read("1 explode /tmp/told"), None);
+        assert_eq!(read("1 kill-after"), None);
     }
 }

@@ -42,6 +42,9 @@ pub struct Conffile {
     pub other: Option<String>,
     /// It lay there, the same, before this upgrade.
     pub older: bool,
+    /// Neither is kept: they hold passwords.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secret: bool,
 }
 
 const SUFFIXES: &[(&str, Kind)] = &[
@@ -149,6 +152,7 @@ pub async fn collect<E: From<Error>>(
             older: other.is_some() && older.get(&beside) == other.as_ref(),
             other,
             beside,
+            secret: false,
         });
     }
     Ok(found)
@@ -174,6 +178,10 @@ pub fn list(files: &[Conffile]) -> String {
 /// `conffiles show`: what the other side would change in the file in force, as a unified diff fit for a terminal.
 /// `in_force` and `other` are the bytes kept under their SHA-256, if there are any.
 pub fn show(file: &Conffile, in_force: Option<&[u8]>, other: Option<&[u8]>) -> String {
+    if file.secret {
+        let (path, beside) = (printable(&file.path), printable(&file.beside));
+        return format!("{path}: it holds passwords, and is not kept; the other one is {beside}\n");
+    }
     let (Some(current), Some(other)) = (in_force, other) else {
         return format!("{}: one of the two is gone or larger than 1 MiB\n", printable(&file.path));
     };
@@ -202,6 +210,7 @@ mod tests {
             in_force: None,
             other: None,
             older,
+            secret: false,
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::guest::{self, Guest};
-use super::{Lab, image};
+use super::{Lab, image, worlds};
 use crate::command::run;
 
 /// The host of jails.
@@ -27,7 +27,7 @@ const ROOT_MIB: u32 = 256;
 const USR_MIB: u32 = 1024;
 
 /// The program that plays all others: beside the one that runs this, or where `UPGRADECTL_JAILHOST` says.
-fn program() -> Result<PathBuf> {
+pub(super) fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("UPGRADECTL_JAILHOST") {
         return Ok(path.into());
     }
@@ -61,7 +61,7 @@ fn persona(name: &str, release: &str, card: &str) -> String {
     )
 }
 
-/// Brings the host of jails and the server up in a lab that stands.
+/// Brings the host of jails and the server up in a lab that stands, with base systems ([`worlds`]).
 ///
 /// # Errors
 /// Whatever could not be built.
@@ -69,13 +69,14 @@ pub fn up(lab: &Lab) -> Result<()> {
     let tar = image::tar(JAILHOST.image)?;
     guest::place(lab, &JAILHOST, &tar)?;
     let root = JAILHOST.root(lab);
-    dress(&root, &persona("jailhost", "13.2-RELEASE", "em0"))?;
+    dress(&root, &persona("jailhost", worlds::NEW, "em0"))?;
     fs::write(
         root.join("etc/rc.conf"),
         "hostname=\"jailhost\"\nsshd_enable=\"YES\"\njail_enable=\"YES\"\njail_list=\"\"\n",
     )?;
     // Its file system is this machine's, of no device of its own; nothing is dumped from there.
     fs::write(root.join("var/db/jailhost/filesystems"), "/dev/ada0p2 / ufs local,soft-updates /dev/null\n")?;
+    worlds::sources(&root)?;
     server(lab, &tar)?;
     for guest in [&JAILHOST, &SERVER] {
         // libvirt loses a control group now and then to its own clean-up after another guest.
@@ -89,8 +90,12 @@ pub fn up(lab: &Lab) -> Result<()> {
         guest::wait_for_ssh(lab, &address, Duration::from_secs(90))?;
         guest::wait_settled(lab, &address, Duration::from_secs(90))?;
     }
-    // What no FreeBSD has.
-    Ok(fs::remove_file(server_root(lab).join("usr/bin/systemctl"))?)
+    // What no FreeBSD has: a job is detached as there, by a process of its own.
+    fs::remove_file(server_root(lab).join("usr/bin/systemctl"))?;
+    for root in [server_root(lab), JAILHOST.root(lab)] {
+        fs::remove_file(root.join("usr/bin/systemd-run"))?;
+    }
+    Ok(())
 }
 
 /// The server's file systems, where they are mounted.
@@ -127,8 +132,8 @@ fn server(lab: &Lab, tar: &Path) -> Result<()> {
         fs::set_permissions(mounted.join(directory), fs::Permissions::from_mode(0o555))?;
     }
     guest::make_it(lab, &SERVER, &mounted)?;
-    let release = "12.4-RELEASE";
-    dress(&mounted, &persona("ServerA.lab", release, "fxp0"))?;
+    dress(&mounted, &persona("ServerA.lab", worlds::OLD, "fxp0"))?;
+    worlds::server(&mounted)?;
     let address = lab.address(SERVER.host);
     let [root, usr] = devices.as_slice() else { anyhow::bail!("two devices") };
     let write =

@@ -26,6 +26,7 @@ pub mod network;
 pub mod prerequisites;
 pub mod register;
 pub mod storage;
+pub mod worlds;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

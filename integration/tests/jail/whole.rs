@@ -4,65 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use integration::cli::{Said, Upgradectl};
-use integration::lab::jails::{self, JAILHOST, SERVER};
-use integration::lab::{Lab, Standing};
+use integration::lab::jails::{JAILHOST, SERVER};
+use integration::transfer::trial::{CLONE, PARKED, Trial};
 use integration::verb::{Verb, event};
 
-/// The two machines and the product.
-struct Trial {
-    lab: Standing,
-    product: Upgradectl,
-}
-
-impl Trial {
-    fn new() -> Result<Trial> {
-        let lab = Lab::numbered(1)?.standing(&[])?;
-        jails::up(&lab)?;
-        jails::declare(&lab, "carry = [{ kind = \"rsync\", path = \"/var/mail/\" }]")?;
-        let product = Upgradectl::in_lab(&lab)?.under(jails::known_to(&lab));
-        Ok(Trial { lab, product })
-    }
-
-    /// Types a command; it must end with this exit code.
-    fn says(&self, line: &str, code: i32) -> Result<Said> {
-        self.product.run(line.split(' '))?.expect(code)
-    }
-
-    /// Begins a verb and ends it as kill -9 does, a while after a step of this kind and title has begun.
-    fn killed(&self, line: &str, kind: &str, title: &str, after: Duration) -> Result<()> {
-        let mut verb = Verb::begin(line, self.product.command(line.split(' ')).arg("--json"))?;
-        verb.until(event("step_started", kind, title))?;
-        std::thread::sleep(after);
-        verb.kill()
-    }
-
-    fn on(&self, host: u8, command: &str) -> Result<String> {
-        self.lab.ssh(&self.lab.address(host), ["sh", "-c", command])
-    }
-
-    /// What there is on the host of jails: definitions, running jails, trees.
-    fn host(&self) -> Result<String> {
-        let look = "cd /etc && for f in rc.conf jail.conf jail.*.conf; do test -f $f && { echo \"== $f\"; cat $f; }; done; jls -n name; ls -A /usr/jails; ip -4 -o address show dev eth0 | awk '{ print $4 }'";
-        self.on(JAILHOST.host, look)
-    }
-
-    /// What there is on the server, wherever it is.
-    fn server(&self, host: u8) -> Result<String> {
-        let look = "cat /etc/rc.conf; for s in cron sendmail; do service $s onestatus; done | sed 's/pid.*//'; ip -4 -o address show dev eth0 | awk '{ print $4 }'; netstat -rn | tail -1; find -x / /usr -name .snap; ls -A /var/db";
-        self.on(host, look)
-    }
-
-    /// The name of the run, by its jail's tree.
-    fn tree(&self) -> Result<String> {
-        let listed = self.on(JAILHOST.host, "ls /usr/jails")?;
-        Ok(format!("/usr/jails/{}", listed.trim()))
-    }
-}
-
-/// Parked, the server answers there.
-const PARKED: u8 = SERVER.host + 200;
-const CLONE: u8 = 33;
+use super::base_system;
 
 #[test]
 fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
@@ -120,14 +66,15 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
     ensure!(trial.host()? == host, "as it was:\n{}", trial.host()?);
     ensure!(trial.server(SERVER.host)? == server, "as it was:\n{}", trial.server(SERVER.host)?);
 
-    // Once more, to the end, without a second look.
-    for line in ["clone ServerA", "upgrade ServerA", "verify ServerA", "promote ServerA --yes", "commit ServerA --yes"]
-    {
+    // Once more, to the end, with a new base system.
+    trial.says("clone ServerA", 0)?;
+    base_system::upgrades(&trial, &trial.tree()?)?;
+    for line in ["verify ServerA", "promote ServerA --yes", "commit ServerA --yes"] {
         trial.says(line, 0)?;
     }
     let host = trial.host()?;
     ensure!(host.contains("ServerA {") && !host.contains("upgradectl run"), "its mark is gone: {host}");
-    ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1");
+    ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed; freebsd-version -u")?.trim() == "1\n13.2-RELEASE");
     ensure!(trial.says("status", 0)?.stdout.contains("no open runs"));
     Ok(())
 }
@@ -165,12 +112,8 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
     ensure!(said.stderr.contains("/usr"), "{said}");
     as_before("the stream was cut")?;
 
-    // The jail does not start, and nobody says so but the list of jails.
     trial.says("clone ServerA", 0)?;
-    fault(JAILHOST.host, "service onestart = lie x2")?;
-    let said = trial.says("upgrade ServerA", 8)?;
-    ensure!(said.stderr.contains("start ServerA--"), "{said}");
-    trial.says("resume ServerA", 0)?;
+    base_system::goes_wrong_and_on(&trial, &trial.tree()?)?;
     trial.says("verify ServerA", 0)?;
 
     // In the server's place it does not start: the server is back, with its services and its address.

@@ -72,8 +72,9 @@ impl Held<'_> {
     pub(in crate::lifecycle) async fn upgrade_jail(&mut self, options: &Options) -> Result<Finish, Failure> {
         let running = self.clone.power(&self.record.clone.name).await? == Power::On;
         let number = self.journal.plans(&self.run.id)?.len() + 1;
-        let (world, findings) = super::tree::upgrade(&self.spec, &self.record, &self.hypervisor, number).await?;
-        let (plan, page) = upgrade::plan(&self.spec, &self.record, world, running)?;
+        let mut base = super::tree::upgrade(&self.spec, &self.record, &self.hypervisor, number).await?;
+        let findings = std::mem::take(&mut base.findings);
+        let (plan, page) = upgrade::plan(&self.spec, &self.record, base, running)?;
         self.propose(plan, page, findings, options).await
     }
 

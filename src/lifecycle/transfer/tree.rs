@@ -102,7 +102,18 @@ fn told(error: StepError) -> Failure {
     }
 }
 
-/// The steps of the upgrade's recipe, and what was looked at for it. Without a recipe there are none.
+/// The upgrade of a jail's base system.
+#[derive(Default)]
+pub struct BaseSystem {
+    /// The recipe's steps.
+    pub steps: Vec<PlanStep>,
+    /// What was looked at for it.
+    pub findings: Vec<Finding>,
+    /// From which release to which, as far as that can be told.
+    pub way: Option<String>,
+}
+
+/// The upgrade of the base system by the guest's recipe. Without a recipe there is none.
 ///
 /// # Errors
 /// The host cannot be asked.
@@ -111,10 +122,10 @@ pub async fn upgrade(
     record: &RunFacts,
     hypervisor: &Arc<dyn Hypervisor>,
     number: usize,
-) -> Result<(Vec<PlanStep>, Vec<Finding>), Failure> {
+) -> Result<BaseSystem, Failure> {
     let run = record.transferred()?;
     let Some(Recipe::FreebsdWorld(recipe)) = spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) else {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok(BaseSystem::default());
     };
     let host = hypervisor.host();
     let (facts, found) = world::preflight(&*host, &run.root, &run.scratch, recipe).await?;
@@ -123,7 +134,11 @@ pub async fn upgrade(
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     let job = |what: &str| format!("{word}-{number}-{what}");
     let steps = world::steps(&record.host, name, &run.root, &run.scratch, recipe, &facts, &job);
-    Ok((steps, found.into_iter().map(recipe_finding).collect()))
+    let way = facts.target(&world::wanted(recipe).method).map(|to| match &facts.tree.release {
+        Some(from) => format!("{from} to {to}"),
+        None => format!("to {to}"),
+    });
+    Ok(BaseSystem { steps, findings: found.into_iter().map(recipe_finding).collect(), way })
 }
 
 /// What gives the jail the server's identity, and what is to be told of it.

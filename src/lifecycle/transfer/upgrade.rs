@@ -1,7 +1,8 @@
 //! `upgrade` of a transfer: the base system of the stopped jail, from its host; then its first start.
 
+use super::tree::BaseSystem;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
-use crate::inventory::{FreebsdWorld, GuestSpec, Recipe, Verb};
+use crate::inventory::{FreebsdWorld, GuestSpec, Recipe, Verb, WorldMethod};
 use crate::lifecycle::clone::settle;
 use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::hooks::Hooks;
@@ -18,11 +19,11 @@ pub fn start(record: &RunFacts) -> PlanStep {
     PlanStep::new(Stage::Start, start, 5.0).on_failure(OnFailure::Stop)
 }
 
-/// The plan and its page. `world`: the steps of the recipe.
+/// The plan and its page. `base`: what the recipe does.
 ///
 /// # Errors
 /// A recipe that does not fit.
-pub fn plan(spec: &GuestSpec, record: &RunFacts, world: Vec<PlanStep>, running: bool) -> Result<(Plan, Page), Failure> {
+pub fn plan(spec: &GuestSpec, record: &RunFacts, base: BaseSystem, running: bool) -> Result<(Plan, Page), Failure> {
     let run = record.transferred()?;
     let mut page = Page::new(format!("Upgrade {}.", record.clone.name));
     let hooks = Hooks::of(spec, record);
@@ -39,9 +40,13 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, world: Vec<PlanStep>, running: 
     }
     match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
         None => page.rows.push(Row::new("recipe", format!("none: {} stays {}", spec.name, run.release))),
-        Some(Recipe::FreebsdWorld(FreebsdWorld { src, .. })) => {
-            page.rows
-                .push(Row::new("recipe", format!("FreeBSD base system from {} on {}", src.display(), record.host)));
+        Some(Recipe::FreebsdWorld(FreebsdWorld { method, src, .. })) => {
+            let by = match method {
+                WorldMethod::Installworld => format!("from {} on {}", src.display(), record.host),
+                WorldMethod::FreebsdUpdate => format!("by freebsd-update on {}", record.host),
+            };
+            page.rows.push(Row::new("recipe", format!("FreeBSD base system {by}")));
+            page.rows.extend(base.way.map(|way| Row::new("release", way)));
         }
         Some(_) => {
             return Err(Failure::new(exit::REFUSED, format!("plan the upgrade of {}", spec.name))
@@ -50,7 +55,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, world: Vec<PlanStep>, running: 
                 .help("upgrade = { recipe = \"freebsd-world\" }, or none"));
         }
     }
-    steps.extend(world);
+    steps.extend(base.steps);
     steps.push(start(record));
     steps.push(
         look(Stage::Settle, settle(&record.host, &record.clone), 5.0).undo(Undo::Nothing).on_failure(OnFailure::Stop),

@@ -89,6 +89,7 @@ impl Step for CollectUndecided {
                 in_force: keep(own)?,
                 other: keep(other)?,
                 older: false,
+                secret: !open,
             });
         }
         let done = Done::new(Change::Unchanged).with(json!(files));

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::filesystems;
 use super::restore_said::{self as said, Seen};
@@ -119,6 +120,9 @@ fn entries() -> Vec<PathBuf> {
     std::fs::read_dir(".").into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
+/// Bytes of what the real one says that are looked at.
+const WORDS: u64 = 1 << 20;
+
 /// Runs the real one on the stream, to the stream's end even if the real one gave up before: FreeBSD's goes on.
 fn extract(work: &std::path::Path, first: &[u8], input: &mut dyn Read, stream: &mut Stream) -> (String, i32) {
     let mut real = Command::new(REAL);
@@ -139,7 +143,8 @@ fn extract(work: &std::path::Path, first: &[u8], input: &mut dyn Read, stream: &
         let words = stderr.map(|mut stderr| {
             scope.spawn(move || {
                 let mut text = Vec::new();
-                let _ = stderr.read_to_end(&mut text);
+                let _ = (&mut stderr).take(WORDS).read_to_end(&mut text);
+                let _ = std::io::copy(&mut stderr, &mut std::io::sink());
                 String::from_utf8_lossy(&text).into_owned()
             })
         });
@@ -155,10 +160,25 @@ fn extract(work: &std::path::Path, first: &[u8], input: &mut dyn Read, stream: &
             }
         }
         drop(stdin);
+        if !stream.has_end {
+            ended_soon(&mut child);
+        }
         words.and_then(|words| words.join().ok()).unwrap_or_default()
     });
     let code = child.wait().ok().and_then(|status| status.code()).unwrap_or(-1);
     (said, code)
+}
+
+/// Linux's restore can read for ever, and complain of it, behind the end of a stream that was cut; what is to be said of such a one is known without it.
+fn ended_soon(child: &mut Child) {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = child.kill();
 }
 
 /// `-t`: what is in it, or whether some names are.

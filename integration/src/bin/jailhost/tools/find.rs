@@ -1,7 +1,11 @@
 //! `find`, this machine's own, with what FreeBSD's has and GNU's has not: `-flags [+-]FLAGS`, `-x`.
 
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::chflags;
 use crate::host::Host;
@@ -14,7 +18,7 @@ pub fn main(_: &Host, arguments: &[String]) -> u8 {
     if let [own, wanted, file] = arguments
         && own == "--has-flags"
     {
-        return u8::from(!has(&chflags::flags(std::path::Path::new(file)), wanted));
+        return u8::from(!has(&chflags::flags(Path::new(file)), wanted));
     }
     let Ok(own) = std::env::current_exe() else { return say::not_played("find without /proc") };
     let mut real = Command::new(REAL);
@@ -33,6 +37,16 @@ pub fn main(_: &Host, arguments: &[String]) -> u8 {
         real.arg(path);
     }
     real.args(expression);
+    // At the end of an expression, as scripts have it, without a process for each file.
+    if rest.len() >= 3
+        && let [.., flags, wanted, print] = arguments
+        && flags == "-flags"
+        && print == "-print"
+    {
+        let begins = arguments.len() - rest.len();
+        real.args(&arguments[begins..arguments.len() - 3]).arg("-print0");
+        return filtered(real, wanted);
+    }
     while let Some(argument) = rest.next() {
         if argument == "-flags" {
             let Some(wanted) = rest.next() else { return say::wrong("-flags: requires additional arguments") };
@@ -42,6 +56,27 @@ pub fn main(_: &Host, arguments: &[String]) -> u8 {
         }
     }
     say::wrong(&say::reason(&real.exec()))
+}
+
+/// Prints of what the real one finds that which has the flags.
+fn filtered(mut real: Command, wanted: &str) -> u8 {
+    let found = real.stdout(Stdio::piped()).spawn().and_then(|mut child| {
+        let names = BufReader::new(child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?);
+        for name in names.split(0) {
+            let name = name?;
+            if has(&chflags::flags(Path::new(OsStr::from_bytes(&name))), wanted) {
+                // A reader that has gone ends this one as SIGPIPE does, and the real one with it.
+                if say::bytes(&[name.as_slice(), b"\n"].concat()).is_err() {
+                    std::process::exit(141);
+                }
+            }
+        }
+        child.wait()
+    });
+    match found {
+        Ok(status) => u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+        Err(wrong) => say::wrong(&say::reason(&wrong)),
+    }
 }
 
 /// `+`: any of them; `-`: all of them and perhaps others; neither: exactly these.

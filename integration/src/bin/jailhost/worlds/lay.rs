@@ -3,10 +3,18 @@
 //! * `sys/conf/newvers.sh`, `sys/sys/param.h`, `Makefile.inc1`, `UPDATING`: what tells a source's release.
 //! * `world/`: what `installworld` installs. Every file says its release.
 //! * `etc-tree/`: what `etcupdate` and `mergemaster` take for `make distribution`.
+//! * Where processes are real (see `persona.rs`) a jail runs some of these programs: there they are this machine's own, the release
+//!   behind their end, and `sbin/init`, which no jail runs, is left out.
 //! * `ObsoleteFiles.inc`, `tools/build/mk/OptionalObsoleteFiles.inc`.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::host::Host;
+use crate::persona::Real;
 use crate::say;
+
+/// Programs of a world that a jail of this machine runs.
+const RUN: &[&str] = &["bin/sh", "bin/ls", "usr/bin/su", "usr/bin/passwd"];
 
 /// The program.
 pub fn main(host: &Host, arguments: &[String]) -> u8 {
@@ -63,13 +71,28 @@ fn lay(host: &Host, release: &str, source: &str) -> std::io::Result<()> {
         "usr/sbin/syslogd",
         "usr/share/misc/magic",
     ];
-    for path in stamped {
-        write(&format!("world/{path}"), &format!("{path} of FreeBSD {release}\n"))?;
+    let real = host.persona.processes == Real::Real;
+    for path in stamped.into_iter().filter(|path| !(real && *path == "sbin/init")) {
+        let (at, own) = (format!("world/{path}"), host.path(format!("/{path}")));
+        let stamp = format!("{path} of FreeBSD {release}\n");
+        match std::fs::read(&own) {
+            Ok(mut program) if real && RUN.contains(&path) => {
+                // What stands behind the end of a program is nothing to it.
+                program.extend_from_slice(stamp.as_bytes());
+                write(&at, "")?;
+                let laid = host.path(format!("{source}/{at}"));
+                std::fs::write(&laid, program)?;
+                std::fs::set_permissions(laid, own.metadata()?.permissions())?;
+            }
+            _ => write(&at, &stamp)?,
+        }
     }
     write(
         "world/bin/freebsd-version",
         &format!("#!/bin/sh\nUSERLAND_VERSION=\"{release}\"\necho \"${{USERLAND_VERSION}}\"\n"),
     )?;
+    let version = host.path(format!("{source}/world/bin/freebsd-version"));
+    std::fs::set_permissions(version, std::fs::Permissions::from_mode(0o555))?;
     write("world/usr/include/osreldate.h", &format!("#undef __FreeBSD_version\n#define __FreeBSD_version {number}\n"))?;
     std::fs::create_dir_all(host.path(format!("{source}/world/var/empty")))?;
     write("etc/rc.d/Makefile", "# jailhost\n")?;
@@ -87,7 +110,11 @@ fn lay(host: &Host, release: &str, source: &str) -> std::io::Result<()> {
         (
             "etc/master.passwd",
             passwd.to_owned()
-                + if major >= "13" { "_ntp:*:123:123::0:0:NTP:/var/db/ntp:/usr/sbin/nologin\n" } else { "" },
+                + if major.parse().is_ok_and(|major: u32| major >= 13) {
+                    "_ntp:*:123:123::0:0:NTP:/var/db/ntp:/usr/sbin/nologin\n"
+                } else {
+                    ""
+                },
         ),
         ("etc/motd.template", format!("FreeBSD {release}\n")),
         (

@@ -1,0 +1,115 @@
+//! What the tests with guests share: a host of jails and a server in a lab of their own, and the product.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::cli::{Said, Upgradectl};
+use crate::lab::jails::{self, JAILHOST, SERVER};
+use crate::lab::{Lab, Standing};
+use crate::verb::{Verb, event};
+use anyhow::Result;
+
+/// Parked, the server answers there.
+pub const PARKED: u8 = SERVER.host + 200;
+/// Where the clone answers.
+pub const CLONE: u8 = 33;
+
+/// The two machines and the product.
+#[derive(Debug)]
+pub struct Trial {
+    /// Its lab; all of it goes when this does.
+    pub lab: Standing,
+    /// The product on the lab's inventory and state.
+    pub product: Upgradectl,
+}
+
+/// What promotion brings over.
+const CARRY: &str = "carry = [{ kind = \"rsync\", path = \"/var/mail/\" }]";
+
+impl Trial {
+    /// A lab with both of them; the inventory says nothing of an upgrade.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn new() -> Result<Trial> {
+        let lab = Lab::numbered(1)?.standing(&[])?;
+        jails::up(&lab)?;
+        jails::declare(&lab, CARRY)?;
+        let product = Upgradectl::in_lab(&lab)?.under(jails::known_to(&lab));
+        Ok(Trial { lab, product })
+    }
+
+    /// The guest's base system is upgraded, too, from here on.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn world(&self, keys: &str) -> Result<()> {
+        jails::declare(&self.lab, &format!("{CARRY}\nupgrade = {{ recipe = \"freebsd-world\", {keys} }}"))
+    }
+
+    /// Types a command; it must end with this exit code.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn says(&self, line: &str, code: i32) -> Result<Said> {
+        self.product.run(line.split(' '))?.expect(code)
+    }
+
+    /// Begins a verb and ends it as kill -9 does, a while after a step of this kind and title has begun.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn killed(&self, line: &str, kind: &str, title: &str, after: Duration) -> Result<()> {
+        let mut verb = Verb::begin(line, self.product.command(line.split(' ')).arg("--json"))?;
+        verb.until(event("step_started", kind, title))?;
+        std::thread::sleep(after);
+        verb.kill()
+    }
+
+    /// What a command prints on a machine of the lab.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn on(&self, host: u8, command: &str) -> Result<String> {
+        self.lab.ssh(&self.lab.address(host), ["sh", "-c", command])
+    }
+
+    /// What there is on the host of jails: definitions, running jails, trees.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn host(&self) -> Result<String> {
+        let look = "cd /etc && for f in rc.conf jail.conf jail.*.conf; do test -f $f && { echo \"== $f\"; cat $f; }; done; jls -n name; ls /usr/jails; ls /usr/jails/.upgradectl 2>/dev/null | grep -v '^etc-.*tbz$'; ip -4 -o address show dev eth0 | awk '{ print $4 }'";
+        self.on(JAILHOST.host, look)
+    }
+
+    /// What there is on the server, wherever it is.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn server(&self, host: u8) -> Result<String> {
+        let look = "cat /etc/rc.conf; for s in cron sendmail; do service $s onestatus; done | sed 's/pid.*//'; ip -4 -o address show dev eth0 | awk '{ print $4 }'; netstat -rn | tail -1; find -x / /usr -name .snap; ls -A /var/db";
+        self.on(host, look)
+    }
+
+    /// The name of the run, by its jail's tree.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn tree(&self) -> Result<String> {
+        let listed = self.on(JAILHOST.host, "ls /usr/jails")?;
+        Ok(format!("/usr/jails/{}", listed.trim()))
+    }
+
+    /// Types a command whose journal has a fault; what it said, and at which write it struck: `N WHAT`.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn with_fault(&self, line: &str, fault: &str) -> Result<(Said, String)> {
+        let told = self.lab.path("told");
+        let _ = fs::remove_file(&told);
+        let product = self.product.clone().env("UPGRADECTL_JOURNAL_FAULT", &format!("{fault} {}", told.display()));
+        let said = product.run(line.split(' '))?;
+        Ok((said, fs::read_to_string(told).unwrap_or_default()))
+    }
+}

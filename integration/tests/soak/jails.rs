@@ -1,0 +1,78 @@
+//! Every step of every verb of a server that becomes a jail: the controller is killed there, and both ways out lead where they lead.
+
+use anyhow::{Result, ensure};
+use integration::crash::{self, Figures};
+use integration::lab::jails::SERVER;
+use integration::transfer::kept::Kept;
+use integration::transfer::struck::{At, BOTH, gives_up, goes_on};
+use integration::transfer::trial::Trial;
+use integration::transfer::upgraded::is_upgraded;
+
+fn count(verb: &str, test: &str, figures: Figures) -> Result<()> {
+    crash::count(env!("CARGO_TARGET_TMPDIR"), "jail", verb, &format!("jail-{verb}-{test}"), figures)
+}
+
+/// What an upgrade of the base system needs.
+const WORLD: &str = "base = \"/usr/src12\"";
+
+#[test]
+fn a_transfer_killed_in_every_step_is_gone_on_with() -> Result<()> {
+    let trial = Trial::new()?;
+    trial.world(WORLD)?;
+    let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
+    let strike = |line: &str| -> Result<()> {
+        let verb = line.split(' ').next().unwrap_or_default();
+        let hit = goes_on(&trial, line, |_| BOTH.to_vec())?;
+        count(verb, "goes-on", Figures { points: hit, hit, resumed_ok: hit, aborted_ok: 0 })
+    };
+    strike("clone ServerA")?;
+    ensure!(trial.server(SERVER.host)? == server, "cloned:\n{}", trial.server(SERVER.host)?);
+    strike("upgrade ServerA")?;
+    is_upgraded(&trial, &trial.tree()?)?;
+    strike("verify ServerA")?;
+    strike("promote ServerA --yes")?;
+    ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1", "the jail answers in its place");
+    strike("rollback ServerA --yes")?;
+    ensure!(trial.server(SERVER.host)? == server, "rolled back:\n{}", trial.server(SERVER.host)?);
+    // From promoted back to the beginning.
+    trial.says("verify ServerA", 0)?;
+    trial.says("promote ServerA --yes", 0)?;
+    strike("abort ServerA --yes")?;
+    ensure!(trial.host()? == host, "given up:\n{}", trial.host()?);
+    ensure!(trial.server(SERVER.host)? == server, "given up:\n{}", trial.server(SERVER.host)?);
+    for line in ["clone ServerA", "upgrade ServerA", "verify ServerA", "promote ServerA --yes"] {
+        trial.says(line, 0)?;
+    }
+    strike("commit ServerA --yes")?;
+    ensure!(trial.says("status", 0)?.stdout.contains("no open runs"));
+    let host = trial.host()?;
+    ensure!(host.contains("ServerA {") && !host.contains("upgradectl run"), "its mark is gone: {host}");
+    Ok(())
+}
+
+#[test]
+fn a_transfer_killed_in_every_step_is_given_up() -> Result<()> {
+    let trial = Trial::new()?;
+    trial.world(WORLD)?;
+    let before = (trial.host()?, trial.server(SERVER.host)?);
+    let strike = |line: &str, back: &dyn Fn() -> Result<()>, places: &dyn Fn(usize) -> Vec<At>| -> Result<()> {
+        let (points, hit) = gives_up(&trial, line, &before, back, places)?;
+        let verb = line.split(' ').next().unwrap_or_default();
+        count(verb, "given-up", Figures { points, hit, resumed_ok: 0, aborted_ok: hit })
+    };
+    let both = |_: usize| BOTH.to_vec();
+    strike("clone ServerA", &|| Ok(()), &both)?;
+    trial.says("clone ServerA", 0)?;
+    let cloned = Kept::of(&trial, "cloned")?;
+    strike("upgrade ServerA", &|| cloned.back(), &both)?;
+    cloned.back()?;
+    trial.says("upgrade ServerA", 0)?;
+    trial.says("verify ServerA", 0)?;
+    let verified = Kept::of(&trial, "verified")?;
+    // Production is down on both ways: a half of them, by turns.
+    strike("promote ServerA --yes", &|| verified.back(), &|step| vec![BOTH[step % 2]])?;
+    let promoted = || verified.back().and_then(|()| trial.says("promote ServerA --yes", 0).map(drop));
+    strike("rollback ServerA --yes", &promoted, &|step| {
+        if step % 3 == 0 { vec![BOTH[step / 3 % 2]] } else { Vec::new() }
+    })
+}
