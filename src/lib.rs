@@ -3,9 +3,10 @@
 //! WHAT happens in WHICH order, safely. How a platform does it is the crate `hypervisors`. Arrows between the
 //! modules only point down this list (a test reads the `use` lines):
 //!
-//! `cli` → `output` → `lifecycle` → `inventory` → `engine` → `journal`, `engine` → `steps` → `recipe` →
+//! `cli` → `output` → `batch` → `lifecycle` → `inventory` → `engine` → `journal`, `engine` → `steps` → `recipe` →
 //! `verify`, `guest` → `hypervisors`.
 
+pub mod batch;
 pub mod cli;
 pub mod engine;
 #[doc(hidden)]

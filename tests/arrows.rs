@@ -23,8 +23,9 @@ fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         // Of `lifecycle` the exit codes only; see `forbidden`.
         "main" => &["cli", "output", "lifecycle"],
-        "cli" => &["output", "lifecycle", "inventory", "engine", "journal", "steps", "verify"],
-        "output" => &["lifecycle", "inventory", "engine", "journal", "steps", "verify"],
+        "cli" => &["output", "batch", "lifecycle", "inventory", "engine", "journal", "steps", "verify"],
+        "output" => &["batch", "lifecycle", "inventory", "engine", "journal", "steps", "verify"],
+        "batch" => &["lifecycle", "inventory", "engine", "journal", "verify"],
         "lifecycle" => &["inventory", "engine", "journal", "steps", "recipe", "verify", "guest"],
         "inventory" => &["verify"],
         "engine" => &["journal", "steps", "verify"],

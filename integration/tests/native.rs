@@ -2,6 +2,8 @@
 //!
 //! Tests of this ring run one at a time (`.config/nextest.toml`), in lab 1, so that the demo's lab 0 may stand beside.
 
+#[path = "native/batch.rs"]
+mod batch;
 #[path = "native/demo.rs"]
 mod demo;
 #[path = "native/detached.rs"]

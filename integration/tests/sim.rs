@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "sim/batch.rs"]
+mod batch;
 #[path = "sim/bench.rs"]
 mod bench;
 #[path = "sim/detached.rs"]

@@ -139,10 +139,10 @@ pub(super) struct Approval {
     pub(super) dry_run: bool,
     /// Approve the page just printed; decides nothing
     #[arg(short, long)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Approve this plan only: if the facts changed, end with 6 and the new page
     #[arg(long, value_name = "DIGEST", conflicts_with = "yes", value_parser = digest)]
-    approve: Option<String>,
+    pub(super) approve: Option<String>,
 }
 
 /// The run's lock, and objects that someone else changed.

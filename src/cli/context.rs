@@ -26,6 +26,7 @@ pub(super) struct Context {
     pub(super) plan_only: bool,
     terminal: Arc<Terminal>,
     person: Arc<Person>,
+    manner: Manner,
 }
 
 impl Context {
@@ -42,7 +43,22 @@ impl Context {
         tracing_to_stderr(global.verbose);
         let person = Arc::new(Person::default());
         let state = global.state.clone().unwrap_or_else(|| PathBuf::from(STATE));
-        Self { state, plan_only, terminal: Terminal::new(manner, person.clone()), person, global }
+        Self { state, plan_only, terminal: Terminal::new(manner, person.clone()), person, manner, global }
+    }
+
+    /// How much is told, and how.
+    pub(super) fn manner(&self) -> Manner {
+        self.manner
+    }
+
+    /// Asks for a word; `None` if nobody can be asked.
+    pub(super) fn confirm(&self, word: &str) -> Option<bool> {
+        if self.global.json { None } else { self.terminal.confirm(word) }
+    }
+
+    /// Asks yes or no; `None` if nobody can be asked.
+    pub(super) fn ask(&self, question: &str) -> Option<bool> {
+        if self.global.json { None } else { self.terminal.ask(question, exit::UNDECIDED) }
     }
 
     pub(super) fn json(&self) -> bool {
@@ -96,7 +112,12 @@ impl Context {
             Ok(inventory) => inventory,
             Err(failure) => return self.fail(&failure.0),
         };
-        let app = self.app(inventory);
+        self.with(self.app(inventory), async |app| work(app).await)
+    }
+
+    /// The same with a program that is there already.
+    pub(super) fn with(&self, app: App, work: impl AsyncFnOnce(&Arc<App>) -> u8) -> u8 {
+        let app = Arc::new(app);
         let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return self.fail(&Failure::new(exit::BUG, "start").cause(error.to_string()).0),

@@ -1,6 +1,7 @@
 //! The command line: what may be typed, and which part of the program answers. No logic of its own: verbs are the
 //! lifecycle's, what is printed is `output`'s.
 
+mod batch;
 mod change;
 mod context;
 mod decide;
@@ -86,6 +87,9 @@ enum Command {
     /// Look at the configuration files that an upgrade left undecided
     #[command(subcommand)]
     Conffiles(look::Conffiles),
+    /// Many guests by one file: plan, run, status, resume, abort, report
+    #[command(subcommand)]
+    Batch(batch::Batch),
     /// Find what closed runs left behind, and remove it after asking
     Gc(tidy::Gc),
     /// Log in to the clone, or run a command there
@@ -114,6 +118,7 @@ impl Cli {
         };
         let looks = match &self.command {
             Command::Gc(gc) => gc.dry_run(),
+            Command::Batch(batch) => batch.only_looks(),
             Command::Change(_) | Command::Decide(_) => plan_only,
             _ => true,
         };
@@ -128,6 +133,7 @@ impl Cli {
             Command::Log(log) => log.run(&context),
             Command::Watch(watch) => watch.run(&context),
             Command::Conffiles(conffiles) => conffiles.run(&context),
+            Command::Batch(batch) => batch.run(&context),
             Command::Gc(gc) => gc.run(&context),
             Command::Ssh(ssh) => ssh.run(&context),
             Command::Plan(plan) => plan.verb.run(&context),

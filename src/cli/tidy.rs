@@ -15,11 +15,19 @@ pub(super) struct Init {
     /// Make a simulated world to practise in; needs no root with -i and --state
     #[arg(long, conflicts_with = "host")]
     sim: bool,
+    /// With --sim: instead, a fleet of so many guests, and a batch file for them
+    #[arg(long, requires = "sim", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    guests: Option<u16>,
 }
 
 impl Init {
     pub(super) fn run(&self, context: &Context) -> u8 {
-        match init::init(context.inventory_path(), &context.state, self.host.as_deref(), self.sim) {
+        let (inventory, state) = (context.inventory_path(), &context.state);
+        let done = match self.guests {
+            Some(guests) => init::fleet(inventory, state, guests.into()),
+            None => init::init(inventory, state, self.host.as_deref(), self.sim),
+        };
+        match done {
             Ok(done) if context.json() => json::object(json!(done)),
             Ok(done) => out(&output::tidy::init(&done)),
             Err(failure) => return context.fail(&failure.0),

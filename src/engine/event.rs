@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hypervisors::Change;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where events go. Must not block for long and must not fail.
 pub type Sink = Arc<dyn Fn(&Event) + Send + Sync>;
@@ -48,7 +48,7 @@ pub struct StepInfo {
 }
 
 /// An error, for JSON.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorInfo {
     /// Exit code it leads to.
     pub code: u8,

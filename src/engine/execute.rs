@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::event::{Emitter, ErrorInfo, EventBody, StepInfo, StepOutcome};
 use super::guarded::{Answer, Work, guarded};
 use super::history::{self, Status, StepHistory};
+use super::shared;
 use super::standing::take_up;
 use super::undo::{OnRequest, on_request, undo_plan};
 use super::{OnFailure, Op, Plan, PlanStep};
@@ -298,6 +299,10 @@ impl Engine {
         let info = self.info(id, plan, index, step);
         let started = Instant::now();
         self.emit.step_started(&info, step.estimate_s);
+        let _turn = match action.step().shared() {
+            Some(thing) => Some(shared::turn(&thing).await),
+            None => None,
+        };
         let result = self.apply_probed(id, index, action, past).await?;
         let elapsed_s = started.elapsed().as_secs_f64();
         match &result {

@@ -19,6 +19,7 @@ mod guarded;
 pub mod history;
 pub mod lease;
 pub mod plan;
+mod shared;
 mod standing;
 mod undo;
 

@@ -66,6 +66,30 @@ pub(crate) fn parse_text(text: &str) -> Result<Inventory, InventoryError> {
     parse(&[Source { path: "inventory.toml".into(), text: text.to_owned() }])
 }
 
+/// Reads another file of the operator's in the same strict way: `read` asks for what it knows, and what nobody asked for
+/// is an error with its place.
+pub(crate) fn load_other<T>(
+    path: &Path,
+    of: &str,
+    read_top: impl FnOnce(&Section<'_>) -> Option<T>,
+) -> Result<T, InventoryError> {
+    let sources = [read(path)?];
+    let problems = Problems::new(&sources);
+    let (table, errors) = DeTable::parse_recoverable(&sources[0].text);
+    errors.iter().for_each(|error| syntax(&problems, 0, error));
+    let mut value = None;
+    if problems.is_empty() {
+        let top = Section::top(&problems, 0, table.get_ref());
+        version(&top, true);
+        value = read_top(&top);
+        top.finish(of);
+    }
+    match (problems.into_list(), value) {
+        (list, Some(value)) if list.is_empty() => Ok(value),
+        (list, _) => Err(InventoryError::Invalid(list)),
+    }
+}
+
 fn read(path: &Path) -> Result<Source, InventoryError> {
     let io = |source| InventoryError::Io { path: path.to_owned(), source };
     let mut text = String::new();

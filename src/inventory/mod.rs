@@ -8,11 +8,11 @@ mod guests;
 mod hosts;
 mod load;
 mod model;
-mod read;
+pub(crate) mod read;
 pub mod values;
 
-pub(crate) use load::parse_text;
 pub use load::{InventoryError, load};
+pub(crate) use load::{load_other, parse_text};
 pub use model::*;
 pub use read::Problem;
 

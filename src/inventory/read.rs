@@ -44,13 +44,13 @@ impl fmt::Display for Problem {
 }
 
 /// A file that was read.
-pub(super) struct Source {
+pub(crate) struct Source {
     pub path: PathBuf,
     pub text: String,
 }
 
 /// Files and the problems found in them. A problem is kept once, however often its place is read.
-pub(super) struct Problems<'a> {
+pub(crate) struct Problems<'a> {
     sources: &'a [Source],
     found: RefCell<BTreeMap<(usize, usize, String), Problem>>,
 }
@@ -98,7 +98,7 @@ impl<'a> Problems<'a> {
 
 /// Where something stands.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub file: usize,
     pub span: Range<usize>,
     pub key: String,
@@ -110,21 +110,21 @@ struct Layer<'a> {
 }
 
 /// A table that is being read.
-pub(super) struct Section<'a> {
+pub(crate) struct Section<'a> {
     problems: &'a Problems<'a>,
     layers: Vec<Layer<'a>>,
     known: RefCell<Vec<&'static str>>,
 }
 
 /// A value that is being read.
-pub(super) struct Item<'a> {
+pub(crate) struct Item<'a> {
     problems: &'a Problems<'a>,
     value: &'a DeValue<'a>,
     pub place: Place,
 }
 
 /// The closest of some words, if one is close: `did you mean "quarantine"?`.
-pub(super) fn did_you_mean<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Option<String> {
+pub(crate) fn did_you_mean<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Option<String> {
     known
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
@@ -279,13 +279,13 @@ impl<'a> Section<'a> {
 }
 
 /// A key as it is written in TOML: in quotes where it has to be, nothing of it hidden.
-pub(super) fn key_word(key: &str) -> String {
+pub(crate) fn key_word(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if bare { key.to_owned() } else { format!("{key:?}") }
 }
 
 /// Reads an absolute path without `..`.
-pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, String> {
     let sound = text.starts_with('/') && !text.contains('\0') && !text.split('/').any(|part| part == "..");
     if sound { Ok(PathBuf::from(text)) } else { Err(format!("{text:?} is not an absolute path without \"..\"")) }
 }
@@ -363,6 +363,11 @@ impl<'a> Item<'a> {
             self.problem(format!("{integer} is not between {} and {}", range.start(), range.end()), None);
         }
         value
+    }
+
+    /// Whether it is written in quotes.
+    pub fn is_string(&self) -> bool {
+        self.value.as_str().is_some()
     }
 
     pub fn items(&self) -> Vec<Item<'a>> {

@@ -145,6 +145,9 @@ impl Journal for Faulty {
     fn runs(&self, open_only: bool) -> Result<Vec<RunRecord>, JournalError> {
         self.inner.runs(open_only)
     }
+    fn open_of(&self, guest: &str) -> Result<Option<RunRecord>, JournalError> {
+        self.inner.open_of(guest)
+    }
     fn run(&self, id: &str) -> Result<Option<RunRecord>, JournalError> {
         self.inner.run(id)
     }

@@ -177,6 +177,9 @@ impl Journal for MemoryJournal {
         let book = self.open();
         Ok(book.runs.iter().rev().filter(|run| !open_only || run.closed.is_none()).cloned().collect())
     }
+    fn open_of(&self, guest: &str) -> Result<Option<RunRecord>, JournalError> {
+        Ok(self.open().runs.iter().find(|run| run.guest == guest && run.closed.is_none()).cloned())
+    }
     fn run(&self, id: &str) -> Result<Option<RunRecord>, JournalError> {
         Ok(self.open().runs.iter().find(|run| run.id == id).cloned())
     }

@@ -10,6 +10,7 @@
 //! The journal knows nothing of steps: plans and events are JSON to it. [`Journal`] is a trait so that a shared
 //! store can come later; [`sqlite::SqliteJournal`] is the one implementation.
 
+mod batches;
 #[cfg(debug_assertions)]
 pub mod faults;
 mod holder;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use batches::{BatchRecord, Batches, Turn};
 pub use holder::Holder;
 pub use sqlite::SqliteJournal;
 
@@ -195,6 +197,8 @@ pub trait Journal: Send + Sync {
     ) -> Result<Lease, JournalError>;
     /// Runs, newest first; only open ones if asked.
     fn runs(&self, open_only: bool) -> Result<Vec<RunRecord>, JournalError>;
+    /// The open run of a guest.
+    fn open_of(&self, guest: &str) -> Result<Option<RunRecord>, JournalError>;
     /// One run by id.
     fn run(&self, id: &str) -> Result<Option<RunRecord>, JournalError>;
     /// Replaces the lifecycle's own facts of a run.

@@ -31,6 +31,12 @@ CREATE TABLE events (
 CREATE TABLE blobs (sha256 TEXT PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
 ";
 
+/// A journal that keeps many runs is asked for one of them.
+const LATER: &str = "
+CREATE INDEX IF NOT EXISTS plans_of_run ON plans (run);
+CREATE INDEX IF NOT EXISTS runs_of_guest ON runs (guest);
+";
+
 /// The journal of one state directory.
 #[derive(Debug)]
 pub struct SqliteJournal {
@@ -95,6 +101,9 @@ impl SqliteJournal {
             tx.execute_batch(SCHEMA)?;
             tx.execute("INSERT INTO meta VALUES ('format', ?1)", [FORMAT.to_string()])?;
         }
+        // What came later and an older program does not miss.
+        tx.execute_batch(LATER)?;
+        tx.execute_batch(super::batches::SCHEMA)?;
         tx.commit()?;
         drop(connection);
         self.check_format()
@@ -105,6 +114,11 @@ impl SqliteJournal {
             self.lock().query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0))?;
         let found = text.parse().unwrap_or(i64::MAX);
         if found > FORMAT { Err(JournalError::Newer { path: self.path.clone(), found }) } else { Ok(()) }
+    }
+
+    /// Its connection, for the record of batches in the same database.
+    pub(super) fn into_connection(self) -> Mutex<Connection> {
+        self.connection
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -139,13 +153,13 @@ fn word<T: Serialize>(value: T) -> Result<String, JournalError> {
     Ok(serde_json::to_value(value)?.as_str().unwrap_or_default().to_owned())
 }
 
-fn column<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+pub(super) fn column<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
     let text: String = row.get(index)?;
     serde_json::from_str(&text)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(error)))
 }
 
-fn time(row: &Row<'_>, index: usize) -> rusqlite::Result<Timestamp> {
+pub(super) fn time(row: &Row<'_>, index: usize) -> rusqlite::Result<Timestamp> {
     let text: String = row.get(index)?;
     text.parse().map_err(|error: jiff::Error| {
         rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(error))
@@ -238,6 +252,11 @@ impl Journal for SqliteJournal {
         let mut statement = connection.prepare(&format!("{RUN}{filter} ORDER BY opened DESC"))?;
         let rows = statement.query_map([], run_record)?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn open_of(&self, guest: &str) -> Result<Option<RunRecord>, JournalError> {
+        let sql = format!("{RUN} WHERE guest = ?1 AND closed IS NULL");
+        Ok(self.lock().query_row(&sql, [guest], run_record).optional()?)
     }
 
     fn run(&self, id: &str) -> Result<Option<RunRecord>, JournalError> {

@@ -97,18 +97,16 @@ impl App {
     /// # Errors
     /// An unknown guest, with suggestions.
     pub fn guest(&self, word: &str, journal: Option<&dyn Journal>) -> Result<(String, Option<RunRecord>), Failure> {
-        let runs = match journal {
-            Some(journal) => journal.runs(true)?,
-            None => Vec::new(),
-        };
-        let run = runs.into_iter().find(|run| {
-            run.guest == word || run.id == word || run.id.rsplit_once("--").is_some_and(|(_, id)| id == word)
-        });
-        if let Some(run) = run {
+        if let Some(run) = journal.map(|journal| journal.open_of(word)).transpose()?.flatten() {
             return Ok((run.guest.clone(), Some(run)));
         }
         if self.inventory.guests.contains_key(word) {
             return Ok((word.to_owned(), None));
+        }
+        // It is not a guest: a run's id, or the end of one.
+        let runs = journal.map(|journal| journal.runs(true)).transpose()?.unwrap_or_default();
+        if let Some(run) = runs.into_iter().find(|run| query::means(run, word)) {
+            return Ok((run.guest.clone(), Some(run)));
         }
         let near = self
             .inventory

@@ -20,6 +20,7 @@ pub mod exit {
     pub const STATE: u8 = 9;
     pub const UNTIDY: u8 = 10;
     pub const JOURNAL: u8 = 11;
+    pub const SOME_FAILED: u8 = 12;
     pub const BUG: u8 = 70;
 }
 

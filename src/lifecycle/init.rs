@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use hypervisors::sim::{Sim, seed};
+use hypervisors::sim::{FleetGuest, PER_HOST, Sim, fleet_of, seed, seed_fleet};
 use serde::Serialize;
 
 use super::error::{Failure, exit};
@@ -95,6 +95,64 @@ pub fn init(inventory: &Path, state: &Path, host: Option<&str>, sim: bool) -> Re
     };
     Ok(done)
 }
+
+/// Makes a simulated fleet of so many guests, on hosts of 20 each, its inventory, and a batch file beside that.
+///
+/// # Errors
+/// Exit code 11 for a directory that cannot be written.
+pub fn fleet(inventory: &Path, state: &Path, guests: usize) -> Result<Initialised, Failure> {
+    let mut done = Initialised { made: Vec::new(), kept: Vec::new(), next: Vec::new() };
+    done.note(state, directory(state, 0o700)?);
+    let mut text = "# A simulated fleet to practise batches on. Nothing here is real.\nversion = 1\n".to_owned();
+    let mut members = String::new();
+    for host in 0..guests.div_ceil(PER_HOST) {
+        let name = format!("node{}", host + 1);
+        let world = state.join("fleet").join(&name);
+        let new = Sim::open(&world).is_err();
+        if new {
+            directory(&world, 0o700)?;
+            seed_fleet(&world, host, guests)?;
+        }
+        done.note(&world, new);
+        text.push_str(&format!("\n[hosts.{name}]\nhypervisor = \"sim\"\nstate = {:?}\n", world.display().to_string()));
+        for FleetGuest { name: guest, address } in fleet_of(host, guests) {
+            let clone = usize::from(address.octets()[3]) + PER_HOST;
+            members.push_str(&format!(
+                "\n[guests.{guest}]\nhost = {name:?}\ntags = [\"fleet\"]\nupgrade = {{ recipe = \"debian\", to = \"trixie\" }}\n\
+                 clone = {{ ip = [\".{clone}\"] }}\nchecks = [{{ kind = \"http\" }}]\n"
+            ));
+        }
+    }
+    text.push_str(&members);
+    if let Some(parent) = inventory.parent() {
+        directory(parent, 0o755)?;
+    }
+    let new = write_new(inventory, &text)?;
+    done.note(inventory, new);
+    let batch = inventory.with_file_name("fleet.toml");
+    let new = write_new(&batch, FLEET)?;
+    done.note(&batch, new);
+    let file = batch.display();
+    done.next = vec![format!("upgradectl batch plan {file}"), format!("upgradectl batch run {file}")];
+    Ok(done)
+}
+
+/// The batch file of a simulated fleet.
+const FLEET: &str = r#"# Every guest of the fleet is cloned, upgraded and verified: the first alone, then five, then the others.
+version = 1
+
+[batch]
+name = "fleet"
+verbs = ["clone", "upgrade", "verify"]
+parallel = 8
+per_host = 4
+waves = [1, 5, "rest"]
+between_waves = "all-well"
+stop_at_failed = "20%"
+
+[[batch.items]]
+tag = "fleet"
+"#;
 
 fn with_host(name: &str) -> Result<String, Failure> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -1,7 +1,8 @@
 //! What people and programs read: one event stream in, terminal text or JSON lines out.
 //!
 //! * [`terminal`]: progress and closing words for people; [`json`]: one event a line, one object a query.
-//! * [`page`]: plans and approval pages; [`error`]: failures; [`status`], [`log`], [`watch`], [`tidy`]: the tables of the queries.
+//! * [`page`]: plans and approval pages; [`error`]: failures; [`status`], [`log`], [`watch`], [`tidy`]: the tables of the queries;
+//!   [`batch`]: many guests at once.
 //! * [`format`]: sizes, durations, times, wrapping: the one place for each; [`writer`]: the one place that writes.
 //!
 //! May not: decide anything, fail, or wait for a reader. A terminal that is gone or held never stops a verb: what cannot
@@ -10,6 +11,7 @@
 //! slips through there is replaced by [`neutral`] where it is written. Results go to standard output, progress and errors to
 //! standard error; colour never carries meaning alone.
 
+pub mod batch;
 pub mod closing;
 pub mod error;
 pub mod format;

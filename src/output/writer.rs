@@ -27,8 +27,14 @@ use super::neutral::{neutral, neutral_line};
 const ROOM: usize = 256 << 10;
 /// How often the moving line is drawn.
 const TICK: Duration = Duration::from_millis(250);
-/// Back to the line's beginning, and away with it.
-const CLEAR: &[u8] = b"\r\x1b[K";
+/// Back to where so many moving lines begin, and away with them (ECMA-48: CR, CUU, EL, ED).
+fn clear(lines: usize) -> Vec<u8> {
+    match lines {
+        0 => Vec::new(),
+        1 => b"\r\x1b[K".to_vec(),
+        _ => format!("\r\x1b[{}A\x1b[J", lines - 1).into_bytes(),
+    }
+}
 
 /// Where a text goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +45,7 @@ pub enum Stream {
     Err,
 }
 
-/// Text of the moving line, for so many columns.
+/// Text of the moving line, or lines, for so many columns.
 pub type MovingLine = Arc<dyn Fn(usize) -> String + Send + Sync>;
 
 /// How long a reader is waited for.
@@ -75,15 +81,15 @@ struct State {
     /// The readers are not waited for any more.
     given_up: bool,
     moving: Option<MovingLine>,
-    /// The moving line stands on the terminal.
-    drawn: bool,
+    /// So many moving lines stand on the terminal.
+    drawn: usize,
     /// When it is drawn next.
     tick: Option<Instant>,
 }
 
 impl State {
     fn idle(&self) -> bool {
-        self.texts.is_empty() && !self.busy && !self.drawn
+        self.texts.is_empty() && !self.busy && self.drawn == 0
     }
 }
 
@@ -186,21 +192,25 @@ impl Queue {
                 let length = text.len();
                 state.busy = true;
                 state.tick = Some(now);
-                let cleared = std::mem::take(&mut state.drawn);
-                return (stream, if cleared { [CLEAR, &text].concat() } else { text }, length);
+                let cleared = clear(std::mem::take(&mut state.drawn));
+                return (stream, [cleared, text].concat(), length);
             }
             let tick = state.tick.unwrap_or(now);
             let wait = match &state.moving {
                 Some(line) if tick <= now => {
                     let line = line.clone();
-                    (state.busy, state.drawn, state.tick) = (true, true, Some(now + TICK));
+                    (state.busy, state.tick) = (true, Some(now + TICK));
+                    let drawn = state.drawn.max(1);
                     drop(state);
-                    return (Stream::Err, [CLEAR, neutral_line(&line(columns())).as_bytes()].concat(), 0);
+                    let text = line(columns());
+                    let lines: Vec<String> = text.split('\n').map(|line| neutral_line(line).into_owned()).collect();
+                    self.lock().drawn = lines.len();
+                    return (Stream::Err, [clear(drawn), lines.join("\n").into_bytes()].concat(), 0);
                 }
                 Some(_) => Some(tick - now),
-                None if state.drawn => {
-                    (state.busy, state.drawn) = (true, false);
-                    return (Stream::Err, CLEAR.to_vec(), 0);
+                None if state.drawn > 0 => {
+                    state.busy = true;
+                    return (Stream::Err, clear(std::mem::take(&mut state.drawn)), 0);
                 }
                 None => None,
             };

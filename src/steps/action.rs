@@ -90,6 +90,7 @@ actions! {
     "world.freebsd_update" FreebsdUpdate(world::FreebsdUpdate),
     "world.delete_old" DeleteOld(world::DeleteOld),
     "world.delete_old_libs" DeleteOldLibs(world::DeleteOldLibs),
+    "world.fetch" FetchPackages(world::FetchPackages),
     "world.packages" Packages(world::Packages),
     "world.undecided" CollectUndecided(world::CollectUndecided),
     "guest.reboot" Reboot(upgrade::Reboot),

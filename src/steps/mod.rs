@@ -290,6 +290,11 @@ pub trait Step: Send + Sync {
     fn leased(&self) -> Option<leased::Leased> {
         None
     }
+    /// What it makes for all guests alike, by host and place: such steps take turns, and the second finds it made. Never of a
+    /// step during an outage.
+    fn shared(&self) -> Option<String> {
+        None
+    }
     /// Looks at the world.
     async fn probe(&self, world: &World) -> Result<Probe, StepError>;
     /// Reads what undo will need.

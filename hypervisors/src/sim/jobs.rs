@@ -67,6 +67,12 @@ impl Inside<'_> {
         self.parsed.root().map(|disk| disk.volume.clone()).unwrap_or_default()
     }
 
+    /// How long a job takes in this guest.
+    fn job_ms(&self) -> u64 {
+        let guest = self.guest.split("--").next().unwrap_or_default();
+        self.config.job_ms_of.get(guest).copied().unwrap_or(self.config.job_ms)
+    }
+
     /// Starts a job; nothing if its id exists.
     pub fn job_start(&mut self, job: &Job) -> Result<Change> {
         let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -82,7 +88,7 @@ impl Inside<'_> {
         let record = Record {
             argv: job.argv.clone(),
             started_ms: now,
-            ends_ms: now + self.config.job_ms,
+            ends_ms: now + self.job_ms(),
             state: State::Running,
             output: String::new(),
         };
@@ -101,7 +107,7 @@ impl Inside<'_> {
         if record.state != State::Running {
             return record.output.clone().into_bytes();
         }
-        let part = now_ms().saturating_sub(record.started_ms) as f64 / self.config.job_ms.max(1) as f64;
+        let part = now_ms().saturating_sub(record.started_ms) as f64 / self.job_ms().max(1) as f64;
         commands::progress(self, &record.argv, part).into_bytes()
     }
 

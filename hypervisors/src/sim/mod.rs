@@ -49,7 +49,7 @@ pub use effect::{Fault, How, Running, TraceEntry};
 pub use guest::SimGuest;
 pub use host::SimHost;
 pub use net::SimNet;
-pub use seed::{seed, seed_with};
+pub use seed::{FleetGuest, PER_HOST, fleet_of, seed, seed_fleet, seed_with};
 pub use storage::SimStorage;
 pub use world::{HostConfig, Sim, UpgradeFailure};
 

@@ -1,16 +1,19 @@
-//! A world to start with: one host, one mail server `mercure` with a data volume, running.
+//! Worlds to start with: one host, one mail server `mercure` with a data volume, running; or a host of a fleet, with many
+//! small web servers.
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use serde_json::json;
 
+use super::boot::uuid;
 use super::commands::os_release;
 use super::world::{HostConfig, Sim};
 use crate::storage::Copies;
-use crate::{Definition, Error, Power, Result};
+use crate::{Definition, Error, MacAddr, Power, Result};
 
 /// Makes the default world in a directory: host `here`; guest `mercure` (10.0.5.12, Debian 12: postfix, dovecot, nginx, cron,
 /// ssh) with its root on volume `mercure` and its mail archive on `mercure-mail`, at `/srv/mail`; it runs, and starts with its host.
@@ -52,15 +55,76 @@ pub fn seed_with(dir: &Path, copies: Copies) -> Result<Sim> {
         "nics": [{"name": "eth0", "mac": "00:16:3e:00:05:0c", "bridge": "br5"}],
         "note": "mail server; keys that the program does not know are kept",
     });
-    let text = format!("{definition:#}\n");
-    let mut world = sim.lock()?;
-    world.define(&Definition { name: "mercure".into(), text: text.clone() })?;
-    world.boot("mercure", &text)?;
-    let mut runtime = world.runtime("mercure")?;
-    (runtime.autostart, runtime.power) = (true, Power::On);
-    world.set_runtime("mercure", &runtime)?;
-    drop(world);
+    start(&sim, "mercure", format!("{definition:#}\n"))?;
     Ok(sim)
+}
+
+/// Guests of a fleet that one host has room for.
+pub const PER_HOST: usize = 20;
+
+/// A guest of a fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetGuest {
+    /// Its name: `g0001`.
+    pub name: String,
+    /// Its address; its clone may have the one that is [`PER_HOST`] further.
+    pub address: Ipv4Addr,
+}
+
+/// The guests of a host (both counted from 0) of a fleet of so many.
+pub fn fleet_of(host: usize, guests: usize) -> Vec<FleetGuest> {
+    let first = host * PER_HOST;
+    #[expect(clippy::cast_possible_truncation, reason = "two bytes of a number of hosts, and less than 20")]
+    let guest = |number: usize| FleetGuest {
+        name: format!("g{:04}", number + 1),
+        address: Ipv4Addr::new(10, 1 + (host >> 8) as u8, host as u8, 20 + (number - first) as u8),
+    };
+    (first..guests.min(first + PER_HOST)).map(guest).collect()
+}
+
+/// Makes the world of one host of a fleet: small Debian 12 guests that run cron, nginx and ssh. Refuses a directory that has
+/// a world.
+pub fn seed_fleet(dir: &Path, host: usize, guests: usize) -> Result<Sim> {
+    let guests = fleet_of(host, guests);
+    let gateway = guests.first().map(|guest| {
+        IpAddr::from([guest.address.octets()[0], guest.address.octets()[1], guest.address.octets()[2], 1])
+    });
+    let sim = Sim::create(
+        dir,
+        &HostConfig {
+            name: format!("node{}", host + 1),
+            memory_bytes: 1 << 40,
+            pool_free_bytes: 1 << 40,
+            addresses: gateway.into_iter().collect(),
+            ..HostConfig::default()
+        },
+    )?;
+    for guest in &guests {
+        let FleetGuest { name, address } = guest;
+        let root = Tree(&sim.volumes().join(name));
+        small_tree(&root, guest).map_err(|error| Error::io("fill the simulated world", error))?;
+        sim.add_volume(name, 4 << 30, 600 << 20)?;
+        let [_, a, b, c] = address.octets();
+        let definition = json!({
+            "name": name,
+            "uuid": uuid(&format!("fleet {name}")),
+            "memory_bytes": 256 << 20,
+            "vcpus": 1,
+            "disks": [{"name": "/", "volume": name, "root": true}],
+            "nics": [{"name": "eth0", "mac": MacAddr([0, 0x16, 0x3e, a, b, c]).to_string(), "bridge": "br5"}],
+        });
+        start(&sim, name, format!("{definition:#}\n"))?;
+    }
+    Ok(sim)
+}
+
+fn start(sim: &Sim, name: &str, text: String) -> Result<()> {
+    let mut world = sim.lock()?;
+    world.define(&Definition { name: name.into(), text: text.clone() })?;
+    world.boot(name, &text)?;
+    let mut runtime = world.runtime(name)?;
+    (runtime.autostart, runtime.power) = (true, Power::On);
+    world.set_runtime(name, &runtime)
 }
 
 /// Writes files below a root.
@@ -136,6 +200,30 @@ const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbml
 
 fn root_tree(root: &Path) -> io::Result<()> {
     let tree = Tree(root);
+    skeleton(&tree)?;
+    tree.dirs(&["srv/mail"])?;
+    identity(&tree, "mercure", "10.0.5.12", "10.0.5.1")?;
+    tree.file("etc/fstab", "# <file system> <mount point> <type> <options> <dump> <pass>\nsim:mercure / sim defaults 0 1\nsim:mercure-mail /srv/mail sim defaults 0 2\n")?;
+    tree.file("usr/sbin/dhclient", "")?;
+    services(&tree, &SERVICES)?;
+    tree.file("etc/cron.d/mail-report", "0 6 * * * root /usr/local/bin/mail-report\n")?;
+    mail(&tree)?;
+    release(&tree, PACKAGES)
+}
+
+fn small_tree(tree: &Tree<'_>, guest: &FleetGuest) -> io::Result<()> {
+    let [a, b, c, _] = guest.address.octets();
+    skeleton(tree)?;
+    identity(tree, &guest.name, &guest.address.to_string(), &format!("{a}.{b}.{c}.1"))?;
+    tree.file("etc/fstab", &format!("sim:{} / sim defaults 0 1\n", guest.name))?;
+    services(tree, &[SERVICES[0], SERVICES[2], SERVICES[4]])?;
+    release(
+        tree,
+        "base-files 12.4\ncron 3.0pl1-162\nlibc6 2.36-9\nnginx 1.22.1-9\nopenssh-server 9.2p1-2\nsystemd 252.30-1",
+    )
+}
+
+fn skeleton(tree: &Tree<'_>) -> io::Result<()> {
     tree.dirs(&[
         "boot",
         "dev",
@@ -149,59 +237,57 @@ fn root_tree(root: &Path) -> io::Result<()> {
         "usr/sbin",
         "usr/share/doc",
     ])?;
-    tree.dirs(&["srv/mail", "var/cache/apt/archives", "var/log", "var/tmp", "etc/apt/sources.list.d"])?;
+    tree.dirs(&["var/cache/apt/archives", "var/log", "var/tmp", "etc/apt/sources.list.d"])?;
     for merged in ["bin", "lib", "sbin"] {
-        symlink(format!("usr/{merged}"), root.join(merged))?;
+        symlink(format!("usr/{merged}"), tree.0.join(merged))?;
     }
-    identity(&tree)?;
-    services(&tree)?;
-    mail(&tree)?;
+    Ok(())
+}
+
+fn release(tree: &Tree<'_>, packages: &str) -> io::Result<()> {
     let stanza = |line: &str| {
         let (name, version) = line.split_once(' ').unwrap_or((line, "1"));
         format!(
             "Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}+deb12\nInstalled-Size: 4096\nMaintainer: Debian <debian@example.org>\n\n"
         )
     };
-    tree.file("var/lib/dpkg/status", &PACKAGES.lines().map(stanza).collect::<String>())?;
+    tree.file("var/lib/dpkg/status", &packages.lines().map(stanza).collect::<String>())?;
     tree.file("etc/apt/sources.list", "deb http://mirror.example/debian bookworm main\n")?;
     tree.file("var/lib/apt/lists/release", "12\n")?;
     tree.file("etc/os-release", &os_release("bookworm", 12))?;
     tree.file("etc/debian_version", "12.7\n")
 }
 
-fn identity(tree: &Tree<'_>) -> io::Result<()> {
+fn identity(tree: &Tree<'_>, name: &str, address: &str, gateway: &str) -> io::Result<()> {
     tree.file(
         "etc/network/interfaces",
-        "# The loopback network interface\nauto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet static\n\taddress 10.0.5.12/24\n\tgateway 10.0.5.1\n",
+        &format!("# The loopback network interface\nauto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet static\n\taddress {address}/24\n\tgateway {gateway}\n"),
     )?;
-    tree.file("etc/hostname", "mercure\n")?;
+    tree.file("etc/hostname", &format!("{name}\n"))?;
     tree.file(
         "etc/hosts",
-        "127.0.0.1\tlocalhost\n10.0.5.12\tmercure.example.org mercure\n\n::1\tlocalhost ip6-localhost\n",
+        &format!("127.0.0.1\tlocalhost\n{address}\t{name}.example.org {name}\n\n::1\tlocalhost ip6-localhost\n"),
     )?;
-    tree.file("usr/sbin/dhclient", "")?;
-    tree.file("etc/resolv.conf", "nameserver 10.0.5.1\n")?;
+    tree.file("etc/resolv.conf", &format!("nameserver {gateway}\n"))?;
     tree.file("etc/ssh/sshd_config", "Port 22\nPermitRootLogin prohibit-password\nUsePAM yes\n")?;
     let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2ltdWxhdGVk\n-----END OPENSSH PRIVATE KEY-----\n";
     tree.secret("etc/ssh/ssh_host_ed25519_key", private)?;
     tree.secret("etc/ssh/ssh_host_ecdsa_key", private)?;
     tree.file("etc/ssh/ssh_host_ed25519_key.pub", ED25519)?;
     tree.file("etc/ssh/ssh_host_ecdsa_key.pub", ECDSA)?;
-    tree.file("etc/fstab", "# <file system> <mount point> <type> <options> <dump> <pass>\nsim:mercure / sim defaults 0 1\nsim:mercure-mail /srv/mail sim defaults 0 2\n")?;
     tree.file("etc/machine-id", "b08dfa6083e7567a1921a715000001fb\n")?;
     tree.file("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n_apt:x:100:65534::/nonexistent:/usr/sbin/nologin\nprobe:x:1000:1000::/home/probe:/bin/bash\n")?;
     tree.file("etc/group", "root:x:0:\nprobe:x:1000:\n")
 }
 
-fn services(tree: &Tree<'_>) -> io::Result<()> {
+fn services(tree: &Tree<'_>, services: &[(&str, &str)]) -> io::Result<()> {
     let wants = "etc/systemd/system/multi-user.target.wants";
     tree.dirs(&[wants])?;
-    for (name, description) in SERVICES {
+    for (name, description) in services {
         let unit = format!("lib/systemd/system/{name}.service");
         tree.file(&unit, &format!("[Unit]\nDescription={description}\n\n[Service]\nExecStart=/usr/sbin/{name}\n\n[Install]\nWantedBy=multi-user.target\n"))?;
         symlink(format!("/{unit}"), tree.0.join(wants).join(format!("{name}.service")))?;
     }
-    tree.file("etc/cron.d/mail-report", "0 6 * * * root /usr/local/bin/mail-report\n")?;
     tree.file("etc/nginx/nginx.conf", "events {}\nhttp { server { listen 80; root /var/www/html; } }\n")?;
     tree.file("var/www/html/index.html", "<h1>mercure</h1>\n")
 }

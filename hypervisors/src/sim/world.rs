@@ -65,6 +65,9 @@ pub struct HostConfig {
     pub shutdown_ms: u64,
     /// How long a detached job takes, in milliseconds.
     pub job_ms: u64,
+    /// The same for single guests and their clones, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub job_ms_of: BTreeMap<String, u64>,
     /// What the platform can do.
     pub capabilities: Capabilities,
     /// Services (`nginx.service` or `nginx`) that fail whenever they are started.
@@ -118,6 +121,7 @@ impl Default for HostConfig {
             boot_ms: 0,
             shutdown_ms: 0,
             job_ms: 0,
+            job_ms_of: BTreeMap::new(),
             capabilities: Capabilities { shares_host_kernel: true, reboots_from_memory: true, can_pause: true },
             failing_units: BTreeSet::new(),
             conffiles: vec!["/etc/postfix/main.cf".into()],

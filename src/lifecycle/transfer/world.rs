@@ -139,8 +139,9 @@ impl Upgrade<'_> {
         }
         let old = world::DeleteOld { tree: tree.clone(), source: source.clone(), job: self.job("delete-old") };
         steps.push(step(Stage::Recipe, old, 60.0));
-        if let Some(packages) = self.packages() {
-            steps.push(packages);
+        let packages = self.packages();
+        if !packages.is_empty() {
+            steps.extend(packages);
             let libs = world::DeleteOldLibs {
                 tree: tree.clone(),
                 source: source.clone(),
@@ -200,8 +201,9 @@ impl Upgrade<'_> {
             patience_s: INSTALL_S,
         };
         let mut steps = vec![step(Stage::Recipe, part(false, "freebsd-update"), 1800.0)];
-        if let Some(packages) = self.packages() {
-            steps.push(packages);
+        let packages = self.packages();
+        if !packages.is_empty() {
+            steps.extend(packages);
             if self.facts.foreign.older.is_empty() {
                 steps.push(step(Stage::Recipe, part(true, "freebsd-update-libs"), 60.0));
             }
@@ -210,14 +212,16 @@ impl Upgrade<'_> {
         steps
     }
 
-    fn packages(&self) -> Option<PlanStep> {
-        let packages = world::Packages {
-            tree: self.tree.clone(),
-            release: self.release.name.clone(),
-            job: self.job("packages"),
-            patience_s: PACKAGES_S,
-        };
-        (self.spec.packages && self.facts.tree.pkg).then(|| step(Stage::Recipe, packages, 600.0))
+    fn packages(&self) -> Vec<PlanStep> {
+        if !self.spec.packages || !self.facts.tree.pkg {
+            return Vec::new();
+        }
+        let (tree, release) = (self.tree.clone(), self.release.name.clone());
+        let shared = tree.scratch.parent().unwrap_or(&tree.scratch).join(format!("packages-{release}"));
+        let (job, patience_s) = (self.job("fetch"), PACKAGES_S);
+        let fetch = world::FetchPackages { tree: tree.clone(), release: release.clone(), shared, job, patience_s };
+        let packages = world::Packages { tree, release, job: self.job("packages"), patience_s, fetched: true };
+        vec![step(Stage::Recipe, fetch, 300.0), step(Stage::Recipe, packages, 300.0)]
     }
 
     fn collect(&self) -> PlanStep {

@@ -107,7 +107,7 @@ fn the_moving_line_is_never_in_the_way_of_a_text() {
     drop(go);
     queue.moving(Some(Arc::new(|_| "moving".into())));
     let begun = Instant::now();
-    while !queue.lock().drawn && begun.elapsed() < Duration::from_secs(2) {
+    while queue.lock().drawn == 0 && begun.elapsed() < Duration::from_secs(2) {
         std::thread::sleep(Duration::from_millis(5));
     }
     queue.put(Stream::Err, "a text\n");

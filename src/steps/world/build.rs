@@ -43,6 +43,9 @@ impl Step for BuildWorld {
     fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
         vec![manners.on(&self.host, typed(&self.source.env(), self.argv()))]
     }
+    fn shared(&self) -> Option<String> {
+        Some(format!("{}:world of {}", self.host, self.source.src.display()))
+    }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let host = machine(world, &self.host)?;
         Ok(present(look::source(host.as_ref(), &self.source).await?.complete()))

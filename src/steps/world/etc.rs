@@ -65,6 +65,9 @@ impl Step for EtcTree {
     fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
         vec![manners.on(&self.tree.host, self.command(&self.tarball))]
     }
+    fn shared(&self) -> Option<String> {
+        Some(format!("{}:{}", self.tree.host, self.tarball.display()))
+    }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let host = machine(world, &self.tree.host)?;
         let answer = ask(host.as_ref(), FRESH, &[&shown(&self.tarball), &shown(&self.source.src)]).await?;

@@ -12,7 +12,8 @@
 //! | [`ReplaceRcd`] | rc.d replaced whole | it is the release's |
 //! | [`FreebsdUpdate`] | `freebsd-update` instead of all of these | its end is noted |
 //! | [`DeleteOld`], [`DeleteOldLibs`] | `make delete-old`, `delete-old-libs` | `make check-old` finds none |
-//! | [`Packages`] | `pkg-static install -f pkg`, `upgrade -f`, in a passing jail | its end is noted |
+//! | [`FetchPackages`] | `pkg-static install -f pkg`, `upgrade -fF`, in a passing jail | its end is noted |
+//! | [`Packages`] | `pkg-static upgrade -f`, in a passing jail | its end is noted |
 //! | [`CollectUndecided`] | nothing: it reads what the merges left aside | – |
 //!
 //! All of it happens below the jail's root or in the run's scratch on the jail host and goes with the clone; undo has nothing to do.
@@ -22,6 +23,7 @@
 mod accounts;
 mod build;
 mod etc;
+mod fetch;
 mod install;
 mod mergemaster;
 mod old;
@@ -46,6 +48,7 @@ use crate::recipe::job::{self, End, Patience};
 
 pub use build::BuildWorld;
 pub use etc::{EtcBase, EtcTree, EtcUpdate};
+pub use fetch::FetchPackages;
 pub use install::{ClearFlags, InstallWorld};
 pub use mergemaster::{MergeMaster, ReplaceRcd};
 pub use old::{DeleteOld, DeleteOldLibs};

@@ -48,7 +48,7 @@ pub(super) async fn passing(host: &dyn Host, tree: &Tree, command: &[&str]) -> R
     ask(host, PASSING, &arguments).await
 }
 
-/// Reinstalls the jail's packages for its new base system: pkg(8) itself, then all of them.
+/// Reinstalls the jail's packages for its new base system: pkg(8) itself if that was not done, then all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packages {
     /// The jail.
@@ -60,38 +60,48 @@ pub struct Packages {
     pub job: String,
     /// How long it may take, in seconds.
     pub patience_s: u64,
+    /// They were fetched before, with pkg itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fetched: bool,
 }
 
-const ITSELF: &[&str] = &["/usr/local/sbin/pkg-static", "install", "-fy", "pkg"];
+pub(super) const ITSELF: &[&str] = &["/usr/local/sbin/pkg-static", "install", "-fy", "pkg"];
+pub(super) const FETCH: &[&str] = &["/usr/local/sbin/pkg-static", "upgrade", "-fFy"];
 const ALL: &[&str] = &["/usr/local/sbin/pkg-static", "upgrade", "-fy"];
 
-impl Packages {
-    async fn run(&self, world: &World, job: &str, command: &[&str], note: bool) -> Result<(), StepError> {
-        let (name, root) = (passing_jail(&self.tree.run), shown(&self.tree.root));
-        let head = ["sh", "-c", PASSING, "sh", &name, &root].into_iter();
-        let mut argv: Vec<String> = head.chain(command.iter().copied()).map(str::to_owned).collect();
-        if note {
-            argv = noting(&self.tree.scratch, PACKAGES, &self.release, &argv);
-        }
-        let mut last = LastLine::default();
-        let mut take = |bytes: &[u8]| {
-            last.feed(bytes);
-            world.progress(last.get(), None);
-        };
-        let work = Work { host: &self.tree.host, job, argv: &argv, env: &[], patience_s: self.patience_s };
-        let end = work.run(world, &mut take).await?;
-        if end.well() {
-            return Ok(());
-        }
-        let words = command.join(" ");
-        Err(match unfinished(world, &self.tree.host, &words, &end, last.get()) {
-            StepError::Failed { why, help } => StepError::Failed {
-                why,
-                help: help.map(|help| format!("{help}\nor leave them as they are: upgrade.packages = false")),
-            },
-            other => other,
-        })
+/// Runs a long command in a passing jail; `note`: its end is noted under this name, for this release.
+pub(super) async fn in_passing(
+    world: &World,
+    tree: &Tree,
+    job: &str,
+    command: &[&str],
+    note: Option<(&str, &str)>,
+    patience_s: u64,
+) -> Result<(), StepError> {
+    let (name, root) = (passing_jail(&tree.run), shown(&tree.root));
+    let head = ["sh", "-c", PASSING, "sh", &name, &root].into_iter();
+    let mut argv: Vec<String> = head.chain(command.iter().copied()).map(str::to_owned).collect();
+    if let Some((what, release)) = note {
+        argv = noting(&tree.scratch, what, release, &argv);
     }
+    let mut last = LastLine::default();
+    let mut take = |bytes: &[u8]| {
+        last.feed(bytes);
+        world.progress(last.get(), None);
+    };
+    let work = Work { host: &tree.host, job, argv: &argv, env: &[], patience_s };
+    let end = work.run(world, &mut take).await?;
+    if end.well() {
+        return Ok(());
+    }
+    let words = command.join(" ");
+    Err(match unfinished(world, &tree.host, &words, &end, last.get()) {
+        StepError::Failed { why, help } => StepError::Failed {
+            why,
+            help: help.map(|help| format!("{help}\nor leave them as they are: upgrade.packages = false")),
+        },
+        other => other,
+    })
 }
 
 #[async_trait]
@@ -103,15 +113,19 @@ impl Step for Packages {
         "-".into()
     }
     fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
-        [ITSELF, ALL].map(|command| manners.on(&self.tree.host, passing_argv(&self.tree, command))).to_vec()
+        let commands = if self.fetched { &[ALL][..] } else { &[ITSELF, ALL] };
+        commands.iter().map(|command| manners.on(&self.tree.host, passing_argv(&self.tree, command))).collect()
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let host = machine(world, &self.tree.host)?;
         Ok(present(noted(host.as_ref(), &self.tree.scratch, PACKAGES, &self.release).await?))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        self.run(world, &format!("{}-pkg", self.job), ITSELF, false).await?;
-        self.run(world, &self.job, ALL, true).await?;
+        let (tree, patience_s) = (&self.tree, self.patience_s);
+        if !self.fetched {
+            in_passing(world, tree, &format!("{}-pkg", self.job), ITSELF, None, patience_s).await?;
+        }
+        in_passing(world, tree, &self.job, ALL, Some((PACKAGES, &self.release)), patience_s).await?;
         Ok(Change::Changed.into())
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {

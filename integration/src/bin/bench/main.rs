@@ -20,6 +20,17 @@
 //! dump_rss_mib             the most memory it had while 4 GiB were moved, MiB
 //! ```
 //!
+//! Batches of simulated guests (the better part of an hour; only if they are named, `batch` names them all). Costs are
+//! processor seconds of the controller, pairs `[many, hundred]` of one guest:
+//!
+//! ```text
+//! batch_over_ideal                 a night of twelve guests of very different lengths on two hosts against the shortest possible
+//! batch_over_ideal_unknown_lengths the same, if nobody says what they take
+//! batch_cost_ratio_10000_over_100  what cloning one guest of ten thousand costs against one of a hundred; 1000 likewise
+//! batch_wall_ratio_10000_over_100  the same by the clock
+//! batch_rss_mib_10000              the most memory with ten thousand guests, MiB; 100 likewise
+//! ```
+//!
 //! On the emulated Xen host, with a guest that boots (minutes a sample; only if they are named, `xen` names them all):
 //!
 //! ```text
@@ -33,6 +44,7 @@
 //! `bench [KEY…]` measures these alone. `UPGRADECTL_LAB_NUMBER` chooses another native lab than 0, and a standing dom0 lab
 //! instead of one that is built and taken down.
 
+mod batch;
 mod copying;
 mod measure;
 mod prober;
@@ -66,6 +78,13 @@ const COPYING: &[Measurement<()>] = &[
     ("dump_rss_mib", copying::memory),
 ];
 
+/// On simulated fleets.
+const FLEETS: &[Measurement<()>] =
+    &[("batch_over_ideal", batch::ideal), ("batch_cost_ratio_10000_over_100", batch::scale)];
+
+/// All of [`FLEETS`].
+const ALL_OF_FLEETS: &str = "batch";
+
 /// On the dom0 lab.
 const XEN: &[Measurement<Dom0>] = &[
     ("xen_commands", xen::commands),
@@ -91,7 +110,8 @@ fn main() -> Result<ExitCode> {
         .map(|(key, _)| *key)
         .chain(COPYING.iter().map(|(key, _)| *key))
         .chain(XEN.iter().map(|(key, _)| *key))
-        .chain([ALL_OF_XEN]);
+        .chain(FLEETS.iter().map(|(key, _)| *key))
+        .chain([ALL_OF_XEN, ALL_OF_FLEETS]);
     let known: Vec<&str> = known.collect();
     for key in &args {
         ensure!(known.contains(&key.as_str()), "there is no measurement {key}; there are {}", known.join(", "));
@@ -105,6 +125,9 @@ fn main() -> Result<ExitCode> {
     measure_all(wanted, &lab, &mut results)?;
 
     let wanted = COPYING.iter().filter(|(key, _)| args.is_empty() || named(key));
+    measure_all(wanted, &(), &mut results)?;
+
+    let wanted = FLEETS.iter().filter(|(key, _)| named(key) || named(ALL_OF_FLEETS));
     measure_all(wanted, &(), &mut results)?;
 
     let wanted: Vec<_> = XEN.iter().filter(|(key, _)| named(key) || named(ALL_OF_XEN)).collect();

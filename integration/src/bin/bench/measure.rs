@@ -30,7 +30,7 @@ pub const MEMORY_OF: &str = "--memory-of";
 /// The script that clones by hand.
 const BY_HAND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/clone-by-hand");
 
-fn binary_path() -> Result<String> {
+pub fn binary_path() -> Result<String> {
     std::env::var("UPGRADECTL_BIN").context("UPGRADECTL_BIN is not set; run this by make")
 }
 

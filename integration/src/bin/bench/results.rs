@@ -7,7 +7,10 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 /// The most that a key may be.
-const TARGETS: [(&str, f64); 7] = [
+const TARGETS: [(&str, f64); 10] = [
+    ("batch_over_ideal", 1.15),
+    ("batch_cost_ratio_10000_over_100", 1.2),
+    ("batch_rss_mib_10000", 200.0),
     ("clone_over_script", 1.10),
     ("outage_over_hand", 1.10),
     ("status_ms", 15.0),

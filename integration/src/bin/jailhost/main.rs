@@ -56,6 +56,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("route", networks::routes::route),
     ("service", jails::service::main),
     ("services_mkdb", worlds::databases::services_mkdb),
+    ("sha256", tools::sha256::main),
     ("sockstat", networks::sockstat::main),
     ("stat", tools::stat::main),
     ("sysctl", tools::sysctl::main),

@@ -31,6 +31,7 @@ const PROGRAMS: &[&str] = &[
     "sysctl",
     "chflags",
     "find",
+    "sha256",
     "make",
     "etcupdate",
     "pwd_mkdb",

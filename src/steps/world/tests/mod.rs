@@ -31,6 +31,7 @@ async fn a_jail_goes_from_13_to_14() {
             "world.install",
             "world.etcupdate",
             "world.delete_old",
+            "world.fetch",
             "world.packages",
             "world.delete_old_libs",
             "world.undecided"
@@ -193,8 +194,13 @@ async fn a_broken_account_file_is_not_passed_over() {
 async fn packages_want_a_network_and_are_tried_again() {
     let bench = Bench::new();
     std::fs::remove_file(bench.at("fake/network")).unwrap();
-    let packages =
-        Packages { tree: bench.tree.clone(), release: "14.1-RELEASE-p5".into(), job: "pkg".into(), patience_s: 60 };
+    let packages = Packages {
+        tree: bench.tree.clone(),
+        release: "14.1-RELEASE-p5".into(),
+        job: "pkg".into(),
+        patience_s: 60,
+        fetched: false,
+    };
     // A jail of an earlier attempt, and its devices, are in the way.
     bench.set("jails/ServerA--k3f9_upgrade", "7");
     bench.set("mounted", &format!("devfs {}/dev devfs rw 0 0\n", bench.tree.root.display()));
@@ -205,6 +211,66 @@ async fn packages_want_a_network_and_are_tried_again() {
     bench.set("network", "");
     packages.apply(&bench.world, &Value::Null).await.unwrap();
     assert_eq!(packages.probe(&bench.world).await.unwrap(), Probe::Present);
+}
+
+#[tokio::test]
+async fn packages_are_fetched_once_for_all_jails_and_nobody_is_trusted() {
+    let bench = Bench::new();
+    let shared = bench.at("packages");
+    let fetch = |tree: &Tree| FetchPackages {
+        tree: tree.clone(),
+        release: "14.1-RELEASE-p5".into(),
+        shared: shared.clone(),
+        job: format!("fetch-{}", tree.run.to_lowercase()),
+        patience_s: 60,
+    };
+    let fetched = || bench.fake("log").lines().filter(|line| line.contains("fetched")).count();
+    // What the jail says of itself is not believed: a name that is not its content's, a link that leads out.
+    std::fs::create_dir_all(bench.tree.root.join("var/cache/pkg")).unwrap();
+    std::fs::write(bench.tree.root.join("var/cache/pkg/evil-1.0~0123456789.pkg"), "evil").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", bench.tree.root.join("var/cache/pkg/link~0123456789.pkg")).unwrap();
+    let first = fetch(&bench.tree);
+    let done = first.apply(&bench.world, &Value::Null).await.unwrap();
+    assert_eq!((fetched(), done.warnings.len()), (2, 0));
+    assert_eq!(first.probe(&bench.world).await.unwrap(), Probe::Present);
+    let kept = |shared: &std::path::Path| {
+        let names = std::fs::read_dir(shared).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.map(|name| name.split('~').next().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(kept(&shared), ["apache24-2.4.62", "pcre2-10.43"]);
+
+    // The second jail fetches nothing.
+    let second = Tree { root: bench.at("jails/ServerB--k3f9"), run: "ServerB--k3f9".into(), ..bench.tree.clone() };
+    let copy = std::process::Command::new("cp").arg("-a").args([&bench.tree.root, &second.root]).status().unwrap();
+    assert!(copy.success());
+    std::fs::remove_dir_all(second.root.join("var/cache/pkg")).unwrap();
+    let scratch = Tree { scratch: bench.at("scratch-b"), ..second.clone() };
+    fetch(&scratch).apply(&bench.world, &Value::Null).await.unwrap();
+    assert_eq!(fetched(), 2);
+
+    // One whose cache leads out of its tree gets nothing, gives nothing, and loses nothing by it.
+    let third = Tree {
+        root: bench.at("jails/ServerC--k3f9"),
+        run: "ServerC--k3f9".into(),
+        scratch: bench.at("scratch-c"),
+        ..second
+    };
+    let copy = std::process::Command::new("cp").arg("-a").args([&bench.tree.root, &third.root]).status().unwrap();
+    assert!(copy.success());
+    std::fs::remove_dir_all(third.root.join("var/cache")).unwrap();
+    std::fs::create_dir(bench.at("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(bench.at("elsewhere"), third.root.join("var/cache")).unwrap();
+    fetch(&third).apply(&bench.world, &Value::Null).await.unwrap();
+    let strays: Vec<_> = walk(&bench.at("elsewhere")).into_iter().filter(|name| name.contains(".new")).collect();
+    assert!(strays.is_empty() && kept(&shared).len() == 2, "{strays:?}");
+    assert_eq!(fetched(), 4, "it fetches by itself");
+}
+
+fn walk(directory: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    entries.flat_map(|entry| [vec![entry.path().display().to_string()], walk(&entry.path())].concat()).collect()
 }
 
 #[tokio::test]
@@ -292,12 +358,12 @@ async fn binaries_are_the_other_way() {
     let kinds: Vec<&str> = plan.iter().map(|step| step.op.action().kind()).collect();
     assert_eq!(
         kinds,
-        ["world.freebsd_update", "world.packages", "world.undecided"],
+        ["world.freebsd_update", "world.fetch", "world.packages", "world.undecided"],
         "a binary for 13 keeps the libraries"
     );
     let done = bench.run(&plan, false).await.unwrap();
     assert_eq!(bench.read("bin/freebsd-version"), "USERLAND_VERSION=\"14.1-RELEASE\"\n");
-    assert_eq!(done[2].data[0]["path"], "/etc/newsyslog.conf");
+    assert_eq!(done[3].data[0]["path"], "/etc/newsyslog.conf");
     assert!(bench.has("lib/libedit.so.7"));
     let libs = FreebsdUpdate {
         tree: bench.tree.clone(),

@@ -6,6 +6,7 @@ pub mod ls;
 pub mod rcconf;
 pub mod release;
 pub mod rm;
+pub mod sha256;
 pub mod stat;
 pub mod sysctl;
 pub mod sysrc;
