@@ -66,6 +66,51 @@ const STATUS: &str = "d=$1/$2; test -d \"$d/lock\" || { echo absent; exit 0; }; 
 /// Arguments: state directory, id, first byte counted from 1, most bytes.
 const OUTPUT: &str = "f=$1/$2/output; test -e \"$f\" || exit 0; tail -c \"+$3\" \"$f\" | head -c \"$4\"";
 
+/// Arguments: state directory, what ids begin with. The ids of those that run.
+const RUNNING: &str = "for d in \"$1/$2\"*; do if read p s o <\"$d/pid\" && test \"$o\" = \"$b\" && test \"$(born $p)\" = \"$s\"; then \
+    echo \"${d##*/}\"; fi; done 2>/dev/null; exit 0";
+
+/// Arguments: state directory, what ids begin with. Ends those that run, with all that they started, and removes the records of all. A
+/// make(1) has its jobs in process groups of their own, so it is gone by parents. Who does not end in ten seconds is killed.
+const END: &str = "all() { ps -axo pid=,ppid= | awk -v p=\"$1\" '{ up[$1] = $2 } END { for (i in up) { j = i; n = 0; \
+    while (j in up && n < 99) { if (j == p) { print i; break } j = up[j]; n++ } } }'; }; \
+    some() { for q in $l; do kill -0 \"$q\" 2>/dev/null && return 0; done; return 1; }; \
+    for d in \"$1/$2\"*; do test -d \"$d\" || continue; \
+    if test -s \"$d/pid\" && read p s o <\"$d/pid\" && test \"$o\" = \"$b\" && test \"$(born $p)\" = \"$s\"; then \
+    l=$(all \"$p\"); kill $l 2>/dev/null; i=0; while some; do i=$((i+1)); test $i -gt 50 && kill -9 $l 2>/dev/null; \
+    test $i -gt 100 && { echo \"${d##*/} does not end\" >&2; exit 1; }; sleep 0.2; done; fi; \
+    rm -rf \"$d\" || exit 1; done; exit 0";
+
+/// A name as part of a job's id.
+pub fn word(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
+/// The ids of jobs that run and begin so.
+///
+/// # Errors
+/// The machine cannot be asked.
+pub async fn running(host: &dyn Host, directory: &Path, begins: &str) -> Result<Vec<String>> {
+    let doing = format!("look for jobs {begins}… on {}", host.name());
+    let directory = checked(&doing, directory, begins)?;
+    let script = format!("{PROCESS}{RUNNING}");
+    let command = Command::new(["sh", "-c", &script, "sh", directory, begins]).timeout(Duration::from_secs(60));
+    let text = host.run(&command).await?.checked(doing, &command)?.text();
+    Ok(text.lines().map(super::printable).collect())
+}
+
+/// Ends the jobs that begin so, with all that they started, and forgets them.
+///
+/// # Errors
+/// One does not end; the machine cannot be asked.
+pub async fn end(host: &dyn Host, directory: &Path, begins: &str) -> Result<()> {
+    let doing = format!("end jobs {begins}… on {}", host.name());
+    let directory = checked(&doing, directory, begins)?;
+    let script = format!("{PROCESS}{END}");
+    let command = Command::new(["sh", "-c", &script, "sh", directory, begins]).timeout(Duration::from_secs(300));
+    host.run(&command).await?.checked(doing, &command).map(drop)
+}
+
 /// Starts a job, unless one of that id is there. `Created` once its runner is up.
 pub async fn start(host: &dyn Host, directory: &Path, job: &Job) -> Result<Change> {
     let doing = format!("start job {} on {}", job.id, host.name());
@@ -174,7 +219,7 @@ mod tests {
 
     #[test]
     fn scripts_survive_a_csh_login_shell() {
-        for script in [PROCESS, START, STATUS, OUTPUT] {
+        for script in [PROCESS, START, STATUS, OUTPUT, RUNNING, END] {
             assert!(!script.contains(['\n', '!']), "{script}");
         }
     }
@@ -186,6 +231,41 @@ mod tests {
         for bad in [&b""[..], b"ended\n", b"ended x\n", b"running", b"\xff\n", b"absent 1\n"] {
             assert_eq!(parse_status(bad), None);
         }
+    }
+
+    #[tokio::test]
+    async fn jobs_end_with_all_that_they_started_and_others_go_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = LocalHost::new("here").jobs_in(directory.path());
+        let pids = directory.path().join("pids");
+        // One child takes no notice of being asked, one has a process group of its own.
+        let script =
+            "trap '' TERM; sleep 1000 & echo $! >\"$1\"; setsid sleep 1000 & echo $! >>\"$1\"; wait; sleep 1000";
+        host.job_start(&job("servera-k3f9-1-world", &["sh", "-c", script, "sh", pids.to_str().unwrap()]))
+            .await
+            .unwrap();
+        host.job_start(&job("servera-k3f9-1-etc", &["true"])).await.unwrap();
+        host.job_start(&job("serverb-k3f9-1-world", &["sleep", "1000"])).await.unwrap();
+        ended(&host, "servera-k3f9-1-etc").await;
+        for _ in 0..100 {
+            if std::fs::read_to_string(&pids).is_ok_and(|text| text.lines().count() == 2) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let begins = "servera-k3f9-";
+        assert_eq!(running(&host, directory.path(), begins).await.unwrap(), ["servera-k3f9-1-world"]);
+        end(&host, directory.path(), begins).await.unwrap();
+        for pid in std::fs::read_to_string(&pids).unwrap().lines() {
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            assert!(state.is_empty() || state.contains(") Z "), "it still runs: {state}");
+        }
+        for id in ["servera-k3f9-1-world", "servera-k3f9-1-etc"] {
+            assert_eq!(host.job_status(id).await.unwrap(), JobStatus::Absent);
+        }
+        assert!(matches!(host.job_status("serverb-k3f9-1-world").await.unwrap(), JobStatus::Running { .. }));
+        end(&host, directory.path(), begins).await.unwrap();
+        end(&host, directory.path(), "serverb-").await.unwrap();
     }
 
     #[tokio::test]

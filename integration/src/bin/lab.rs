@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use integration::dom0::guest::{self, MERCURE};
 use integration::dom0::{Dom0, Toolstack, image, session};
 use integration::lab::guest as native;
-use integration::lab::{Lab, jails, timed};
+use integration::lab::{Lab, jails, timed, worlds};
 
 const USAGE: &str = "usage: lab [--number N] up [mercure] [tiny]   build lab N (0) with these guests (mercure)
        lab [--number N] jails                  build lab N with a host of jails and a server that is to become one
@@ -45,7 +45,7 @@ fn main() -> Result<ExitCode> {
         }
         ["jails"] => {
             lab.up(&[])?;
-            jails::up(&lab)?;
+            jails::up(&lab, worlds::OLD)?;
             jails::declare(&lab, "upgrade = { recipe = \"freebsd-world\", src = \"/usr/src\" }\n")?;
             explain(&lab, &[jails::JAILHOST, jails::SERVER]);
         }

@@ -61,11 +61,11 @@ fn persona(name: &str, release: &str, card: &str) -> String {
     )
 }
 
-/// Brings the host of jails and the server up in a lab that stands, with base systems ([`worlds`]).
+/// Brings the host of jails and a server of a release up in a lab that stands, with base systems ([`worlds`]).
 ///
 /// # Errors
 /// Whatever could not be built.
-pub fn up(lab: &Lab) -> Result<()> {
+pub fn up(lab: &Lab, release: &str) -> Result<()> {
     let tar = image::tar(JAILHOST.image)?;
     guest::place(lab, &JAILHOST, &tar)?;
     let root = JAILHOST.root(lab);
@@ -77,7 +77,7 @@ pub fn up(lab: &Lab) -> Result<()> {
     // Its file system is this machine's, of no device of its own; nothing is dumped from there.
     fs::write(root.join("var/db/jailhost/filesystems"), "/dev/ada0p2 / ufs local,soft-updates /dev/null\n")?;
     worlds::sources(&root)?;
-    server(lab, &tar)?;
+    server(lab, &tar, release)?;
     for guest in [&JAILHOST, &SERVER] {
         // libvirt loses a control group now and then to its own clean-up after another guest.
         if guest::start(lab, guest.name).is_err() {
@@ -104,7 +104,7 @@ pub fn server_root(lab: &Lab) -> PathBuf {
 }
 
 /// Makes the server: an ext4 for its root, and one for /usr.
-fn server(lab: &Lab, tar: &Path) -> Result<()> {
+fn server(lab: &Lab, tar: &Path, release: &str) -> Result<()> {
     let mounted = server_root(lab);
     let mut devices = Vec::new();
     for (name, at, mib) in [("root", mounted.clone(), ROOT_MIB), ("usr", mounted.join("usr"), USR_MIB)] {
@@ -132,8 +132,8 @@ fn server(lab: &Lab, tar: &Path) -> Result<()> {
         fs::set_permissions(mounted.join(directory), fs::Permissions::from_mode(0o555))?;
     }
     guest::make_it(lab, &SERVER, &mounted)?;
-    dress(&mounted, &persona("ServerA.lab", worlds::OLD, "fxp0"))?;
-    worlds::server(&mounted)?;
+    dress(&mounted, &persona("ServerA.lab", release, "fxp0"))?;
+    worlds::server(&mounted, release)?;
     let address = lab.address(SERVER.host);
     let [root, usr] = devices.as_slice() else { anyhow::bail!("two devices") };
     let write =

@@ -27,13 +27,13 @@ pub struct Trial {
 const CARRY: &str = "carry = [{ kind = \"rsync\", path = \"/var/mail/\" }]";
 
 impl Trial {
-    /// A lab with both of them; the inventory says nothing of an upgrade.
+    /// A lab with both of them, the server of a release; the inventory says nothing of an upgrade.
     ///
     /// # Errors
     /// That failed.
-    pub fn new() -> Result<Trial> {
+    pub fn new(release: &str) -> Result<Trial> {
         let lab = Lab::numbered(1)?.standing(&[])?;
-        jails::up(&lab)?;
+        jails::up(&lab, release)?;
         jails::declare(&lab, CARRY)?;
         let product = Upgradectl::in_lab(&lab)?.under(jails::known_to(&lab));
         Ok(Trial { lab, product })
@@ -52,7 +52,9 @@ impl Trial {
     /// # Errors
     /// That failed.
     pub fn says(&self, line: &str, code: i32) -> Result<Said> {
-        self.product.run(line.split(' '))?.expect(code)
+        let said = self.product.run(line.split(' '))?;
+        eprintln!("{line}: {}, {:.1} s", said.code, said.took.as_secs_f64());
+        said.expect(code)
     }
 
     /// Begins a verb and ends it as kill -9 does, a while after a step of this kind and title has begun.
@@ -79,7 +81,7 @@ impl Trial {
     /// # Errors
     /// That failed.
     pub fn host(&self) -> Result<String> {
-        let look = "cd /etc && for f in rc.conf jail.conf jail.*.conf; do test -f $f && { echo \"== $f\"; cat $f; }; done; jls -n name; ls /usr/jails; ls /usr/jails/.upgradectl 2>/dev/null | grep -v '^etc-.*tbz$'; ip -4 -o address show dev eth0 | awk '{ print $4 }'";
+        let look = "cd /etc && for f in rc.conf jail.conf jail.*.conf; do test -f $f && { echo \"== $f\"; cat $f; }; done; jls -n name; ls /usr/jails; ls /usr/jails/.upgradectl 2>/dev/null; ip -4 -o address show dev eth0 | awk '{ print $4 }'";
         self.on(JAILHOST.host, look)
     }
 

@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use integration::lab::jails::JAILHOST;
-use integration::lab::worlds::{NEW, NEWER, OLD};
+use integration::lab::worlds::{AGED, NEW, NEWER, OLD};
+use integration::transfer::struck::{At, goes_on};
 use integration::transfer::trial::Trial;
 use integration::transfer::upgraded::is_upgraded;
 
@@ -17,6 +18,36 @@ pub fn upgrades(trial: &Trial, tree: &str) -> Result<()> {
     ensure!(said.stdout.contains(&format!("{OLD} to {NEW}")), "from and to: {said}");
     trial.says("upgrade ServerA", 0)?;
     is_upgraded(trial, tree)
+}
+
+/// A jail that is older than etcupdate(8) is brought to a release that is, too, by a controller that is killed in some of its steps: its
+/// files are compared and not put together, what it lacks comes.
+pub fn goes_by_mergemaster(trial: &Trial, places: impl Fn(usize) -> Vec<At>) -> Result<()> {
+    trial.world("src = \"/usr/src9\"")?;
+    let said = trial.says("plan upgrade ServerA", 0)?;
+    ensure!(said.stdout.contains(&format!("8.4 to {AGED}")), "from and to: {said}");
+    goes_on(trial, "upgrade ServerA", places)?;
+    let tree = trial.tree()?;
+    let host = |command: &str| trial.on(JAILHOST.host, &format!("cd {tree} && {command}"));
+    let world =
+        host("cat usr/include/osreldate.h; tail -c 60 bin/sh; ls bin/freebsd-version usr/bin/gone 2>/dev/null; true")?;
+    ensure!(world.contains("903001") && world.contains(&format!("bin/sh of FreeBSD {AGED}")), "{world}");
+    ensure!(!world.contains("freebsd-version") && !world.contains("gone"), "{world}");
+    let etc = host(
+        "head -1 etc/newsyslog.conf etc/motd.template; cat etc/syslog.conf; grep -c ^auditdistd: etc/master.passwd; ls etc/rc.d",
+    )?;
+    ensure!(
+        etc.contains("ServerA keeps its logs") && etc.contains("FreeBSD 8.4-RELEASE"),
+        "what is there stays: {etc}"
+    );
+    ensure!(etc.contains("/dev/console\n1\nsshd\nsyslogd"), "what was missing came, and rc.d whole: {etc}");
+    let kept = trial.on(JAILHOST.host, "ls /usr/jails/.upgradectl/ServerA--*/backup/rc.d")?;
+    ensure!(kept.contains("cron"), "the old rc.d is kept: {kept}");
+    let listed = trial.says("conffiles list ServerA", 0)?;
+    for file in ["/etc/newsyslog.conf", "/etc/motd.template"] {
+        ensure!(listed.stdout.contains(file), "{file} is not in the queue: {listed}");
+    }
+    Ok(())
 }
 
 /// A text without the line ends that a terminal's width puts into it.

@@ -5,14 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::lab::jails::{JAILHOST, SERVER};
+use integration::lab::worlds::{ANCIENT, OLD};
+use integration::transfer::struck::{At, BOTH, goes_on};
 use integration::transfer::trial::{CLONE, PARKED, Trial};
 use integration::verb::{Verb, event};
 
 use super::base_system;
 
+/// In every fourth step; in all of them, and twice: `make soak`.
+fn now_and_then(step: usize) -> Vec<At> {
+    if step % 4 == 2 { vec![BOTH[step / 4 % 2]] } else { Vec::new() }
+}
+
 #[test]
 fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
-    let trial = Trial::new()?;
+    let trial = Trial::new(OLD)?;
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
     trial.on(SERVER.host, "echo mine > /usr/local/etc/mine; ln /usr/local/etc/mine /usr/local/etc/mine2")?;
 
@@ -81,7 +88,7 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
 
 #[test]
 fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> {
-    let trial = Trial::new()?;
+    let trial = Trial::new(OLD)?;
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
     let fault = |host: u8, line: &str| trial.on(host, &format!("echo '{line}' > /var/db/jailhost/faults"));
     let as_before = |what: &str| -> Result<()> {
@@ -120,13 +127,17 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
     fault(JAILHOST.host, "service onestart = lie x2")?;
     let said = trial.says("promote ServerA --yes", 1)?;
     ensure!(trial.server(SERVER.host)? == server, "{said}\n{}", trial.server(SERVER.host)?);
-    trial.says("abort ServerA --yes", 0)?;
-    as_before("aborted")
+    // Once more, and given up from there; the controller is killed now and then on both ways.
+    trial.says("verify ServerA", 0)?;
+    goes_on(&trial, "promote ServerA --yes", now_and_then)?;
+    ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1", "the jail answers in its place");
+    goes_on(&trial, "abort ServerA --yes", now_and_then)?;
+    as_before("given up from promoted")
 }
 
 #[test]
 fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> {
-    let trial = Trial::new()?;
+    let trial = Trial::new(ANCIENT)?;
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
 
     // In the middle of /usr: what is whole is not copied again.
@@ -140,7 +151,7 @@ fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> 
     let events = trial.says("resume ServerA --json", 0)?.events()?;
     let copied = |of: &str| events.iter().any(|seen| event("step_started", "transfer.filesystems", of)(seen));
     ensure!(copied(&tree(&run)) && !copied(&format!("copy / of ServerA to /usr/jails/{run}")), "{events:#?}");
-    trial.says("upgrade ServerA", 0)?;
+    base_system::goes_by_mergemaster(&trial, now_and_then)?;
     trial.says("verify ServerA", 0)?;
 
     // While the server is on its way to its parking address: nobody comes back, but the minute's look does.

@@ -1,12 +1,18 @@
 //! Every step of every verb of a server that becomes a jail: the controller is killed there, and both ways out lead where they lead.
 
-use anyhow::{Result, ensure};
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use integration::command::run;
 use integration::crash::{self, Figures};
-use integration::lab::jails::SERVER;
+use integration::lab::jails::{JAILHOST, SERVER};
+use integration::lab::worlds::OLD;
 use integration::transfer::kept::Kept;
 use integration::transfer::struck::{At, BOTH, gives_up, goes_on};
 use integration::transfer::trial::Trial;
 use integration::transfer::upgraded::is_upgraded;
+use integration::verb::Verb;
 
 fn count(verb: &str, test: &str, figures: Figures) -> Result<()> {
     crash::count(env!("CARGO_TARGET_TMPDIR"), "jail", verb, &format!("jail-{verb}-{test}"), figures)
@@ -17,7 +23,7 @@ const WORLD: &str = "base = \"/usr/src12\"";
 
 #[test]
 fn a_transfer_killed_in_every_step_is_gone_on_with() -> Result<()> {
-    let trial = Trial::new()?;
+    let trial = Trial::new(OLD)?;
     trial.world(WORLD)?;
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
     let strike = |line: &str| -> Result<()> {
@@ -34,7 +40,9 @@ fn a_transfer_killed_in_every_step_is_gone_on_with() -> Result<()> {
     ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1", "the jail answers in its place");
     strike("rollback ServerA --yes")?;
     ensure!(trial.server(SERVER.host)? == server, "rolled back:\n{}", trial.server(SERVER.host)?);
-    // From promoted back to the beginning.
+    // The same base system once more, into a jail that runs; then from promoted back to the beginning.
+    trial.says("upgrade ServerA", 0)?;
+    is_upgraded(&trial, &trial.tree()?)?;
     trial.says("verify ServerA", 0)?;
     trial.says("promote ServerA --yes", 0)?;
     strike("abort ServerA --yes")?;
@@ -52,7 +60,7 @@ fn a_transfer_killed_in_every_step_is_gone_on_with() -> Result<()> {
 
 #[test]
 fn a_transfer_killed_in_every_step_is_given_up() -> Result<()> {
-    let trial = Trial::new()?;
+    let trial = Trial::new(OLD)?;
     trial.world(WORLD)?;
     let before = (trial.host()?, trial.server(SERVER.host)?);
     let strike = |line: &str, back: &dyn Fn() -> Result<()>, places: &dyn Fn(usize) -> Vec<At>| -> Result<()> {
@@ -65,6 +73,15 @@ fn a_transfer_killed_in_every_step_is_given_up() -> Result<()> {
     trial.says("clone ServerA", 0)?;
     let cloned = Kept::of(&trial, "cloned")?;
     strike("upgrade ServerA", &|| cloned.back(), &both)?;
+    // In the middle of work that goes on by itself.
+    cloned.back()?;
+    trial.on(JAILHOST.host, "echo 'make installworld = hang 900' > /var/db/jailhost/faults")?;
+    trial.killed("upgrade ServerA", "world.install", "", Duration::from_secs(3))?;
+    let said = trial.says("upgrade ServerA", 7)?;
+    ensure!(said.stderr.contains("an earlier attempt is still at work"), "{said}");
+    trial.says("abort ServerA --yes", 0)?;
+    let left = trial.on(JAILHOST.host, "ps axo args | grep '[i]nstallworld'; ls /var/lib/upgradectl/jobs; true")?;
+    ensure!(left.trim().is_empty() && before == (trial.host()?, trial.server(SERVER.host)?), "{left}");
     cloned.back()?;
     trial.says("upgrade ServerA", 0)?;
     trial.says("verify ServerA", 0)?;
@@ -75,4 +92,35 @@ fn a_transfer_killed_in_every_step_is_given_up() -> Result<()> {
     strike("rollback ServerA --yes", &promoted, &|step| {
         if step % 3 == 0 { vec![BOTH[step / 3 % 2]] } else { Vec::new() }
     })
+}
+
+#[test]
+fn a_server_with_nothing_but_a_console_comes_back() -> Result<()> {
+    let trial = Trial::new(OLD)?;
+    let inventory = fs::read_to_string(trial.lab.inventory())?;
+    let console =
+        |line: &str| if line.starts_with("parking") { "console = true\n".to_owned() } else { format!("{line}\n") };
+    fs::write(trial.lab.inventory(), inventory.lines().map(console).collect::<String>())?;
+    let before = (trial.host()?, trial.server(SERVER.host)?);
+    for line in ["clone ServerA", "upgrade ServerA", "verify ServerA"] {
+        trial.says(line, 0)?;
+    }
+    let said = trial.says("promote ServerA --yes", 0)?;
+    ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1", "the jail answers: {said}");
+    // Somebody goes to the machine and types what the way back shows.
+    let mut verb = Verb::begin("rollback", &mut trial.product.command(["rollback", "ServerA", "--yes", "--json"]))?;
+    let shown = |seen: &serde_json::Value| {
+        seen["detail"].as_str().and_then(|text| text.strip_prefix("on the console of ServerA: ").map(str::to_owned))
+    };
+    let line = shown(verb.until(|seen| shown(seen).is_some())?).context("a line to type")?;
+    eprintln!("typed at the console: {line}");
+    let init = fs::read_to_string(format!("/proc/{0}/task/{0}/children", trial.lab.domain_id(SERVER.name)?))?;
+    let path = "PATH=/usr/local/jailhost:/usr/sbin:/usr/bin:/sbin:/bin";
+    run("nsenter").args(["--target", init.trim(), "--all", "env", "-i", path, "sh", "-c", &line]).output()?;
+    let (code, events) = verb.end()?;
+    ensure!(code == 0, "{:#?}", events.last());
+    ensure!(trial.server(SERVER.host)? == before.1, "as it was:\n{}", trial.server(SERVER.host)?);
+    trial.says("abort ServerA --yes", 0)?;
+    ensure!(before == (trial.host()?, trial.server(SERVER.host)?), "given up");
+    Ok(())
 }

@@ -81,6 +81,11 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     // The way back has ended when the server lets us in at its own address, with its services.
     let up = look(Stage::Settle, settle(&host, &record.original), 2.0).on_failure(OnFailure::Stop).outage_ends();
     steps.push(PlanStep::new(Stage::Fence, stop, 5.0).outage_begins().undone_between(Vec::new(), vec![up]));
+    // A server that leaves the network cannot be asked any more; nothing runs on it that would still write.
+    let leaves = run.parking.is_none();
+    if leaves {
+        steps.extend(carry(true));
+    }
     let (rc_before, rc_after, diff) = now.rc_conf;
     let park = server::Park {
         server: run.server.clone(),
@@ -96,7 +101,9 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         .on_failure(OnFailure::Stop);
     steps.push(PlanStep::new(Stage::Fence, park, 5.0).undone_between(vec![given_up], Vec::new()));
     steps.push(PlanStep::new(Stage::Fence, quiet(record, run, None), 4.0).undo(Undo::Nothing));
-    steps.extend(carry(true));
+    if !leaves {
+        steps.extend(carry(true));
+    }
     let define = domain::Define {
         host: host.clone(),
         definition: now.definition,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hypervisors::Hypervisor;
+use hypervisors::host::job;
 use hypervisors::transfer::compressions;
 use hypervisors::transfer::snap::Snap;
 
@@ -13,7 +14,7 @@ use crate::guest::freebsd::JailSpec;
 use crate::inventory::{GuestSpec, Recipe};
 use crate::lifecycle::back::Past;
 use crate::lifecycle::error::{Failure, exit};
-use crate::lifecycle::preflight::{Finding, recipe_finding};
+use crate::lifecycle::preflight::{Finding, Findings, recipe_finding};
 use crate::lifecycle::record::RunFacts;
 use crate::steps::{Action, StepError, StepRef, World, reduce, transfer};
 
@@ -130,15 +131,28 @@ pub async fn upgrade(
     let host = hypervisor.host();
     let (facts, found) = world::preflight(&*host, &run.root, &run.scratch, recipe).await?;
     let name = &record.clone.name;
-    let word: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let word = job::word(name);
+    let mut findings: Vec<Finding> = found.into_iter().map(recipe_finding).collect();
+    findings.extend(at_work(&job::running(&*host, Path::new(job::DIRECTORY), &format!("{word}-")).await?, record));
     let job = |what: &str| format!("{word}-{number}-{what}");
     let steps = world::steps(&record.host, name, &run.root, &run.scratch, recipe, &facts, &job);
     let way = facts.target(&world::wanted(recipe).method).map(|to| match &facts.tree.release {
         Some(from) => format!("{from} to {to}"),
         None => format!("to {to}"),
     });
-    Ok(BaseSystem { steps, findings: found.into_iter().map(recipe_finding).collect(), way })
+    Ok(BaseSystem { steps, findings, way })
+}
+
+/// Work of an attempt that was interrupted goes on by itself: two at once would spoil the tree.
+fn at_work(running: &[String], record: &RunFacts) -> Option<Finding> {
+    let mut findings = Findings::default();
+    let guest = &record.original.name;
+    findings.refuse(
+        "at_work",
+        format!("an earlier attempt is still at work on {}: {}", record.host, running.join(", ")),
+        format!("upgradectl resume {guest} goes on with it; upgradectl abort {guest} ends it"),
+    );
+    findings.0.pop().filter(|_| !running.is_empty())
 }
 
 /// What gives the jail the server's identity, and what is to be told of it.

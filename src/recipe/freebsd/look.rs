@@ -24,13 +24,17 @@ pub(super) const HOST: &str = "echo '== kernel'; uname -K 2>/dev/null; echo '== 
     command -v $t >/dev/null 2>&1 && echo $t; done; \
     echo '== conf'; cat /etc/src.conf /etc/src-env.conf /etc/make.conf 2>/dev/null | grep '^ *WITHOUT_'; exit 0";
 
+/// The first release with freebsd-version(1); what was built of an older one is told by its osreldate.h.
+const VERSIONED: u32 = 10;
+
 /// Arguments: source. Prints its version, where its objects are, and what a finished buildworld left there: the version it was
-/// made of, and programs that are built early and late.
+/// made of, by name and by number, and programs that are built early and late.
 pub(super) const SOURCE: &str = "s=$1; echo '== newvers'; grep -E '^(REVISION|BRANCH)=' \"$s/sys/conf/newvers.sh\" 2>/dev/null; \
     echo '== param'; grep -E '^#define[[:space:]]+__FreeBSD_version' \"$s/sys/sys/param.h\" 2>/dev/null; \
     test -f \"$s/Makefile\" || exit 0; o=$(make -C \"$s\" -V OBJTOP 2>/dev/null); \
     test -n \"$o\" || o=$(make -C \"$s\" -V .OBJDIR 2>/dev/null); test -n \"$o\" || exit 0; echo '== objects'; echo \"$o\"; \
     echo '== built'; grep '^USERLAND_VERSION=' \"$o/bin/freebsd-version/freebsd-version\" 2>/dev/null; \
+    echo '== number'; grep -E '^#define[[:space:]]+__FreeBSD_version' \"$o/include/osreldate.h\" 2>/dev/null; \
     echo '== missing'; for f in bin/freebsd-version/freebsd-version bin/sh/sh usr.bin/yes/yes; do \
     test -e \"$o/$f\" || echo $f; done; exit 0";
 
@@ -215,14 +219,16 @@ fn unpatched(name: &str) -> &str {
 pub async fn source(host: &dyn Host, source: &Source) -> Result<SourceFacts> {
     let src = source.src.display().to_string();
     let answer = Answer::of(host, "look at the source", SOURCE, &[&src], &source.env()).await?;
-    let built = Release::of_tree(&answer.text("built"), "").map(|release| release.name);
+    let release = Release::of_source(&answer.text("newvers"), &answer.text("param"));
+    let mut built = Release::of_tree(&answer.text("built"), "").map(|built| built.name);
+    let mut missing = answer.shown("missing");
+    if let Some(release) = release.as_ref().filter(|release| release.major() < VERSIONED) {
+        missing.retain(|path| path != "bin/freebsd-version/freebsd-version");
+        built = Release::of_tree("", &answer.text("number"))
+            .map(|built| if built.osrel == release.osrel { release.name.clone() } else { built.name });
+    }
     let objects = answer.lines("objects").first().map(PathBuf::from).filter(|path| path.is_absolute());
-    Ok(SourceFacts {
-        release: Release::of_source(&answer.text("newvers"), &answer.text("param")),
-        objects,
-        built,
-        missing: answer.shown("missing"),
-    })
+    Ok(SourceFacts { release, objects, built, missing })
 }
 
 /// Looks at a jail's tree.

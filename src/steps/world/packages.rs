@@ -7,6 +7,7 @@
 
 use async_trait::async_trait;
 use hypervisors::host::Output;
+use hypervisors::jail::passing_jail;
 use hypervisors::{Change, Host};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,14 +26,9 @@ pub(super) const PASSING: &str = "n=$1 r=$2; shift 2; tidy() { jls -j \"$n\" jid
     jail -c name=\"$n\" path=\"$r\" host.hostname=\"$n\" ip4=inherit ip6=inherit mount.devfs exec.clean command=\"$c\" \"$@\"; \
     s=$?; tidy; exit $s";
 
-/// The passing jail's name: not the run's, which is not started. A dot would be a child's.
-fn passing_name(tree: &Tree) -> String {
-    format!("{}_upgrade", tree.run.replace(['.', '/'], "_"))
-}
-
 /// A command in a passing jail, as one would type it.
 pub(super) fn passing_argv(tree: &Tree, command: &[&str]) -> Vec<String> {
-    let name = passing_name(tree);
+    let name = passing_jail(&tree.run);
     let mut argv =
         vec!["jail".to_owned(), "-c".to_owned(), format!("name={name}"), format!("path={}", tree.root.display())];
     let parameters = ["ip4=inherit", "ip6=inherit", "mount.devfs", "exec.clean"].map(str::to_owned);
@@ -47,7 +43,7 @@ pub(super) fn passing_argv(tree: &Tree, command: &[&str]) -> Vec<String> {
 
 /// Runs a short command in a passing jail.
 pub(super) async fn passing(host: &dyn Host, tree: &Tree, command: &[&str]) -> Result<Output, StepError> {
-    let (name, root) = (passing_name(tree), shown(&tree.root));
+    let (name, root) = (passing_jail(&tree.run), shown(&tree.root));
     let arguments: Vec<&str> = [name.as_str(), &root].into_iter().chain(command.iter().copied()).collect();
     ask(host, PASSING, &arguments).await
 }
@@ -82,7 +78,7 @@ pub(super) async fn in_passing(
     note: Option<(&str, &str)>,
     patience_s: u64,
 ) -> Result<(), StepError> {
-    let (name, root) = (passing_name(tree), shown(&tree.root));
+    let (name, root) = (passing_jail(&tree.run), shown(&tree.root));
     let head = ["sh", "-c", PASSING, "sh", &name, &root].into_iter();
     let mut argv: Vec<String> = head.chain(command.iter().copied()).map(str::to_owned).collect();
     if let Some((what, release)) = note {

@@ -27,8 +27,8 @@ use tokio::time::{Instant, sleep};
 
 use self::running::Running;
 use self::texts::{Shelf, Texts, wrong};
-pub use self::trees::RUNS;
 use self::trees::Trees;
+pub use self::trees::{RUNS, passing_jail};
 use super::address;
 use super::conf::edit::{Change as ConfChange, Setting};
 use super::conf::{Config, Dialect, Files, NewJail, name_of};

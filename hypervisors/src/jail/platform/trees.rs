@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::host::{Command, printable_tail};
+use crate::host::{Command, job, printable_tail};
 use crate::storage::{Access, Opened, Snapshot, VolumeFacts};
 use crate::{Cause, Change, Error, Host, Mark, Result, Storage, VolumeKind, VolumeRef};
 
@@ -32,9 +32,19 @@ const REMOVE: &str = "case \"$(cat \"$2/mark\" 2>/dev/null)\" in \"$3\".*) ;; *)
     if test -d \"$1\"; then command -v chflags >/dev/null 2>&1 && chflags -R 0 \"$1\" 2>/dev/null; rm -rf -- \"$1\" || exit 1; fi; \
     test -e \"$1\" && { echo \"$1 is still there\" >&2; exit 1; }; ";
 
+/// Arguments: tree, name. What was left of a jail that was made for one command ([`passing_jail`]) goes, and its devices.
+const PASSED: &str = "jls -j \"$2\" jid >/dev/null 2>&1 && jail -r \"$2\" >/dev/null 2>&1; \
+    jls path 2>/dev/null | grep -qxF \"$1\" && exit 0; i=0; while test $i -lt 5 && mount -p 2>/dev/null | awk -v d=\"$1/dev\" '$2 == d { f = 1 } END { exit 1 - f }'; do \
+    umount \"$1/dev\" || break; i=$((i+1)); done; exit 0";
+
+/// The name of a jail that a run makes of its tree for one command: not the run's, which is not started. A dot would be a child's.
+pub fn passing_jail(run: &str) -> String {
+    format!("{}_upgrade", run.replace(['.', '/'], "_"))
+}
+
 /// Arguments: tree, the run's directory. Everything goes, the mark last; with the last run what runs had in common.
 const FORGET: &str = "test -d \"$2\" || exit 0; for f in \"$2\"/* \"$2\"/.[A-Za-z0-9]*; do test \"$f\" = \"$2/mark\" || rm -rf -- \"$f\" || exit 1; done; \
-    rm -rf -- \"$2\" && { ls -d \"${2%/*}\"/*/ >/dev/null 2>&1 || rm -f -- \"${2%/*}\"/etc-*.tbz; rmdir -- \"${2%/*}\" 2>/dev/null; exit 0; }";
+    rm -rf -- \"$2\" && { ls \"${2%/*}\"/*/mark >/dev/null 2>&1 || rm -f -- \"${2%/*}\"/etc-*.tbz; rmdir -- \"${2%/*}\" 2>/dev/null; exit 0; }";
 
 /// The driver for the trees of a host of jails.
 #[derive(Clone, Debug)]
@@ -74,6 +84,19 @@ impl Trees {
         Ok((mark, place, free.unwrap_or(0) << 10))
     }
 
+    /// Ends and forgets the jobs of a run: an upgrade is this machine's work, not the jail's, and goes on by itself.
+    async fn end_jobs(&self, run: &str) -> Result<()> {
+        job::end(&*self.host, Path::new(job::DIRECTORY), &format!("{}-", job::word(run))).await
+    }
+
+    /// Ends what a run still does to its tree.
+    async fn stop_work(&self, tree: &Path, run: &str) -> Result<()> {
+        self.end_jobs(run).await?;
+        let doing = format!("end what works on {} on {}", tree.display(), self.host.name());
+        let command = Self::command(PASSED, &[&tree.to_string_lossy(), &passing_jail(run)]);
+        self.host.run(&command).await?.checked(doing, &command).map(drop)
+    }
+
     fn unsupported<T>(what: &str, volume: &VolumeRef) -> Result<T> {
         Err(Error::new(format!("{what} {volume}"), Cause::Unsupported("trees of jails are not copied".into())))
     }
@@ -108,6 +131,9 @@ impl Storage for Trees {
         let doing = format!("remove {} on {}", volume.path.display(), self.host.name());
         // By the tree's own name: a run's mark says nothing of another run's tree.
         let (tree, scratch) = (volume.path.to_string_lossy(), scratch(&volume.path, &run_of(&volume.path)));
+        if run == run_of(&volume.path) {
+            self.stop_work(&volume.path, run).await?;
+        }
         let script = format!("{REMOVE}{FORGET}");
         let command =
             Self::command(&script, &[&tree, &scratch.to_string_lossy(), run]).timeout(Duration::from_secs(4 * 3600));
@@ -129,6 +155,7 @@ impl Storage for Trees {
             return Self::unsupported("mark", volume);
         }
         let doing = format!("keep {} on {}", volume.path.display(), self.host.name());
+        self.end_jobs(&run_of(&volume.path)).await?;
         let scratch = scratch(&volume.path, &run_of(&volume.path));
         let command = Self::command(FORGET, &[&volume.path.to_string_lossy(), &scratch.to_string_lossy()]);
         let command = command.timeout(Duration::from_secs(3600));

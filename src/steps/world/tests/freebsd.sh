@@ -60,17 +60,25 @@ make)
     case $target in
     buildworld)
         bar "World build started on Sun Nov 22 01:39:26 UTC 2026"
+        rm -rf "$obj"
         for f in bin/sh/sh usr.bin/yes/yes; do mkdir -p "$obj/${f%/*}"; echo x >"$obj/$f"; done
-        mkdir -p "$obj/bin/freebsd-version"
-        echo "USERLAND_VERSION=\"$(release "$src")\"" >"$obj/bin/freebsd-version/freebsd-version"
+        mkdir -p "$obj/include"; grep __FreeBSD_version "$src/sys/sys/param.h" >"$obj/include/osreldate.h"
+        # freebsd-version(1) came with 10.0.
+        case $(release "$src") in
+        [4-9].*) ;;
+        *)
+            mkdir -p "$obj/bin/freebsd-version"
+            echo "USERLAND_VERSION=\"$(release "$src")\"" >"$obj/bin/freebsd-version/freebsd-version";;
+        esac
         bar "World build completed on Sun Nov 22 01:39:54 UTC 2026";;
     installworld)
         bar "Install check world"
-        test -f "$obj/bin/freebsd-version/freebsd-version" || { echo "make[1]: don't know how to make $obj/x. Stop"; exit 2; }
+        test -f "$obj/usr.bin/yes/yes" || { echo "make[1]: don't know how to make $obj/x. Stop"; exit 2; }
         bar "Making hierarchy"
         bar "Installing everything started on Sun Nov 22 01:39:26 UTC 2026"
-        echo "===> bin/freebsd-version (install)"
-        put "$dest/bin/freebsd-version" <"$obj/bin/freebsd-version/freebsd-version" || { echo "*** [install] Error code 71"; exit 2; }
+        echo "===> bin/sh (install)"
+        put "$dest/bin/sh" <"$obj/bin/sh/sh" || { echo "*** [install] Error code 71"; exit 2; }
+        test ! -f "$obj/bin/freebsd-version/freebsd-version" || put "$dest/bin/freebsd-version" <"$obj/bin/freebsd-version/freebsd-version" || { echo "*** [install] Error code 71"; exit 2; }
         left=$(say trips); left=${left:-0}
         if test "$left" -gt 0; then
             echo $((left - 1)) >"$FAKE/trips"

@@ -32,6 +32,13 @@ pub fn main(host: &Host, arguments: &[String]) -> u8 {
     }
 }
 
+/// The first number of the release whose source this is.
+pub fn major(host: &Host, source: &str) -> u32 {
+    let text = host.read(format!("{source}/sys/conf/newvers.sh")).unwrap_or_default();
+    let revision = text.split_once("REVISION=\"").map_or("", |(_, rest)| rest);
+    revision.split(|c: char| !c.is_ascii_digit()).next().and_then(|number| number.parse().ok()).unwrap_or(13)
+}
+
 fn lay(host: &Host, release: &str, source: &str) -> std::io::Result<()> {
     let (revision, branch) = release.split_once('-').unwrap_or((release, "RELEASE"));
     let (major, minor) = revision.split_once('.').unwrap_or((revision, "0"));
@@ -87,12 +94,15 @@ fn lay(host: &Host, release: &str, source: &str) -> std::io::Result<()> {
             _ => write(&at, &stamp)?,
         }
     }
-    write(
-        "world/bin/freebsd-version",
-        &format!("#!/bin/sh\nUSERLAND_VERSION=\"{release}\"\necho \"${{USERLAND_VERSION}}\"\n"),
-    )?;
-    let version = host.path(format!("{source}/world/bin/freebsd-version"));
-    std::fs::set_permissions(version, std::fs::Permissions::from_mode(0o555))?;
+    let since = |first: u32| major.parse().is_ok_and(|major: u32| major >= first);
+    if since(10) {
+        write(
+            "world/bin/freebsd-version",
+            &format!("#!/bin/sh\nUSERLAND_VERSION=\"{release}\"\necho \"${{USERLAND_VERSION}}\"\n"),
+        )?;
+        let version = host.path(format!("{source}/world/bin/freebsd-version"));
+        std::fs::set_permissions(version, std::fs::Permissions::from_mode(0o555))?;
+    }
     write("world/usr/include/osreldate.h", &format!("#undef __FreeBSD_version\n#define __FreeBSD_version {number}\n"))?;
     std::fs::create_dir_all(host.path(format!("{source}/world/var/empty")))?;
     write("etc/rc.d/Makefile", "# jailhost\n")?;
@@ -109,12 +119,12 @@ fn lay(host: &Host, release: &str, source: &str) -> std::io::Result<()> {
         ("etc/mail/aliases", format!("# of {release}\npostmaster: root\n")),
         (
             "etc/master.passwd",
-            passwd.to_owned()
-                + if major.parse().is_ok_and(|major: u32| major >= 13) {
-                    "_ntp:*:123:123::0:0:NTP:/var/db/ntp:/usr/sbin/nologin\n"
-                } else {
-                    ""
-                },
+            [
+                passwd,
+                if since(9) { "auditdistd:*:78:77::0:0:Auditdistd:/var/empty:/usr/sbin/nologin\n" } else { "" },
+                if since(13) { "_ntp:*:123:123::0:0:NTP:/var/db/ntp:/usr/sbin/nologin\n" } else { "" },
+            ]
+            .concat(),
         ),
         ("etc/motd.template", format!("FreeBSD {release}\n")),
         (

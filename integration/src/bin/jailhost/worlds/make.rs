@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::obsolete;
+use super::{lay, obsolete};
 use crate::disks::time::Time;
 use crate::host::Host;
 use crate::tools::chflags;
@@ -29,6 +29,9 @@ const SCHG: &[&str] = &[
     "usr/lib/librt.so.1",
     "var/empty",
 ];
+
+/// From which release on objects are in a directory by architecture, which make calls OBJTOP. Unproven.
+const UNIFIED: u32 = 12;
 
 const LINE: &str = "--------------------------------------------------------------\n";
 
@@ -72,8 +75,8 @@ pub fn main(host: &Host, arguments: &[String]) -> u8 {
     let shown = |path: String| if directory == source { path } else { host.path(path).display().to_string() };
     if !asked.shown.is_empty() {
         for name in &asked.shown {
-            let value =
-                if name.ends_with("OBJDIR") || name == "OBJTOP" { shown(object(host, &source)) } else { String::new() };
+            let is_known = name.ends_with("OBJDIR") || name == "OBJTOP" && lay::major(host, &source) >= UNIFIED;
+            let value = if is_known { shown(object(host, &source)) } else { String::new() };
             say::out(&format!("{value}\n"));
         }
         return 0;
@@ -112,6 +115,9 @@ pub fn main(host: &Host, arguments: &[String]) -> u8 {
 /// Where the sources' objects are.
 fn object(host: &Host, source: &str) -> String {
     let prefix = std::env::var("MAKEOBJDIRPREFIX").unwrap_or_else(|_| "/usr/obj".to_owned());
+    if lay::major(host, source) < UNIFIED {
+        return format!("{prefix}{source}");
+    }
     let arch = &host.persona.arch;
     format!("{prefix}{source}/{arch}.{arch}")
 }
@@ -138,7 +144,9 @@ fn build(host: &Host, source: &str) -> u8 {
     let world = host.path(source).join("world");
     // Where real objects are: the version early, a program of usr.bin late.
     let early = put(&world.join("bin/freebsd-version"), &object.join("bin/freebsd-version/freebsd-version"));
-    let _ = early.and_then(|()| put(&world.join("bin/sh"), &object.join("bin/sh/sh")));
+    let _ = put(&world.join("usr/include/osreldate.h"), &object.join("include/osreldate.h"));
+    let _ = early;
+    let _ = put(&world.join("bin/sh"), &object.join("bin/sh/sh"));
     for file in files(&world) {
         say::out(&format!("cc -O2 -pipe -o {}\n", file.display()));
         let (from, to) = (world.join(&file), object.join("world").join(&file));

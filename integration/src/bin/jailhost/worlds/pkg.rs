@@ -83,7 +83,7 @@ pub fn main(host: &Host, arguments: &[String]) -> u8 {
 
 /// Brings a package into the tree's cache, unless the very same is there.
 fn fetch(host: &Host, tree: &str, name: &str, version: &str, abi: &str) -> std::io::Result<()> {
-    let (cache, content) = (host.path(&format!("{tree}/var/cache/pkg")), format!("{name} {version} {abi}\n"));
+    let (cache, content) = (host.path(format!("{tree}/var/cache/pkg")), format!("{name} {version} {abi}\n"));
     let file = format!("{name}-{version}~{}.pkg", &sha256::digest(content.as_bytes())[..10]);
     if std::fs::read_to_string(cache.join(&file)).is_ok_and(|there| there == content) {
         return Ok(());
