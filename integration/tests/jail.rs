@@ -3,6 +3,8 @@
 
 #[path = "jail/base_system.rs"]
 mod base_system;
+#[path = "jail/batch.rs"]
+mod batch;
 #[path = "jail/replay/mod.rs"]
 mod replay;
 #[path = "jail/whole.rs"]

@@ -27,8 +27,8 @@ use crate::engine::{ErrorInfo, EventBody, Sink};
 use crate::lifecycle::error::exit;
 use crate::lifecycle::state::Verb;
 
-/// Guests that a page names one by one.
-const NAMED: usize = 200;
+/// Guests that a page names one by one; a plan names all.
+const NAMED: usize = 40;
 /// Guests at work that the table shows.
 const SHOWN: usize = 15;
 
@@ -41,7 +41,8 @@ pub fn page(spec: &Spec, schedule: Schedule, found: Option<&[Found]>, plan_only:
     text.push_str(&table(2, &rows(spec, &schedule)));
     text.push('\n');
     let mut lines = vec![vec!["GUEST".to_owned(), "HOST".into(), "WAVE".into(), "EXPECTED".into(), "REMARKS".into()]];
-    for (index, item) in spec.items.iter().enumerate().take(NAMED) {
+    let named = if plan_only { spec.items.len() } else { NAMED.min(spec.items.len()) };
+    for (index, item) in spec.items.iter().enumerate().take(named) {
         let mut remarks = Vec::new();
         if !item.after.is_empty() {
             let others: Vec<&str> = item.after.iter().map(|other| spec.items[*other].guest.as_str()).collect();
@@ -64,8 +65,8 @@ pub fn page(spec: &Spec, schedule: Schedule, found: Option<&[Found]>, plan_only:
         ]);
     }
     text.push_str(&table(2, &lines));
-    if spec.items.len() > NAMED {
-        text.push_str(&format!("  … and {} more\n", spec.items.len() - NAMED));
+    if spec.items.len() > named {
+        text.push_str(&format!("  … and {} more, which `batch plan` names\n", spec.items.len() - named));
     }
     text.push_str(&format!("\nPlan {}.\n", spec.digest()));
     text

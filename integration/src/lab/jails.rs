@@ -20,6 +20,12 @@ pub const JAILHOST: Guest = Guest { name: "jailhost", image: "freebsd", host: 30
 /// A server of its own.
 pub const SERVER: Guest = Guest { name: "ServerA", image: "freebsd", host: 31, memory: 384, data: None };
 
+/// Another two, for batches.
+pub const MORE: [Guest; 2] =
+    [Guest { name: "ServerB", host: 34, ..SERVER }, Guest { name: "ServerC", host: 35, ..SERVER }];
+/// How far a clone's address is from its server's.
+pub const BESIDE: u8 = 2;
+
 /// Where the stand-ins are in a guest.
 const PROGRAMS: &str = "usr/local/jailhost";
 /// Sizes of the server's file systems, MiB.
@@ -66,6 +72,14 @@ fn persona(name: &str, release: &str, card: &str) -> String {
 /// # Errors
 /// Whatever could not be built.
 pub fn up(lab: &Lab, release: &str) -> Result<()> {
+    up_with(lab, &[SERVER], release)
+}
+
+/// Brings the host of jails and servers of a release up in a lab that stands, with base systems ([`worlds`]).
+///
+/// # Errors
+/// Whatever could not be built.
+pub fn up_with(lab: &Lab, servers: &[Guest], release: &str) -> Result<()> {
     let tar = image::tar(JAILHOST.image)?;
     guest::place(lab, &JAILHOST, &tar)?;
     let root = JAILHOST.root(lab);
@@ -77,38 +91,42 @@ pub fn up(lab: &Lab, release: &str) -> Result<()> {
     // Its file system is this machine's, of no device of its own; nothing is dumped from there.
     fs::write(root.join("var/db/jailhost/filesystems"), "/dev/ada0p2 / ufs local,soft-updates /dev/null\n")?;
     worlds::sources(&root)?;
-    server(lab, &tar, release)?;
-    for guest in [&JAILHOST, &SERVER] {
+    for guest in servers {
+        server(lab, &tar, guest, release)?;
+    }
+    let all: Vec<&Guest> = [&JAILHOST].into_iter().chain(servers).collect();
+    for guest in &all {
         // libvirt loses a control group now and then to its own clean-up after another guest.
         if guest::start(lab, guest.name).is_err() {
             std::thread::sleep(Duration::from_secs(1));
             guest::start(lab, guest.name)?;
         }
     }
-    for guest in [&JAILHOST, &SERVER] {
+    for guest in &all {
         let address = lab.address(guest.host);
         guest::wait_for_ssh(lab, &address, Duration::from_secs(90))?;
         guest::wait_settled(lab, &address, Duration::from_secs(90))?;
     }
     // What no FreeBSD has: a job is detached as there, by a process of its own.
-    fs::remove_file(server_root(lab).join("usr/bin/systemctl"))?;
-    for root in [server_root(lab), JAILHOST.root(lab)] {
+    fs::remove_file(JAILHOST.root(lab).join("usr/bin/systemd-run"))?;
+    for root in servers.iter().map(|guest| server_root(lab, guest)) {
+        fs::remove_file(root.join("usr/bin/systemctl"))?;
         fs::remove_file(root.join("usr/bin/systemd-run"))?;
     }
     Ok(())
 }
 
-/// The server's file systems, where they are mounted.
-pub fn server_root(lab: &Lab) -> PathBuf {
-    lab.path("servers/ServerA")
+/// A server's file systems, where they are mounted.
+pub fn server_root(lab: &Lab, guest: &Guest) -> PathBuf {
+    lab.path("servers").join(guest.name)
 }
 
-/// Makes the server: an ext4 for its root, and one for /usr.
-fn server(lab: &Lab, tar: &Path, release: &str) -> Result<()> {
-    let mounted = server_root(lab);
+/// Makes a server: an ext4 for its root, and one for /usr.
+fn server(lab: &Lab, tar: &Path, guest: &Guest, release: &str) -> Result<()> {
+    let (mounted, name) = (server_root(lab, guest), guest.name);
     let mut devices = Vec::new();
-    for (name, at, mib) in [("root", mounted.clone(), ROOT_MIB), ("usr", mounted.join("usr"), USR_MIB)] {
-        let file = lab.path(format!("ServerA-{name}.img"));
+    for (part, at, mib) in [("root", mounted.clone(), ROOT_MIB), ("usr", mounted.join("usr"), USR_MIB)] {
+        let file = lab.path(format!("{name}-{part}.img"));
         fs::File::create(&file)?.set_len(u64::from(mib) << 20)?;
         run("mkfs.ext4").args(["-q", "-O", "^metadata_csum_seed"]).arg(&file).output()?;
         fs::create_dir_all(&at)?;
@@ -131,10 +149,10 @@ fn server(lab: &Lab, tar: &Path, release: &str) -> Result<()> {
     for directory in ["proc", "sys"] {
         fs::set_permissions(mounted.join(directory), fs::Permissions::from_mode(0o555))?;
     }
-    guest::make_it(lab, &SERVER, &mounted)?;
-    dress(&mounted, &persona("ServerA.lab", release, "fxp0"))?;
+    guest::make_it(lab, guest, &mounted)?;
+    dress(&mounted, &persona(&format!("{name}.lab"), release, "fxp0"))?;
     worlds::server(&mounted, release)?;
-    let address = lab.address(SERVER.host);
+    let address = lab.address(guest.host);
     let [root, usr] = devices.as_slice() else { anyhow::bail!("two devices") };
     let write =
         |path: &str, text: String| fs::write(mounted.join(path), text).with_context(|| format!("writing /{path}"));
@@ -149,12 +167,12 @@ fn server(lab: &Lab, tar: &Path, release: &str) -> Result<()> {
     write(
         "etc/rc.conf",
         format!(
-            "# ServerA, since 2004\nhostname=\"ServerA.lab\"\nifconfig_fxp0=\"inet {address} netmask 255.255.255.0\"\ndefaultrouter=\"{}\"\n\
+            "# {name}, since 2004\nhostname=\"{name}.lab\"\nifconfig_fxp0=\"inet {address} netmask 255.255.255.0\"\ndefaultrouter=\"{}\"\n\
              sshd_enable=\"YES\"\ncron_enable=\"YES\"\nsendmail_enable=\"YES\"\nmoused_enable=\"YES\"\nsaver=\"blank\"\n",
             lab.address(1)
         ),
     )?;
-    write("etc/motd", "ServerA serves.\n".to_owned())?;
+    write("etc/motd", format!("{name} serves.\n"))?;
     write("usr/local/etc/app.conf", format!("listen = {address}:8080\n"))?;
     // It has to answer at its parking address too.
     let sshd = fs::read_to_string(mounted.join("etc/ssh/sshd_config"))?;
@@ -178,11 +196,11 @@ fn server(lab: &Lab, tar: &Path, release: &str) -> Result<()> {
         "    <filesystem type='mount'>\n      <source dir='{}'/>\n      <target dir='/usr'/>\n    </filesystem>\n",
         mounted.join("usr").display()
     );
-    let definition = SERVER
+    let definition = guest
         .definition(lab)
-        .replace(&SERVER.root(lab).display().to_string(), &mounted.display().to_string())
+        .replace(&guest.root(lab).display().to_string(), &mounted.display().to_string())
         .replace("    <interface", &format!("{usr}{blocks}    <interface"));
-    let file = lab.path("ServerA.xml");
+    let file = lab.path(format!("{name}.xml"));
     fs::write(&file, definition)?;
     lab.virsh(["define", file.to_str().context("the lab's path is not text")?]).map(drop)
 }
@@ -192,21 +210,38 @@ fn server(lab: &Lab, tar: &Path, release: &str) -> Result<()> {
 /// # Errors
 /// A file could not be written.
 pub fn declare(lab: &Lab, lines: &str) -> Result<()> {
-    let (key, host, server) = (lab.key().display().to_string(), lab.address(JAILHOST.host), lab.address(SERVER.host));
-    let text = format!(
+    declare_with(lab, &[SERVER], lines)
+}
+
+/// The same with these servers; each has these lines.
+///
+/// # Errors
+/// A file could not be written.
+pub fn declare_with(lab: &Lab, servers: &[Guest], lines: &str) -> Result<()> {
+    let (key, host) = (lab.key().display().to_string(), lab.address(JAILHOST.host));
+    let mut text = format!(
         "version = 1\n\n[defaults]\nssh = {{ user = \"root\", key = \"{key}\" }}\n\n[hosts]\n\
-         jailhost = {{ hypervisor = \"jail\", ssh = {{ address = \"{host}\", key = \"{key}\" }}, jails = \"/usr/jails\" }}\n\n\
-         [guests.ServerA]\nhost = \"jailhost\"\nclone = {{ strategy = \"transfer\", ip = [\".33\"], interface = \"em0\" }}\n{lines}\n\
-         [guests.ServerA.source]\nssh = {{ address = \"{server}\", key = \"{key}\" }}\nfilesystems = [\"/\", \"/usr\"]\nparking = \"{}\"\n",
-        lab.address(SERVER.host + 200)
+         jailhost = {{ hypervisor = \"jail\", ssh = {{ address = \"{host}\", key = \"{key}\" }}, jails = \"/usr/jails\" }}\n"
     );
-    fs::write(lab.inventory(), text)?;
     let etc = lab.path("ssh");
     run("cp").args(["--archive", "-T", "/etc/ssh"]).arg(&etc).output()?;
     let mut known = String::new();
-    for (address, root) in [(&host, JAILHOST.root(lab)), (&server, server_root(lab))] {
+    let mut is_known = |address: &str, root: PathBuf| -> Result<()> {
         known += &format!("{address} {}\n", fs::read_to_string(root.join("etc/ssh/ssh_host_ed25519_key.pub"))?.trim());
+        Ok(())
+    };
+    is_known(&host, JAILHOST.root(lab))?;
+    for guest in servers {
+        let (name, server, parked) = (guest.name, lab.address(guest.host), lab.address(guest.host + 200));
+        text += &format!(
+            "\n[guests.{name}]\nhost = \"jailhost\"\nclone = {{ strategy = \"transfer\", ip = [\".{}\"], interface = \"em0\" }}\n\
+             {lines}\n[guests.{name}.source]\nssh = {{ address = \"{server}\", key = \"{key}\" }}\n\
+             filesystems = [\"/\", \"/usr\"]\nparking = \"{parked}\"\n",
+            guest.host + BESIDE
+        );
+        is_known(&server, server_root(lab, guest))?;
     }
+    fs::write(lab.inventory(), text)?;
     fs::write(etc.join("ssh_known_hosts"), known)?;
     Ok(())
 }

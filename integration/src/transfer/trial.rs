@@ -39,6 +39,20 @@ impl Trial {
         Ok(Trial { lab, product })
     }
 
+    /// A lab with three servers of a release, whose base systems are upgraded.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn three(release: &str) -> Result<Trial> {
+        let lab = Lab::numbered(1)?.standing(&[])?;
+        let servers = [SERVER, jails::MORE[0], jails::MORE[1]];
+        jails::up_with(&lab, &servers, release)?;
+        let upgrade = "upgrade = { recipe = \"freebsd-world\", src = \"/usr/src\", base = \"/usr/src12\" }";
+        jails::declare_with(&lab, &servers, upgrade)?;
+        let product = Upgradectl::in_lab(&lab)?.under(jails::known_to(&lab));
+        Ok(Trial { lab, product })
+    }
+
     /// The guest's base system is upgraded, too, from here on.
     ///
     /// # Errors
