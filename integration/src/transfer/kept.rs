@@ -32,7 +32,7 @@ impl<'a> Kept<'a> {
         Ok(Kept { trial, name, runs })
     }
 
-    /// Goes back to it, from wherever no jail runs.
+    /// Goes back to it; no verb may be under way.
     ///
     /// # Errors
     /// It cannot be copied back, or the jail does not start.
@@ -53,7 +53,7 @@ impl<'a> Kept<'a> {
             jail => format!("service jail onestart {jail} && jls -j {jail} > /dev/null"),
         };
         let script = format!(
-            "/bin/rm -rf /usr/jails && cp -a --reflink=always /kept-{name}/jails /usr/jails && cp -a /kept-{name}/*conf /etc && {start}"
+            "for j in $(jls name); do service jail onestop $j; done; /bin/rm -rf --one-file-system /usr/jails && cp -a --reflink=always /kept-{name}/jails /usr/jails && cp -a /kept-{name}/*conf /etc && {start}"
         );
         self.trial.on(JAILHOST.host, &script).map(drop)
     }
