@@ -264,12 +264,13 @@ impl Controller {
         let again: Vec<usize> = (0..self.records.len()).filter(|index| ended(&self.records[*index])).collect();
         for index in &again {
             let mut record = self.records[*index].clone();
-            let anew = record.aborted || record.run.is_none();
+            let anew = record.over || record.run.is_none();
             record.stands = if anew { Stands::Waiting } else { Stands::Between };
             if anew {
                 (record.verb, record.run) = (0, None);
             }
-            (record.error, record.ended, record.aborted) = (None, None, false);
+            (record.error, record.ended) = (None, None);
+            (record.aborted, record.over) = (false, false);
             self.put(*index, record);
         }
         again
@@ -433,9 +434,9 @@ impl Controller {
             Outcome::Elsewhere(place) => (record.stands, record.verb) = (Stands::Between, place),
             Outcome::Nothing => record.stands = Stands::Well,
             Outcome::Cannot(error) => (record.stands, record.error) = (Stands::Failed, Some(error)),
-            Outcome::Ended { past, run, error, stopped, aborted } => {
+            Outcome::Ended { past, run, error, stopped, aborted, over } => {
                 record.run = run.or(record.run);
-                record.aborted = aborted;
+                (record.aborted, record.over) = (aborted, over);
                 told = Some((past.clone(), error.clone()));
                 let more = record.verb + 1 < self.spec.verbs.len();
                 match (&error, stopped) {
@@ -448,8 +449,8 @@ impl Controller {
                 record.past.push(past);
             }
         }
-        let over = matches!(record.stands, Stands::Well | Stands::Failed);
-        record.ended = over.then(Timestamp::now);
+        let ended = matches!(record.stands, Stands::Well | Stands::Failed);
+        record.ended = ended.then(Timestamp::now);
         self.put(index, record);
         self.turn(|_| Ok(vec![index]))?;
         if let Some((past, error)) = told {
@@ -458,7 +459,7 @@ impl Controller {
             let (elapsed_s, outage_s) = (past.elapsed_s, past.outage_s);
             self.teller.news(&News::ItemVerbEnded { guest, verb, exit_code, elapsed_s, outage_s, error });
         }
-        if over {
+        if ended {
             self.tell_end(index);
         }
         Ok(())

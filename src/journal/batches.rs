@@ -163,7 +163,8 @@ impl Batches {
         let connection = self.lock();
         let mut statement = connection.prepare_cached(
             "SELECT p.verb, p.stored, (SELECT max(e.time) FROM events e WHERE e.run = p.run AND e.plan = p.id)
-             FROM runs r JOIN plans p ON p.run = r.id WHERE r.guest = ?1 AND p.outcome = 'done' ORDER BY p.id",
+             FROM runs r JOIN plans p ON p.run = r.id WHERE r.guest = ?1 AND p.outcome = 'done'
+               AND json_extract(p.body, '$.undoes') IS NULL ORDER BY p.id",
         )?;
         let mut rows = statement.query([guest])?;
         let mut lengths = BTreeMap::new();
