@@ -24,7 +24,7 @@ impl<'a> Kept<'a> {
     pub fn of(trial: &'a Trial, name: &'a str) -> Result<Kept<'a>> {
         let runs = trial.on(JAILHOST.host, "jls name")?.trim().to_owned();
         let script = format!(
-            "mkdir /kept-{name} && cp -a --reflink=always /usr/jails /kept-{name}/jails && cp -a /etc/rc.conf /etc/jail.*conf /kept-{name}"
+            "mkdir /kept-{name} && cp -a -x --reflink=always /usr/jails /kept-{name}/jails && cp -a /etc/rc.conf /etc/jail.*conf /kept-{name}"
         );
         trial.on(JAILHOST.host, &script)?;
         let state = trial.lab.path(format!("kept-{name}"));

@@ -58,21 +58,35 @@ fn a_transfer_killed_in_every_step_is_gone_on_with() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_transfer_killed_in_every_step_is_given_up() -> Result<()> {
-    let trial = Trial::new(OLD)?;
-    trial.world(WORLD)?;
-    let before = (trial.host()?, trial.server(SERVER.host)?);
-    let strike = |line: &str, back: &dyn Fn() -> Result<()>, places: &dyn Fn(usize) -> Vec<At>| -> Result<()> {
-        let (points, hit) = gives_up(&trial, line, &before, back, places)?;
+/// A lab, what there was in it, and a verb that is struck and given up.
+struct GivenUp {
+    trial: Trial,
+    before: (String, String),
+}
+
+impl GivenUp {
+    fn new() -> Result<Self> {
+        let trial = Trial::new(OLD)?;
+        trial.world(WORLD)?;
+        let before = (trial.host()?, trial.server(SERVER.host)?);
+        Ok(Self { trial, before })
+    }
+
+    fn strike(&self, line: &str, back: impl Fn() -> Result<()>, places: impl Fn(usize) -> Vec<At>) -> Result<()> {
+        let (points, hit) = gives_up(&self.trial, line, &self.before, back, places)?;
         let verb = line.split(' ').next().unwrap_or_default();
         count(verb, "given-up", Figures { points, hit, resumed_ok: 0, aborted_ok: hit })
-    };
-    let both = |_: usize| BOTH.to_vec();
-    strike("clone ServerA", &|| Ok(()), &both)?;
+    }
+}
+
+#[test]
+fn a_clone_and_an_upgrade_killed_in_every_step_are_given_up() -> Result<()> {
+    let lot = GivenUp::new()?;
+    let trial = &lot.trial;
+    lot.strike("clone ServerA", || Ok(()), |_| BOTH.to_vec())?;
     trial.says("clone ServerA", 0)?;
-    let cloned = Kept::of(&trial, "cloned")?;
-    strike("upgrade ServerA", &|| cloned.back(), &both)?;
+    let cloned = Kept::of(trial, "cloned")?;
+    lot.strike("upgrade ServerA", || cloned.back(), |_| BOTH.to_vec())?;
     // In the middle of work that goes on by itself.
     cloned.back()?;
     trial.on(JAILHOST.host, "echo 'make installworld = hang 900' > /var/db/jailhost/faults")?;
@@ -81,17 +95,22 @@ fn a_transfer_killed_in_every_step_is_given_up() -> Result<()> {
     ensure!(said.stderr.contains("an earlier attempt is still at work"), "{said}");
     trial.says("abort ServerA --yes", 0)?;
     let left = trial.on(JAILHOST.host, "ps axo args | grep '[i]nstallworld'; ls /var/lib/upgradectl/jobs; true")?;
-    ensure!(left.trim().is_empty() && before == (trial.host()?, trial.server(SERVER.host)?), "{left}");
-    cloned.back()?;
-    trial.says("upgrade ServerA", 0)?;
-    trial.says("verify ServerA", 0)?;
-    let verified = Kept::of(&trial, "verified")?;
-    // Production is down on both ways: a half of them, by turns.
-    strike("promote ServerA --yes", &|| verified.back(), &|step| vec![BOTH[step % 2]])?;
-    let promoted = || verified.back().and_then(|()| trial.says("promote ServerA --yes", 0).map(drop));
-    strike("rollback ServerA --yes", &promoted, &|step| {
-        if step % 3 == 0 { vec![BOTH[step / 3 % 2]] } else { Vec::new() }
-    })
+    ensure!(left.trim().is_empty() && lot.before == (trial.host()?, trial.server(SERVER.host)?), "{left}");
+    Ok(())
+}
+
+#[test]
+fn a_promotion_killed_in_every_step_is_given_up() -> Result<()> {
+    let lot = GivenUp::new()?;
+    for line in ["clone ServerA", "upgrade ServerA", "verify ServerA"] {
+        lot.trial.says(line, 0)?;
+    }
+    let verified = Kept::of(&lot.trial, "verified")?;
+    // Production is down on both ways: one point of each step, by turns; of the way back, of every third.
+    lot.strike("promote ServerA --yes", || verified.back(), |step| vec![BOTH[step % 2]])?;
+    let promoted = || verified.back().and_then(|()| lot.trial.says("promote ServerA --yes", 0).map(drop));
+    let third = |step| if step % 3 == 0 { vec![BOTH[step / 3 % 2]] } else { Vec::new() };
+    lot.strike("rollback ServerA --yes", promoted, third)
 }
 
 #[test]
