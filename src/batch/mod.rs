@@ -6,7 +6,7 @@
 //! * [`item`] is one guest: what is to be done next follows from the state of its run, so that a guest may be resumed or
 //!   aborted by hand at any time, before, during and after.
 //! * [`run`] moves the batch on: takes items, carries their verbs out as any invocation would, writes down how they ended.
-//! * [`ending`] says what it means that there is nothing to do any more; [`abort`] gives up what a batch made.
+//! * [`tell`] is what it says meanwhile; [`ending`] says what it means that there is nothing to do any more; [`abort`] gives up what a batch made.
 //! * [`status`] and [`report`] tell, from the journal alone.
 //!
 //! An item is an ordinary run with a lease and a journal of its own; a batch adds nothing to what a verb may do.
@@ -23,4 +23,5 @@ pub mod run;
 pub mod schedule;
 pub mod spec;
 pub mod status;
+pub mod tell;
 pub mod window;

@@ -18,18 +18,6 @@ use serde_json::Value;
 use super::JournalError;
 use super::sqlite::{SqliteJournal, column, time};
 
-/// Tables of batches; a journal that was made before there were any gets them when it is opened.
-pub(super) const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS batches (
-  id INTEGER PRIMARY KEY, name TEXT NOT NULL, spec TEXT NOT NULL, progress TEXT NOT NULL, by TEXT NOT NULL,
-  opened TEXT NOT NULL, closed TEXT, seq INTEGER NOT NULL) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS one_open_batch ON batches (name) WHERE closed IS NULL;
-CREATE TABLE IF NOT EXISTS batch_items (
-  batch INTEGER NOT NULL REFERENCES batches (id), item INTEGER NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
-  PRIMARY KEY (batch, item)) STRICT;
-CREATE INDEX IF NOT EXISTS batch_news ON batch_items (batch, seq);
-";
-
 /// A batch as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRecord {
