@@ -4,16 +4,19 @@
 //! Parsers of a guest's files are tried through what uses them: the file lies in a tree, the tree is rewritten for a clone,
 //! rewritten again, and given its identity back.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use hypervisors::fuzz::{TARGETS as PLATFORMS, Target, shown, text};
 
+use crate::batch::schedule::Schedule;
+use crate::batch::{expect, file};
 use crate::engine::Plan;
 use crate::guest::far::tar;
 use crate::guest::freebsd::JailSpec;
 use crate::guest::{self, AddressChange, CloneSpec, FileEdit, FileImage, Tree};
-use crate::inventory::{self, InventoryError, values};
+use crate::inventory::{self, Inventory, InventoryError, values};
 use crate::recipe::debian::sources::{self, Format};
 use crate::recipe::debian::{apt, preflight, release::Release};
 use crate::recipe::{conffiles, freebsd, script};
@@ -29,6 +32,7 @@ const TARGETS: &[Target] = &[
     Target { name: "apt_output", run: apt_output },
     Target { name: "apt_sources", run: |bytes, _| apt_sources(Format::OneLine, bytes) },
     Target { name: "apt_sources_deb822", run: |bytes, _| apt_sources(Format::Deb822, bytes) },
+    Target { name: "batch_toml", run: batch_toml },
     Target { name: "dns_answer", run: dns_answer },
     Target { name: "dpkg_output", run: dpkg_output },
     Target { name: "freebsd_elf", run: freebsd_elf },
@@ -110,6 +114,25 @@ fn strings(value: &serde_json::Value, look: &mut dyn FnMut(&str)) {
         }),
         _ => {}
     }
+}
+
+/// A batch file beside an inventory: it is stored and read again, and its night comes to an end.
+fn batch_toml(bytes: &[u8], root: &Path) {
+    let mut inventory = Inventory::default();
+    for name in ["ServerA", "ServerB", "ServerC"] {
+        let text = format!(
+            "version = 1\n[hosts]\nh = {{ hypervisor = \"sim\" }}\n[guests.{name}]\nhost = \"h\"\ntags = [\"t\"]\n"
+        );
+        inventory.guests.extend(inventory::parse_text(&text).unwrap_or_default().guests);
+    }
+    let path = root.join("batch.toml");
+    assert!(std::fs::write(&path, bytes).is_ok());
+    let Ok(spec) = file::load(&path, &inventory) else { return };
+    let stored = serde_json::to_string(&spec).unwrap_or_default();
+    assert_eq!(serde_json::from_str(&stored).ok(), Some(spec.clone()), "it does not survive JSON");
+    let lengths = expect::lengths(&spec, &inventory, |_| BTreeMap::new());
+    let least: f64 = lengths.iter().map(|of| of.iter().sum::<f64>()).fold(0.0, f64::max);
+    assert!(Schedule::new(&spec, lengths).play() >= least - 1e-6, "somebody was left out");
 }
 
 fn inventory_values(bytes: &[u8], _: &Path) {

@@ -84,7 +84,7 @@ fn whole_inventories_of_the_book_load() {
     let mut tried = 0;
     for (page, text) in pages() {
         for block in text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
-            if !block.starts_with("version = 1") {
+            if !block.starts_with("version = 1") || block.contains("[batch]") {
                 continue;
             }
             let directory = tempfile::tempdir().unwrap();
@@ -97,4 +97,31 @@ fn whole_inventories_of_the_book_load() {
         }
     }
     assert!(tried > 0, "no page shows a whole inventory");
+}
+
+#[test]
+fn batches_of_the_book_load_and_the_one_that_ships_is_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (inventory, file) = (directory.path().join("inventory.toml"), directory.path().join("batch.toml"));
+    let guest = |name: &str, tag: &str| format!("[guests.{name}]\nhost = \"h\"\ntags = [\"{tag}\"]\n");
+    let named = ["ServerA", "ServerB", "ServerC", "db1", "shop"].map(|name| guest(name, "x")).concat();
+    let text = format!("version = 1\n[hosts]\nh = {{ hypervisor = \"sim\" }}\n{named}{}", guest("web1", "web"));
+    std::fs::write(&inventory, text).unwrap();
+    let inventory = upgradectl::inventory::load(&inventory).unwrap();
+    let mut shipped = false;
+    let mut tried = 0;
+    for (page, text) in pages() {
+        for block in text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+            if !block.contains("[batch]\n") {
+                continue;
+            }
+            std::fs::write(&file, block).unwrap();
+            if let Err(error) = upgradectl::batch::file::load(&file, &inventory) {
+                panic!("{}: {error}", page.display());
+            }
+            shipped |= block == upgradectl::batch::file::EXAMPLE;
+            tried += 1;
+        }
+    }
+    assert!(shipped && tried > 1, "{tried} batch files");
 }

@@ -57,6 +57,9 @@ pub struct ItemRecord {
     /// After its failure its run was aborted, as asked for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub aborted: bool,
+    /// Its run is over, without what was asked for: what begins again begins another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over: bool,
 }
 
 /// A verb that was carried out.
@@ -155,6 +158,8 @@ pub enum Outcome {
         stopped: bool,
         /// After the failure its run was aborted.
         aborted: bool,
+        /// Its run is over: it was aborted, or a clone that failed was undone.
+        over: bool,
     },
     /// There is nothing more to do.
     Nothing,
@@ -218,7 +223,9 @@ pub async fn go_on(app: &App, guest: &str, verbs: &[Verb], record: &ItemRecord, 
     let error = (finish.code != exit::DONE).then(|| error_of(&finish, guest, verb));
     let aborted = error.is_some() && !stopped && policy == OnFailure::Abort && give_up(app, guest, &finish).await;
     let run = finish.run.clone().or_else(|| run.map(|run| run.id));
-    Outcome::Ended { past, run, error, stopped, aborted }
+    let ended = run_of(app, guest, run.as_deref()).ok().flatten();
+    let over = error.is_some() && ended.is_none_or(|run| run.closed.is_some());
+    Outcome::Ended { past, run, error, stopped, aborted, over }
 }
 
 /// Why a verb did not end well, with the command to go on with.

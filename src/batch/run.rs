@@ -15,12 +15,12 @@ use super::expect;
 use super::item::{self, ItemRecord, Outcome, Stands};
 use super::schedule::{Ending, Halt, Schedule, Standing, Tally};
 use super::spec::{Gate, Spec};
+use super::tell::{AtWork, News, Overview, Teller};
 use super::window::{Hours, hours};
 use crate::engine::ErrorInfo;
 use crate::journal::{BatchRecord, Batches, Holder, JournalError, Turn};
 use crate::lifecycle::app::App;
 use crate::lifecycle::error::{Failure, exit};
-use crate::lifecycle::state::Verb;
 
 /// How often a controller looks for what others did, for Ctrl-C and for the hour.
 const TICK: Duration = Duration::from_millis(200);
@@ -32,58 +32,6 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Progress {
     /// Wave in hand, counted from 0.
     pub wave: usize,
-}
-
-/// Something that people are told when it happens.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "described by the reference page, field by field")]
-pub enum News {
-    BatchStarted { guests: usize, verbs: Vec<Verb>, waves: usize },
-    BatchWaits { opens: Timestamp },
-    ItemStarted { guest: String, verb: Verb, expected_s: f64 },
-    ItemVerbEnded { guest: String, verb: Verb, exit_code: u8, elapsed_s: f64, outage_s: f64, error: Option<ErrorInfo> },
-    ItemEnded { guest: String, run: Option<String>, stands: Stands, aborted: bool, error: Option<ErrorInfo> },
-    WaveEnded { wave: usize, guests: usize, well: usize, failed: usize },
-    BatchEnded { exit_code: u8, guests: usize, well: usize, failed: usize, left: usize, why: Option<String> },
-}
-
-/// A guest that is worked on, for the table.
-#[derive(Clone, Debug)]
-pub struct AtWork {
-    /// Guest.
-    pub guest: String,
-    /// Verb in hand.
-    pub verb: Verb,
-    /// Since when.
-    pub since: Instant,
-    /// Seconds expected of this verb.
-    pub expected_s: f64,
-    /// It heads the longest chain.
-    pub longest: bool,
-}
-
-/// How a batch stands, for the table.
-#[derive(Clone, Debug, Default)]
-pub struct Overview {
-    /// Wave in hand, counted from 1, and their number.
-    pub wave: (usize, usize),
-    /// Numbers.
-    pub total: Tally,
-    /// What this controller works on.
-    pub at_work: Vec<AtWork>,
-    /// Items that other controllers work on.
-    pub elsewhere: usize,
-    /// Seconds that are left, as far as one can tell.
-    pub left_s: f64,
-}
-
-/// Who is told how a batch goes on. Must not block.
-pub trait Teller: Send + Sync {
-    /// Something happened.
-    fn news(&self, news: &News);
-    /// The table has changed.
-    fn overview(&self, overview: &Overview);
 }
 
 /// Why a controller has nothing to do any more.
@@ -264,12 +212,13 @@ impl Controller {
         let again: Vec<usize> = (0..self.records.len()).filter(|index| ended(&self.records[*index])).collect();
         for index in &again {
             let mut record = self.records[*index].clone();
-            let anew = record.aborted || record.run.is_none();
+            let anew = record.over || record.run.is_none();
             record.stands = if anew { Stands::Waiting } else { Stands::Between };
             if anew {
                 (record.verb, record.run) = (0, None);
             }
-            (record.error, record.ended, record.aborted) = (None, None, false);
+            (record.error, record.ended) = (None, None);
+            (record.aborted, record.over) = (false, false);
             self.put(*index, record);
         }
         again
@@ -433,9 +382,9 @@ impl Controller {
             Outcome::Elsewhere(place) => (record.stands, record.verb) = (Stands::Between, place),
             Outcome::Nothing => record.stands = Stands::Well,
             Outcome::Cannot(error) => (record.stands, record.error) = (Stands::Failed, Some(error)),
-            Outcome::Ended { past, run, error, stopped, aborted } => {
+            Outcome::Ended { past, run, error, stopped, aborted, over } => {
                 record.run = run.or(record.run);
-                record.aborted = aborted;
+                (record.aborted, record.over) = (aborted, over);
                 told = Some((past.clone(), error.clone()));
                 let more = record.verb + 1 < self.spec.verbs.len();
                 match (&error, stopped) {
@@ -448,8 +397,8 @@ impl Controller {
                 record.past.push(past);
             }
         }
-        let over = matches!(record.stands, Stands::Well | Stands::Failed);
-        record.ended = over.then(Timestamp::now);
+        let ended = matches!(record.stands, Stands::Well | Stands::Failed);
+        record.ended = ended.then(Timestamp::now);
         self.put(index, record);
         self.turn(|_| Ok(vec![index]))?;
         if let Some((past, error)) = told {
@@ -458,7 +407,7 @@ impl Controller {
             let (elapsed_s, outage_s) = (past.elapsed_s, past.outage_s);
             self.teller.news(&News::ItemVerbEnded { guest, verb, exit_code, elapsed_s, outage_s, error });
         }
-        if over {
+        if ended {
             self.tell_end(index);
         }
         Ok(())

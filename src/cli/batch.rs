@@ -8,17 +8,18 @@ use serde_json::json;
 
 use super::change::Approval;
 use super::context::Context;
-use crate::batch::run::{Controller, End, News, Teller};
-use crate::batch::schedule::{Halt, Schedule};
-use crate::batch::spec::{Spec, digest_of};
-use crate::batch::{expect, file, preflight, report, run, status};
-use crate::engine::Sink;
+use crate::batch::abort::Abortion;
+use crate::batch::run::{Controller, End};
+use crate::batch::schedule::Schedule;
+use crate::batch::spec::Spec;
+use crate::batch::tell::{News, Teller};
+use crate::batch::{ending, expect, file, preflight, report, run, status};
+use crate::engine::{ErrorInfo, Sink};
 use crate::inventory::{Inventory, InventoryError};
 use crate::journal::{BatchRecord, Batches, Journal, SqliteJournal};
-use crate::lifecycle::app::{App, Front, Options};
+use crate::lifecycle::app::{App, Front};
 use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::page::Proposal;
-use crate::lifecycle::state::{State, Verb};
 use crate::output::batch::{Board, Lines};
 use crate::output::{self, err, json, out};
 
@@ -265,7 +266,7 @@ async fn carry_out(
         }
         controller.next_wave()?;
     };
-    let (code, why) = verdict(end, &controller, path);
+    let (code, why) = ending::verdict(end, &controller, path);
     let total = controller.total();
     teller.news(&News::BatchEnded {
         exit_code: code,
@@ -282,41 +283,6 @@ async fn carry_out(
         out(&output::batch::closing(&told, why.as_deref(), &place, path));
     }
     Ok(code)
-}
-
-fn verdict(end: End, controller: &Controller, path: &Path) -> (u8, Option<String>) {
-    let (total, file) = (controller.total(), path.display());
-    let resume = format!("upgradectl batch resume {file}");
-    let failed = total.well < total.guests;
-    match end {
-        End::Over if failed => (exit::SOME_FAILED, None),
-        End::Over => (exit::DONE, None),
-        End::Gate => {
-            let (wave, _) = controller.wave();
-            (exit::UNDECIDED, Some(format!("wave {} waits for an approval: {resume} --yes", wave + 1)))
-        }
-        End::NotWell => {
-            let (wave, tally) = controller.wave();
-            let bad = tally.guests - tally.well;
-            (exit::SOME_FAILED, Some(format!("{bad} of wave {wave} did not end well: the next one does not begin")))
-        }
-        End::Halted(Halt::Failure(index)) => {
-            let guest = controller.guest(index);
-            (
-                exit::SOME_FAILED,
-                Some(format!("the failure of {guest} stopped the batch: {resume} goes on all the same")),
-            )
-        }
-        End::Halted(Halt::Share(wave)) => {
-            let why = format!("too many of wave {} failed: {resume} goes on all the same", wave + 1);
-            (exit::SOME_FAILED, Some(why))
-        }
-        End::Hours => (
-            exit::PARTWAY,
-            Some(format!("what is left does not fit before the window closes: {resume} in the next one")),
-        ),
-        End::Stopped => (exit::PARTWAY, Some(format!("stopped: {resume}"))),
-    }
 }
 
 /// The newest batch that a file, or a name, means.
@@ -400,42 +366,23 @@ fn abort(context: &Context, start: &Start) -> Result<u8, Failure> {
     let book = Batches::open(&context.state)?;
     let batch = find(Some(&book), &start.on.file)?;
     let journal = SqliteJournal::open(&context.state)?;
-    let (mut runs, mut kept) = (Vec::new(), Vec::new());
-    for line in status::status(&book, &journal, &inventory, &batch)?.items {
-        let (Some(run), Some(state)) = (line.run, line.state.as_deref().and_then(State::parse)) else { continue };
-        match state {
-            State::Committed | State::Aborted => {}
-            // What the clone got since is lost with it: that is for a person to say, guest by guest.
-            State::Promoting | State::Promoted | State::Committing => kept.push((line.guest, run)),
-            _ => runs.push((line.guest, run)),
-        }
-    }
-    let page = output::batch::abortion(&batch.name, &runs, &kept);
-    if start.approval.dry_run {
-        out(&page);
-        return Ok(exit::DONE);
-    }
-    let named: Vec<&str> = runs.iter().map(|(_, run)| run.as_str()).collect();
-    let digest = digest_of(&named);
     let (sink, _) = voices(context, &batch.name);
     Ok(with_app(context, inventory, sink, async |app| {
-        approve(context, &start.approval, &digest, &batch.name, || Ok(format!("{page}\nPlan {digest}.\n")))?;
-        // From now on no controller begins anything of it.
-        run::close(&book, &batch)?;
-        let mut code = exit::DONE;
-        for (guest, run) in &runs {
-            if app.stop.load(std::sync::atomic::Ordering::Relaxed) {
-                return Ok(exit::PARTWAY);
-            }
-            let options = Options { yes: true, ..Options::default() };
-            let finish = app.change(Verb::Abort, run, &options).await;
-            if let Some(error) = &finish.error {
-                context.fail(error);
-                code = exit::SOME_FAILED;
-            } else if !context.json() {
-                out(&format!("{guest} is as it was\n"));
-            }
+        let abortion = Abortion::of(&app, &book, &journal, &batch)?;
+        let digest = abortion.digest();
+        let page = format!("{}\nPlan {digest}.\n", output::batch::abortion(&batch.name, &abortion));
+        if start.approval.dry_run {
+            out(&page);
+            return Ok(exit::DONE);
         }
-        Ok(code)
+        approve(context, &start.approval, &digest, &batch.name, || Ok(page))?;
+        let tell = |guest: &str, error: Option<&ErrorInfo>| match error {
+            Some(error) => {
+                context.fail(error);
+            }
+            None if context.json() => {}
+            None => out(&format!("{guest} is as it was\n")),
+        };
+        abortion.carry_out(&app, &book, &batch, tell).await
     }))
 }

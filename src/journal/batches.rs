@@ -18,18 +18,6 @@ use serde_json::Value;
 use super::JournalError;
 use super::sqlite::{SqliteJournal, column, time};
 
-/// Tables of batches; a journal that was made before there were any gets them when it is opened.
-pub(super) const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS batches (
-  id INTEGER PRIMARY KEY, name TEXT NOT NULL, spec TEXT NOT NULL, progress TEXT NOT NULL, by TEXT NOT NULL,
-  opened TEXT NOT NULL, closed TEXT, seq INTEGER NOT NULL) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS one_open_batch ON batches (name) WHERE closed IS NULL;
-CREATE TABLE IF NOT EXISTS batch_items (
-  batch INTEGER NOT NULL REFERENCES batches (id), item INTEGER NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL,
-  PRIMARY KEY (batch, item)) STRICT;
-CREATE INDEX IF NOT EXISTS batch_news ON batch_items (batch, seq);
-";
-
 /// A batch as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRecord {
@@ -163,7 +151,8 @@ impl Batches {
         let connection = self.lock();
         let mut statement = connection.prepare_cached(
             "SELECT p.verb, p.stored, (SELECT max(e.time) FROM events e WHERE e.run = p.run AND e.plan = p.id)
-             FROM runs r JOIN plans p ON p.run = r.id WHERE r.guest = ?1 AND p.outcome = 'done' ORDER BY p.id",
+             FROM runs r JOIN plans p ON p.run = r.id WHERE r.guest = ?1 AND p.outcome = 'done'
+               AND json_extract(p.body, '$.undoes') IS NULL ORDER BY p.id",
         )?;
         let mut rows = statement.query([guest])?;
         let mut lengths = BTreeMap::new();

@@ -16,6 +16,7 @@ pub mod faults;
 mod holder;
 #[cfg(test)]
 pub mod memory;
+mod schema;
 mod sqlite;
 
 use std::path::PathBuf;

@@ -13,29 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::schema;
 use super::{EventKind, EventRecord, FORMAT, Holder, Journal, JournalError, Lease, PlanRecord, RunRecord, Stuck};
-
-const SCHEMA: &str = "
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE runs (
-  id TEXT PRIMARY KEY, guest TEXT NOT NULL, state TEXT NOT NULL, since TEXT NOT NULL, opened TEXT NOT NULL,
-  closed TEXT, facts TEXT NOT NULL, stuck TEXT) STRICT;
-CREATE UNIQUE INDEX one_open_run ON runs (guest) WHERE closed IS NULL;
-CREATE TABLE leases (run TEXT PRIMARY KEY REFERENCES runs (id), epoch INTEGER NOT NULL, holder TEXT) STRICT;
-CREATE TABLE plans (
-  id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id), verb TEXT NOT NULL, digest TEXT NOT NULL,
-  body TEXT NOT NULL, by TEXT NOT NULL, stored TEXT NOT NULL, outcome TEXT) STRICT;
-CREATE TABLE events (
-  run TEXT NOT NULL REFERENCES runs (id), seq INTEGER NOT NULL, epoch INTEGER NOT NULL, time TEXT NOT NULL,
-  plan INTEGER, step INTEGER, kind TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (run, seq)) STRICT;
-CREATE TABLE blobs (sha256 TEXT PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
-";
-
-/// A journal that keeps many runs is asked for one of them.
-const LATER: &str = "
-CREATE INDEX IF NOT EXISTS plans_of_run ON plans (run);
-CREATE INDEX IF NOT EXISTS runs_of_guest ON runs (guest);
-";
 
 /// The journal of one state directory.
 #[derive(Debug)]
@@ -98,12 +77,12 @@ impl SqliteJournal {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let fresh: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if fresh == 0 {
-            tx.execute_batch(SCHEMA)?;
+            tx.execute_batch(schema::RUNS)?;
             tx.execute("INSERT INTO meta VALUES ('format', ?1)", [FORMAT.to_string()])?;
         }
         // What came later and an older program does not miss.
-        tx.execute_batch(LATER)?;
-        tx.execute_batch(super::batches::SCHEMA)?;
+        tx.execute_batch(schema::LATER)?;
+        tx.execute_batch(schema::BATCHES)?;
         tx.commit()?;
         drop(connection);
         self.check_format()

@@ -14,13 +14,14 @@ use super::closing::short;
 use super::format::{about, clock, count, hanging, measured, table, time, width};
 use super::terminal::Manner;
 use super::{Style, detail, err, json, writer};
+use crate::batch::abort::Abortion;
 use crate::batch::item::Stands;
 use crate::batch::preflight::Found;
 use crate::batch::report::{ItemReport, Report};
-use crate::batch::run::{AtWork, News, Overview, Teller};
 use crate::batch::schedule::Schedule;
 use crate::batch::spec::{Gate, Limits, OnFailure, Spec, StopAt};
 use crate::batch::status::{BatchStatus, ItemLine};
+use crate::batch::tell::{AtWork, News, Overview, Teller};
 use crate::batch::window;
 use crate::engine::event::{Event, StepInfo};
 use crate::engine::{ErrorInfo, EventBody, Sink};
@@ -415,7 +416,7 @@ pub fn closing(report: &Report, why: Option<&str>, place: &Path, file: &Path) ->
 }
 
 /// What `batch abort` gives up, and what it leaves.
-pub fn abortion(name: &str, runs: &[(String, String)], kept: &[(String, String)]) -> String {
+pub fn abortion(name: &str, Abortion { runs, kept }: &Abortion) -> String {
     let mut text =
         hanging("", &format!("Abort batch {name}: {} given up, nothing new begins.", count(runs.len(), "clone")));
     text.push('\n');

@@ -49,7 +49,8 @@ fn needs_root_three_servers_become_jails_in_one_night() -> Result<()> {
     ensure!(runs.len() == 3 && runs.iter().all(|run| run["state"] == "verified"), "{said}\n{status}");
 
     // What they share was made once: the trees of both releases' configuration files, and what was fetched.
-    let shared = trial.on(JAILHOST.host, "cd /usr/jails/.upgradectl && ls; wc -l < /var/db/jailhost/fetched")?;
+    let shared = trial
+        .on(JAILHOST.host, "cd /usr/jails/.upgradectl && ls; cat /usr/jails/Server*/var/db/jailhost/fetched | wc -l")?;
     ensure!(shared.matches(".tbz").count() == 2, "{shared}");
     ensure!(shared.trim().ends_with("\n2"), "pkg and nginx, once each: {shared}");
     let made: u32 = runs

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -64,30 +64,30 @@ impl Fleet {
         said
     }
 
-    fn of(&self, verb: &str, file: &PathBuf, more: &[&str], code: i32) -> Said {
+    fn of(&self, verb: &str, file: &Path, more: &[&str], code: i32) -> Said {
         let words = [&["batch", verb, file.to_str().unwrap()], more].concat();
         self.run(&words, code)
     }
 
-    fn spawn(&self, verb: &str, file: &PathBuf) -> Child {
+    fn spawn(&self, verb: &str, file: &Path) -> Child {
         let mut command = self.ctl.command(["--json", "batch", verb, file.to_str().unwrap(), "--yes"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// The batch's items, by guest, as `batch status` tells them.
-    fn items(&self, file: &PathBuf) -> BTreeMap<String, Value> {
+    fn items(&self, file: &Path) -> BTreeMap<String, Value> {
         let said = self.of("status", file, &["--json"], 0);
         let status: Value = serde_json::from_str(&said.stdout).unwrap();
         let items = status["items"].as_array().unwrap().iter();
         items.map(|item| (item["guest"].as_str().unwrap().to_owned(), item.clone())).collect()
     }
 
-    fn stands(&self, file: &PathBuf) -> Vec<String> {
+    fn stands(&self, file: &Path) -> Vec<String> {
         self.items(file).into_values().map(|item| item["stands"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Waits until so many items stand like this.
-    fn until(&self, file: &PathBuf, many: usize, like: &str) {
+    fn until(&self, file: &Path, many: usize, like: &str) {
         let begun = Instant::now();
         while fs::read_dir(self.ctl.state()).is_err()
             || !self.ctl.state().join("journal.db").exists()
