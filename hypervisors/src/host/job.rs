@@ -66,8 +66,8 @@ const STATUS: &str = "d=$1/$2; test -d \"$d/lock\" || { echo absent; exit 0; }; 
 /// Arguments: state directory, id, first byte counted from 1, most bytes.
 const OUTPUT: &str = "f=$1/$2/output; test -e \"$f\" || exit 0; tail -c \"+$3\" \"$f\" | head -c \"$4\"";
 
-/// Arguments: state directory, what ids begin with. The ids of those that run.
-const RUNNING: &str = "for d in \"$1/$2\"*; do if read p s o <\"$d/pid\" && test \"$o\" = \"$b\" && test \"$(born $p)\" = \"$s\"; then \
+/// Arguments: state directory, what ids begin with. The ids of those that run; a runner that has noted its end waits for the disk only.
+const RUNNING: &str = "for d in \"$1/$2\"*; do test -s \"$d/status\" && continue; if read p s o <\"$d/pid\" && test \"$o\" = \"$b\" && test \"$(born $p)\" = \"$s\"; then \
     echo \"${d##*/}\"; fi; done 2>/dev/null; exit 0";
 
 /// Arguments: state directory, what ids begin with. Ends those that run, with all that they started, and removes the records of all. A

@@ -1,7 +1,7 @@
 //! Packages on their way, once for all jails of a host.
 //!
 //! What one jail has fetched lies beside the runs' own directories and is put into the next one's cache before that fetches the rest. It
-//! stays there; it may be removed at any time.
+//! goes with the last run; it may be removed at any time.
 //!
 //! A jail is not trusted with another's packages: its cache is read only if it is where its name says (no link leads out of the tree), a
 //! file is copied, never linked, and kept only if its name bears the beginning of its own SHA-256, as pkg(8) names what it fetched
@@ -26,15 +26,15 @@ const FETCHED: &str = "fetched";
 const LARGEST: &str = "1073741824";
 
 /// Arguments: what lies beside, the jail's root. Copies into the jail's cache what is not there; prints how many.
-const SEED: &str = "s=$1 r=$(realpath \"$2\") || exit 1; test \"$(realpath \"$r/var/cache\" 2>/dev/null)\" = \"$r/var/cache\" || { echo 0; exit 0; }; \
-    d=$r/var/cache/pkg; test ! -L \"$d\" || { echo 0; exit 0; }; mkdir -p \"$d\" || exit 1; n=0; \
+pub(super) const SEED: &str = "s=$1 r=$(realpath \"$2\") || exit 1; test \"$(realpath \"$r/var/cache\" 2>/dev/null)\" = \"$r/var/cache\" || { echo 0; exit 0; }; \
+    d=$r/var/cache/pkg; test -L \"$d\" && { echo 0; exit 0; }; mkdir -p \"$d\" || exit 1; n=0; \
     for f in \"$s\"/*; do test -f \"$f\" || continue; b=${f##*/}; if test -e \"$d/$b\" || test -L \"$d/$b\"; then continue; fi; \
     rm -rf \"$d/.new\"; cp \"$f\" \"$d/.new\" && mv -f \"$d/.new\" \"$d/$b\" || exit 1; n=$((n+1)); done; echo $n";
 
 /// Arguments: what lies beside, the jail's root, the largest. Copies out of the jail's cache what is not there; prints how many.
-const COLLECT: &str = "s=$1 r=$(realpath \"$2\") || exit 1; d=$r/var/cache/pkg; \
+pub(super) const COLLECT: &str = "s=$1 r=$(realpath \"$2\") || exit 1; d=$r/var/cache/pkg; \
     test \"$(realpath \"$d\" 2>/dev/null)\" = \"$d\" || { echo 0; exit 0; }; mkdir -p \"$s\" && chmod 700 \"$s\" || exit 1; n=0; \
-    for f in \"$d\"/*; do test -f \"$f\" || continue; test ! -L \"$f\" || continue; b=${f##*/}; test ! -e \"$s/$b\" || continue; \
+    for f in \"$d\"/*; do test -f \"$f\" || continue; test -L \"$f\" && continue; b=${f##*/}; test -e \"$s/$b\" && continue; \
     head -c \"$3\" <\"$f\" >\"$s/.new\" || exit 1; h=$(sha256 -q \"$s/.new\") || exit 1; \
     case $b in *[~-]\"$(printf %.10s \"$h\")\".*) mv -f \"$s/.new\" \"$s/$b\" || exit 1; n=$((n+1));; *) rm -f \"$s/.new\";; esac; done; echo $n";
 

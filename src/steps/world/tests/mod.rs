@@ -435,8 +435,17 @@ fn scripts_survive_a_csh_login_shell() {
     let note = noting(Path::new("/s"), "what", "release", &["true".to_owned()]);
     let words = note.iter().map(String::as_str);
     let scripts = etc::SCRIPTS.iter().chain(mergemaster::SCRIPTS).copied();
-    let others =
-        [accounts::ADD, accounts::QUEUED, undecided::FILE, packages::PASSING, update::RUN, install::FLAGGED, NOTE];
+    let others = [
+        accounts::ADD,
+        accounts::QUEUED,
+        undecided::FILE,
+        packages::PASSING,
+        update::RUN,
+        install::FLAGGED,
+        fetch::SEED,
+        fetch::COLLECT,
+        NOTE,
+    ];
     for script in scripts.chain(others).chain(words) {
         assert!(!script.contains(['\n', '!']), "{script}");
     }
