@@ -384,6 +384,8 @@ impl Controller {
             Outcome::Cannot(error) => (record.stands, record.error) = (Stands::Failed, Some(error)),
             Outcome::Ended { past, run, error, stopped, aborted, over } => {
                 record.run = run.or(record.run);
+                // That a person stopped it is no failure.
+                let error = error.filter(|_| !stopped);
                 (record.aborted, record.over) = (aborted, over);
                 told = Some((past.clone(), error.clone()));
                 let more = record.verb + 1 < self.spec.verbs.len();

@@ -297,9 +297,11 @@ fn find(book: Option<&Batches>, path: &Path) -> Result<BatchRecord, Failure> {
         }
     };
     book.map(|book| book.newest(&name)).transpose()?.flatten().ok_or_else(|| {
-        Failure::new(exit::STATE, format!("find batch {name}"))
-            .cause("no batch of that name has begun")
-            .help(format!("upgradectl batch plan {0}, then upgradectl batch run {0}", path.display()))
+        let help = match path.exists() {
+            true => format!("upgradectl batch plan {0}, then upgradectl batch run {0}", path.display()),
+            false => "name its file, or a batch that has begun".to_owned(),
+        };
+        Failure::new(exit::STATE, format!("find batch {name}")).cause("no batch of that name has begun").help(help)
     })
 }
 

@@ -66,6 +66,18 @@ pub fn found(tree: &Tree) -> Result<Vec<Queue>, GuestError> {
     Ok(queues)
 }
 
+/// The directories of the known queues, relative to the root, for a tree that is elsewhere. Those of several instances of a service
+/// (`postfix-*`), and what a configuration names, are not among them.
+pub fn directories() -> Result<Vec<PathBuf>, GuestError> {
+    let plain = |rule: &'static QueueRule| {
+        rule.spools.iter().filter(|spool| !spool.ends_with('*')).map(move |spool| (rule, spool))
+    };
+    let below = |(rule, spool): (&'static QueueRule, &'static String)| {
+        rule.below.iter().map(move |name| Path::new(spool).join(name))
+    };
+    Ok(tables()?.queue.iter().flat_map(plain).flat_map(below).collect())
+}
+
 /// Services that keep a queue beneath a mount point (absolute), of those of which a unit is `held`.
 pub fn kept_in(point: &Path, held: impl Fn(&String) -> bool) -> Result<Vec<String>, GuestError> {
     let beneath = |spool: &String| Path::new("/").join(spool).starts_with(point);

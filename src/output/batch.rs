@@ -231,16 +231,14 @@ impl Teller for Board {
             News::ItemVerbEnded { guest, verb, exit_code, elapsed_s, outage_s, error } => {
                 let outage = if *outage_s > 0.0 { format!(", outage {}", measured(*outage_s)) } else { String::new() };
                 let took = format!("{}{outage}", clock(*elapsed_s));
-                let (verb, word) = (verb.word(), if *exit_code == exit::DONE { "done" } else { "FAILED" });
+                let verb = verb.word();
                 match error {
-                    None => self.line(&format!("{guest}: {verb} {word}, {took}"), false),
-                    Some(error) if *exit_code == exit::PARTWAY && error.causes.is_empty() => {
-                        self.line(&format!("{guest}: {verb} stopped, {took}"), true);
-                    }
+                    None if *exit_code == exit::DONE => self.line(&format!("{guest}: {verb} done, {took}"), false),
+                    None => self.line(&format!("{guest}: {verb} stopped, {took}"), true),
                     Some(error) => {
                         let why = printable(&cause(error));
-                        let text = hanging("", &format!("{guest}: {verb} {word}, {took}: {why}"));
-                        err(&text.replacen(word, &style.bad(word), 1));
+                        let text = hanging("", &format!("{guest}: {verb} FAILED, {took}: {why}"));
+                        err(&text.replacen("FAILED", &style.bad("FAILED"), 1));
                     }
                 }
             }

@@ -6,6 +6,7 @@
 
 mod carry;
 mod park;
+mod queue;
 mod services;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub use carry::CarryOver;
 pub use park::{Old, Park, Parking};
+pub use queue::MirrorQueue;
 pub use services::{StopServices, running};
 
 use super::{Done, Probe, Step, StepError, World};

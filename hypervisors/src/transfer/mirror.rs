@@ -34,6 +34,8 @@ pub struct Mirror<'a> {
     pub below: &'a str,
     /// rsync exclude patterns.
     pub exclude: &'a [String],
+    /// Where the target keeps what is deleted or replaced there.
+    pub backup: Option<&'a str>,
     /// A file of the target that the shell is written to.
     pub shell: &'a Path,
 }
@@ -50,6 +52,12 @@ pub async fn mirror(source: &dyn Host, target: &dyn Host, what: &Mirror<'_>, liv
     let paths = [what.root.to_string_lossy(), what.below.into(), what.shell.to_string_lossy(), what.from.into()];
     words.extend(paths.into_iter().map(std::borrow::Cow::into_owned));
     words.extend(["-aHx", "--numeric-ids", "--delete", "--stats"].map(str::to_owned));
+    words.extend(
+        what.backup
+            .map(|aside| format!("--backup-dir={aside}"))
+            .into_iter()
+            .chain(what.backup.map(|_| "--backup".to_owned())),
+    );
     words.extend(what.exclude.iter().map(|pattern| format!("--exclude={pattern}")));
     let patience = Duration::from_secs(24 * 3600);
     let command = Command::new(words).timeout(patience);
@@ -159,7 +167,7 @@ mod tests {
         let (from, root, shell) = (at("server/spool"), at("jails/A"), at("shell"));
         let exclude = ["*.pid".to_owned()];
         let from = from.to_str().unwrap();
-        let what = Mirror { from, root: &root, below: "var/spool", exclude: &exclude, shell: &shell };
+        let what = Mirror { from, root: &root, below: "var/spool", exclude: &exclude, backup: None, shell: &shell };
         let told = mirror(&source, &target, &what, false).await.unwrap();
         assert!(told.contains("Number of regular files transferred: 1"), "{told}");
         let copy = |name: &str| fs::metadata(at("jails/A/var/spool").join(name)).unwrap();

@@ -27,8 +27,13 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
     let said = trial.says("plan clone ServerA", 0)?;
     ensure!(said.stdout.contains("goes over") && trial.host()? == host, "{said}");
 
+    trial.on(SERVER.host, "mkdir -p /var/spool/mqueue; echo old > /var/spool/mqueue/qfOld")?;
     let said = trial.says("clone ServerA", 0)?;
     let tree = trial.tree()?;
+    ensure!(
+        trial.on(JAILHOST.host, &format!("ls {tree}/var/spool/mqueue"))?.is_empty(),
+        "what waits is the server's to send"
+    );
     ensure!(trial.on(JAILHOST.host, "jls -n name")?.trim().is_empty(), "it is left stopped: {said}");
     let inside = trial.on(
         JAILHOST.host,
@@ -43,7 +48,10 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
     trial.says("verify ServerA", 0)?;
     ensure!(trial.server(SERVER.host)? == server, "the server serves as before:\n{}", trial.server(SERVER.host)?);
 
-    trial.on(SERVER.host, "echo late > /var/mail/late")?;
+    trial.on(
+        SERVER.host,
+        "echo late > /var/mail/late; rm /var/spool/mqueue/qfOld; echo waits > /var/spool/mqueue/qfA; echo sent > /var/spool/mqueue/qfB",
+    )?;
     let said = trial.says("promote ServerA --yes", 0)?;
     ensure!(said.stdout.contains("without its services, at"), "{said}");
     ensure!(
@@ -60,9 +68,16 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
         parked.contains("cron is not running") && parked.contains(&format!("inet {}", trial.lab.address(PARKED))),
         "{parked}"
     );
-    trial.on(SERVER.host, "echo promoted > /root/promoted")?;
+    ensure!(trial.on(SERVER.host, "ls /var/spool/mqueue")?.trim() == "qfA\nqfB", "its queue is the server's");
+    trial.on(SERVER.host, "echo promoted > /root/promoted; cd /var/spool/mqueue && rm qfB && echo new > qfC")?;
 
     trial.says("rollback ServerA --yes", 0)?;
+    let queue = trial.on(
+        SERVER.host,
+        "ls /var/spool/mqueue; rm -rf /var/spool/mqueue/*; ls /var/db/upgradectl-*-aside/var/spool/mqueue",
+    )?;
+    ensure!(queue == "qfA\nqfC\nqfB", "what the jail accepted came back, what it sent is laid aside: {queue}");
+    trial.on(SERVER.host, "rm -rf /var/db/upgradectl-*-aside")?;
     ensure!(trial.server(SERVER.host)? == server, "as it was:\n{}", trial.server(SERVER.host)?);
     ensure!(
         trial

@@ -294,6 +294,8 @@ fn guests_are_worked_on_by_hand_in_between() {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(8), "Ctrl-C ends it after the steps in hand");
+    let report = fleet.of("report", &file, &[], 0);
+    assert!(report.stdout.contains("0 failed") && !report.stdout.contains("What failed"), "{report}");
     // One that is in the middle is finished by hand, and one that has ended is given up.
     let items = fleet.items(&file);
     let like = |what: &str| items.iter().find(|(_, item)| item["stands"] == what).map(|(guest, _)| guest.clone());

@@ -6,7 +6,8 @@
 //!
 //! * `facts`: what is known of the server and of the host; `check`: what is refused before anything is touched.
 //! * `clone`, `upgrade`, `promote`, `commit`: the plan of each verb. The ways back are those of `super::back`.
-//! * `world`: the steps of a recipe. `tree`: what is done to the jail's files; `parking`: what becomes of the server's rc.conf.
+//! * `world`: the steps of a recipe. `tree`: what is done to the jail's files; `parking`: what becomes of the server's rc.conf; `queues`: which of
+//!   its queues are brought over at promotion.
 //! * `run`: a run of this strategy under its lease.
 
 mod check;
@@ -15,6 +16,7 @@ mod commit;
 mod facts;
 mod parking;
 mod promote;
+mod queues;
 mod run;
 mod tree;
 mod upgrade;

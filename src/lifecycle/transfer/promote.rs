@@ -25,6 +25,8 @@ pub struct Now {
     pub definition: Definition,
     /// Services of the server that run.
     pub services: Vec<String>,
+    /// Queues that are brought over, relative to the root.
+    pub queues: Vec<String>,
     /// SHA-256 of the server's rc.conf, what it becomes, and the difference.
     pub rc_conf: (String, String, String),
     /// What gives the jail its identity back.
@@ -75,6 +77,19 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     steps.push(PlanStep::new(Stage::Define, undefine, 0.5).clone_side());
     // The clone has stopped: nobody in it can lead astray what is written there from outside.
     let carry = |last| carries(spec, run, last);
+    // When the server has stopped, with the last of what is carried.
+    let queues = now.queues.clone();
+    let queued = || {
+        queues.iter().map(|path| {
+            let step = server::MirrorQueue {
+                server: run.server.clone(),
+                root: run.root.clone(),
+                scratch: run.scratch.clone(),
+                path: path.clone(),
+            };
+            PlanStep::new(Stage::FinalCarry, step, 2.0)
+        })
+    };
     steps.extend(carry(false).map(|step| step.on_failure(OnFailure::Warn)));
     let outage_from = steps.len();
     let stop = server::StopServices { server: run.server.clone(), services: now.services.clone() };
@@ -84,7 +99,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     // A server that leaves the network cannot be asked any more; nothing runs on it that would still write.
     let leaves = run.parking.is_none();
     if leaves {
-        steps.extend(carry(true));
+        steps.extend(carry(true).chain(queued()));
     }
     let (rc_before, rc_after, diff) = now.rc_conf;
     let park = server::Park {
@@ -102,7 +117,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     steps.push(PlanStep::new(Stage::Fence, park, 5.0).undone_between(vec![given_up], Vec::new()));
     steps.push(PlanStep::new(Stage::Fence, quiet(record, run, None), 4.0).undo(Undo::Nothing));
     if !leaves {
-        steps.extend(carry(true));
+        steps.extend(carry(true).chain(queued()));
     }
     let define = domain::Define {
         host: host.clone(),
@@ -123,11 +138,18 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     steps.push(PlanStep::new(Stage::Prove, autostart, 0.5).on_failure(OnFailure::Warn));
     steps.extend(hooks.after(Verb::Promote));
     debug_assert_eq!(outages(&steps, name).len(), 1);
-    let page = page(record, run, &now.services, &spec.carry, outage_s);
+    let page = page(record, run, &now.services, &queues, &spec.carry, outage_s);
     Ok((record.plan("promote", [State::Promoting, State::Promoted, State::Verified], steps), page))
 }
 
-fn page(record: &RunFacts, run: &Transfer, services: &[String], carried: &[CarryRule], outage_s: f64) -> Page {
+fn page(
+    record: &RunFacts,
+    run: &Transfer,
+    services: &[String],
+    queues: &[String],
+    carried: &[CarryRule],
+    outage_s: f64,
+) -> Page {
     let name = &record.original.name;
     let mut page = Page::new(format!("Promote {} to {name}", record.clone.name));
     if let Some(verification) = &record.verification {
@@ -146,6 +168,10 @@ fn page(record: &RunFacts, run: &Transfer, services: &[String], carried: &[Carry
     let carried: Vec<String> = carried.iter().map(|CarryRule::Rsync { path, .. }| path.display().to_string()).collect();
     if !carried.is_empty() {
         page.rows.push(Row::new("carried", carried.join(", ")));
+    }
+    if !queues.is_empty() {
+        let queues: Vec<String> = queues.iter().map(|path| format!("/{path}")).collect();
+        page.rows.push(Row::new("queues", format!("{}: brought over, and back by rollback", queues.join(", "))));
     }
     let all = if carried.is_empty() { "all" } else { "all else" };
     page.rows.push(Row::new("left behind", format!("{all} that {name} wrote since the transfer")));

@@ -108,6 +108,8 @@ impl Held<'_> {
             .unified_diff()
             .header("/etc/rc.conf of the server", "/etc/rc.conf of the server, parked")
             .to_string();
+        let jails = self.hypervisor.host();
+        let queues = super::queues::mirrored(&*host, &*jails, &run.root, &self.spec, &mut findings).await?;
         let services = server::running(&*host).await.map_err(|error| failed(&name, &error))?;
         let (identity, notes) = super::tree::identity(&self.record, &self.pasts()?, &world, &self.hypervisor).await?;
         for note in notes {
@@ -116,6 +118,7 @@ impl Held<'_> {
         let now = promote::Now {
             definition: self.hypervisor.compose(&clone::guest(&self.record, true)?).await?,
             services,
+            queues,
             rc_conf: (sha256(before.as_bytes()), after, diff),
             identity,
         };

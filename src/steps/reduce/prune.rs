@@ -33,10 +33,13 @@ pub const MOUNT_POINTS: [&str; 2] = ["dev", "usr/ports"];
 const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 
 /// The list of [`Prune::paths`] for a server with these file systems: what restore(8) and snapshots leave in each of them goes
-/// too. `configured`: the inventory's list, which takes the place of [`DEFAULT`].
+/// too, and what is in known queues. `configured`: the inventory's list, which takes the place of [`DEFAULT`].
 pub fn paths(configured: Option<&[String]>, filesystems: &[PathBuf]) -> Vec<String> {
     let default = || DEFAULT.map(str::to_owned).to_vec();
     let mut paths = configured.map_or_else(default, <[String]>::to_vec);
+    // What waits there is the server's to send: the jail gets it at promotion.
+    let queues = crate::guest::queues::directories().unwrap_or_default();
+    paths.extend(queues.iter().map(|directory| format!("{}/", directory.display())));
     for filesystem in filesystems {
         let below = filesystem.strip_prefix("/").unwrap_or(filesystem);
         for name in ["restoresymtable", ".snap"] {

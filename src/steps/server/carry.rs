@@ -53,7 +53,14 @@ impl Step for CarryOver {
         let source = self.server.there(world).await?;
         let target = world.hypervisor(&self.server.host)?.host();
         let (from, shell) = (format!("/{}", self.path), self.scratch.join("rsync-shell"));
-        let what = Mirror { from: &from, root: &self.root, below: &self.path, exclude: &self.exclude, shell: &shell };
+        let what = Mirror {
+            from: &from,
+            root: &self.root,
+            below: &self.path,
+            exclude: &self.exclude,
+            backup: None,
+            shell: &shell,
+        };
         let stats = mirror(&*source, &*target, &what, !self.last).await?;
         let files = stats
             .lines()
