@@ -16,7 +16,12 @@ pub fn verdict(end: End, controller: &Controller, file: &Path) -> (u8, Option<St
         End::Gate => (exit::UNDECIDED, Some(format!("wave {} waits for an approval: {resume} --yes", wave + 1))),
         End::NotWell => {
             let bad = tally.guests - tally.well;
-            (exit::SOME_FAILED, Some(format!("{bad} of wave {wave} did not end well: the next one does not begin")))
+            (
+                exit::SOME_FAILED,
+                Some(format!(
+                    "{bad} of wave {wave} did not end well: the next one does not begin. {resume} --yes begins it all the same"
+                )),
+            )
         }
         End::Halted(halt) => {
             let why = match halt {
@@ -29,6 +34,7 @@ pub fn verdict(end: End, controller: &Controller, file: &Path) -> (u8, Option<St
             let why = format!("what is left does not fit before the window closes: {resume} in the next one");
             (exit::PARTWAY, Some(why))
         }
+        End::Closed => (exit::PARTWAY, Some("the batch was given up: nothing of it begins any more".to_owned())),
         End::Stopped => (exit::PARTWAY, Some(format!("stopped: {resume}"))),
     }
 }

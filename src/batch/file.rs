@@ -67,6 +67,9 @@ fn batch(top: &Section<'_>, inventory: &Inventory) -> Option<Spec> {
     if let Some(waves) = waves {
         divide(&waves, &mut items);
     }
+    if items.is_empty() && section.get("items").is_some_and(|items| items.items().is_empty()) {
+        section.problem("the key \"items\" names no guest", Some("[[batch.items]] with guest, host or tag"));
+    }
     order(&section, &items);
     section.finish("a batch");
     if items.is_empty() {
@@ -163,6 +166,7 @@ fn select<'a>(picks: &Value<'a>, on_failure: OnFailure, inventory: &Inventory) -
                     host: guest.clone.runs_on.clone().unwrap_or_else(|| guest.runs_on.clone()),
                     disk: guest.host.clone(),
                     link: transfer.then(|| guest.host.clone()),
+                    in_place: guest.clone.strategy == Some(Strategy::InPlace),
                 },
                 after: pick.get("after"),
                 named: names.clone(),

@@ -8,6 +8,7 @@ use crate::engine::ErrorInfo;
 use crate::journal::{Holder, RunRecord};
 use crate::lifecycle::app::{App, Finish, Options};
 use crate::lifecycle::error::exit;
+use crate::lifecycle::query;
 use crate::lifecycle::state::{State, Verb};
 
 /// How an item stands, as it is stored.
@@ -219,13 +220,40 @@ pub async fn go_on(app: &App, guest: &str, verbs: &[Verb], record: &ItemRecord, 
         elapsed_s: began.elapsed().as_secs_f64(),
         outage_s: finish.outage_s,
     };
-    let stopped = finish.code == exit::PARTWAY && app.stop.load(std::sync::atomic::Ordering::Relaxed);
-    let error = (finish.code != exit::DONE).then(|| error_of(&finish, guest, verb));
-    let aborted = error.is_some() && !stopped && policy == OnFailure::Abort && give_up(app, guest, &finish).await;
+    let asked = app.stop.load(std::sync::atomic::Ordering::Relaxed);
+    // A promotion that is stopped while production is down takes itself back.
+    let stopped = asked && matches!(finish.code, exit::PARTWAY | exit::UNDONE);
     let run = finish.run.clone().or_else(|| run.map(|run| run.id));
-    let ended = run_of(app, guest, run.as_deref()).ok().flatten();
-    let over = error.is_some() && ended.is_none_or(|run| run.closed.is_some());
+    let now = run_of(app, guest, run.as_deref()).ok().flatten();
+    let state = now.as_ref().and_then(|run| State::parse(&run.state));
+    let error = match finish.code {
+        exit::DONE if went_on(verbs, record.verb, state) => None,
+        // What was resumed was the way back.
+        exit::DONE => Some(ErrorInfo {
+            code: exit::UNDONE,
+            message: format!("{} {guest}", verbs[record.verb].word()),
+            causes: vec!["it was undone: all is as before the verb".to_owned()],
+            ..ErrorInfo::default()
+        }),
+        _ => Some(error_of(&finish, guest, verb)),
+    };
+    let mut over = error.is_some() && now.as_ref().is_none_or(|run| run.closed.is_some());
+    let give_up = error.is_some() && !asked && !over && policy == OnFailure::Abort && finish.code != exit::LOCKED;
+    let aborted = match now.filter(|_| give_up) {
+        Some(run) => given_up(app, &run).await,
+        None => false,
+    };
+    over |= aborted;
     Outcome::Ended { past, run, error, stopped, aborted, over }
+}
+
+/// Whether a run in this state is past the verb at this place.
+fn went_on(verbs: &[Verb], place: usize, state: Option<State>) -> bool {
+    match next(verbs, state, true) {
+        Next::Begin(next) => next > place,
+        Next::Nothing => true,
+        Next::Resume(_) | Next::Foreign(_) | Next::GivenUp => false,
+    }
 }
 
 /// Why a verb did not end well, with the command to go on with.
@@ -242,15 +270,15 @@ fn error_of(finish: &Finish, guest: &str, verb: Verb) -> ErrorInfo {
     error
 }
 
-/// Aborts the run of an item that failed; not if production has moved to the clone, where an abort loses what was written
-/// there, and not if somebody else is at it.
-async fn give_up(app: &App, guest: &str, finish: &Finish) -> bool {
-    let moved = matches!(finish.state, Some(State::Promoting | State::Promoted | State::Committing | State::Committed));
-    if finish.run.is_none() || moved || finish.code == exit::LOCKED {
+/// Aborts the run of an item that failed; not if production ever lived on the clone, or is worked on itself: what was written
+/// there is for a person to give up.
+async fn given_up(app: &App, run: &RunRecord) -> bool {
+    let holds = app.journal().is_ok_and(|journal| query::holds_production(&*journal, run).unwrap_or(true));
+    if holds {
         return false;
     }
     let options = Options { yes: true, ..Options::default() };
-    app.change(Verb::Abort, guest, &options).await.code == exit::DONE
+    app.change(Verb::Abort, &run.id, &options).await.code == exit::DONE
 }
 
 #[cfg(test)]
@@ -280,6 +308,14 @@ mod tests {
         // After coffee.
         assert_eq!(next(&[Verb::Promote], Some(State::Verified), false), Next::Begin(0));
         assert_eq!(next(&[Verb::Promote], Some(State::Promoted), false), Next::Nothing);
+    }
+
+    #[test]
+    fn what_was_undone_has_not_gone_on() {
+        assert!(went_on(&NIGHT, 1, Some(State::Upgraded)) && went_on(&NIGHT, 2, Some(State::Verified)));
+        assert!(!went_on(&NIGHT, 1, Some(State::Cloned)) && !went_on(&NIGHT, 0, Some(State::Aborted)));
+        assert!(!went_on(&[Verb::Promote], 0, Some(State::Upgraded)) && !went_on(&NIGHT, 0, None));
+        assert!(went_on(&[Verb::Abort], 0, Some(State::Aborted)) && went_on(&[Verb::Verify], 0, Some(State::Promoted)));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Found {
     Resumes(usize),
     /// There is nothing left to do.
     Nothing,
+    /// A person ended the look before it was its turn.
+    NotLooked,
     /// It will fail.
     Wrong(ErrorInfo),
 }
@@ -33,7 +35,7 @@ pub enum Found {
 /// If the journal cannot be read.
 pub async fn look(app: &Arc<App>, spec: &Spec) -> Result<Vec<Found>, Failure> {
     let journal = app.journal_read_only()?;
-    let mut found: Vec<Found> = vec![Found::Nothing; spec.items.len()];
+    let mut found: Vec<Found> = vec![Found::NotLooked; spec.items.len()];
     let mut crew = Crew::new();
     let mut at_work = 0;
     for (index, item) in spec.items.iter().enumerate() {
@@ -45,7 +47,10 @@ pub async fn look(app: &Arc<App>, spec: &Spec) -> Result<Vec<Found>, Failure> {
                 found[index] = Found::Resumes(place);
                 continue;
             }
-            Next::Nothing | Next::GivenUp => continue,
+            Next::Nothing | Next::GivenUp => {
+                found[index] = Found::Nothing;
+                continue;
+            }
             Next::Foreign(state) => {
                 found[index] = Found::Wrong(ErrorInfo {
                     code: exit::STATE,

@@ -18,7 +18,7 @@ use super::spec::{Gate, Spec};
 use super::tell::{AtWork, News, Overview, Teller};
 use super::window::{Hours, hours};
 use crate::engine::ErrorInfo;
-use crate::journal::{BatchRecord, Batches, Holder, JournalError, Turn};
+use crate::journal::{BatchRecord, Batches, Holder, Journal, JournalError, Turn};
 use crate::lifecycle::app::App;
 use crate::lifecycle::error::{Failure, exit};
 
@@ -49,11 +49,14 @@ pub enum End {
     Hours,
     /// A person stopped it.
     Stopped,
+    /// Somebody closed the batch.
+    Closed,
 }
 
 /// One controller at one batch.
 pub struct Controller {
     app: Arc<App>,
+    journal: Arc<dyn Journal>,
     book: Arc<Batches>,
     batch: i64,
     /// What was approved.
@@ -149,6 +152,7 @@ impl Controller {
             schedule: Schedule::new(&spec, lengths),
             records: vec![ItemRecord::default(); spec.items.len()],
             spec: Arc::new(spec),
+            journal: app.journal()?,
             app,
             book,
             batch: batch.id,
@@ -161,7 +165,7 @@ impl Controller {
             closed: false,
             shown: None,
         };
-        controller.turn(|this| Ok(if failed { this.again() } else { Vec::new() }))?;
+        controller.turn(|this| if failed { this.again() } else { Ok(Vec::new()) })?;
         // Whoever goes on knows of the failures there were.
         controller.schedule.go_on();
         Ok(controller)
@@ -207,12 +211,13 @@ impl Controller {
     }
 
     /// What failed waits again, and what was left for it.
-    fn again(&mut self) -> Vec<usize> {
+    fn again(&mut self) -> Result<Vec<usize>, JournalError> {
         let ended = |record: &ItemRecord| matches!(record.stands, Stands::Failed | Stands::Left);
         let again: Vec<usize> = (0..self.records.len()).filter(|index| ended(&self.records[*index])).collect();
         for index in &again {
             let mut record = self.records[*index].clone();
-            let anew = record.over || record.run.is_none();
+            let run = record.run.as_ref().map(|run| self.journal.run(run)).transpose()?.flatten();
+            let anew = record.over || run.is_none_or(|run| run.closed.is_some());
             record.stands = if anew { Stands::Waiting } else { Stands::Between };
             if anew {
                 (record.verb, record.run) = (0, None);
@@ -221,7 +226,7 @@ impl Controller {
             (record.aborted, record.over) = (false, false);
             self.put(*index, record);
         }
-        again
+        Ok(again)
     }
 
     /// Works until there is nothing to do.
@@ -270,6 +275,10 @@ impl Controller {
 
     async fn wait_for_the_window(&self) {
         let Some(window) = self.spec.window else { return };
+        // Whatever wants no guest to begin need not wait.
+        if self.schedule.over() || self.schedule.at_gate() || self.schedule.halted().is_some() {
+            return;
+        }
         let mut told = false;
         while let Hours::Closed(opens) = hours(window, &Zoned::now()) {
             if self.stopping() {
@@ -316,6 +325,9 @@ impl Controller {
                 let mut record = this.records[index].clone();
                 (record.stands, record.verb, record.holder) = (Stands::Working, verb, Some(this.me.clone()));
                 record.begun = record.begun.or(Some(Timestamp::now()));
+                // Should this controller die, its successor knows which run it was.
+                let open = this.journal.open_of(&this.spec.items[index].guest)?;
+                record.run = open.map(|run| run.id).or(record.run);
                 this.put(index, record);
                 taken.push((index, verb));
                 changed.push(index);
@@ -390,6 +402,7 @@ impl Controller {
                 told = Some((past.clone(), error.clone()));
                 let more = record.verb + 1 < self.spec.verbs.len();
                 match (&error, stopped) {
+                    (_, true) if over => (record.stands, record.run, record.verb) = (Stands::Between, None, 0),
                     (_, true) => record.stands = Stands::Between,
                     (Some(_), _) => record.stands = Stands::Failed,
                     (None, _) if more => (record.stands, record.verb) = (Stands::Between, record.verb + 1),
@@ -439,7 +452,10 @@ impl Controller {
         if self.schedule.over() {
             return Some(End::Over);
         }
-        if self.stopping() || self.closed {
+        if self.closed {
+            return Some(End::Closed);
+        }
+        if self.stopping() {
             return Some(End::Stopped);
         }
         if !self.others.is_empty() {

@@ -71,6 +71,8 @@ pub struct Schedule {
     halted: Option<Halt>,
     begun: usize,
     elsewhere: usize,
+    working: usize,
+    working_on: Vec<usize>,
     per_host: Vec<usize>,
     per_disk: Vec<usize>,
     per_link: Vec<usize>,
@@ -138,6 +140,8 @@ impl Schedule {
             halted: None,
             begun: 0,
             elsewhere: 0,
+            working: 0,
+            working_on: places.clone(),
             per_host: places.clone(),
             per_disk: places.clone(),
             per_link: places,
@@ -204,6 +208,8 @@ impl Schedule {
             }
         }
         if let Standing::Working(verb) = unit.standing {
+            change(&mut self.working);
+            change(&mut self.working_on[unit.host]);
             if heavy(self.verbs[verb]) {
                 change(&mut self.per_disk[unit.disk]);
             }
@@ -227,11 +233,19 @@ impl Schedule {
         let ready = |index: &usize| -> Option<(usize, usize)> {
             let unit = &self.units[*index];
             match unit.standing {
-                Standing::Between(verb) if free(unit, verb) && fits(unit.lengths[verb]) => Some((*index, verb)),
+                Standing::Between(verb)
+                    if within(self.working_on[unit.host], self.limits.per_host)
+                        && free(unit, verb)
+                        && fits(unit.lengths[verb]) =>
+                {
+                    Some((*index, verb))
+                }
                 _ => None,
             }
         };
+        // Those that have begun may be more than the limits allow: they failed and are tried again, or were another's.
         if self.begun > 0
+            && self.working.saturating_sub(self.elsewhere) < self.limits.parallel
             && let Some(found) = self.order.iter().find_map(ready)
         {
             return Some(found);

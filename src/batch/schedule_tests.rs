@@ -15,6 +15,7 @@ fn item(host: &str, after: &[usize], wave: usize) -> Item {
         host: host.into(),
         disk: host.into(),
         link: None,
+        in_place: false,
     }
 }
 
@@ -52,6 +53,19 @@ fn the_longest_chain_begins_first_and_limits_hold() {
     assert_eq!(begin(&mut schedule), Some(3));
     schedule.set(1, Standing::Between(1));
     assert_eq!(schedule.next(|_| true), Some((1, 1)), "it keeps its place on its host");
+}
+
+#[test]
+fn those_that_are_tried_again_keep_to_the_limits() {
+    let mut spec = spec(2, (0..6).map(|index| item(if index < 3 { "a" } else { "b" }, &[], 0)).collect());
+    spec.limits.per_host = Some(1);
+    let mut schedule = schedule(&spec, &[1.0; 6]);
+    (0..6).for_each(|index| schedule.set(index, Standing::Between(1)));
+    assert_eq!((begin(&mut schedule), begin(&mut schedule), begin(&mut schedule)), (Some(0), Some(3), None));
+    schedule.set(0, Standing::Ended(Ending::Well));
+    assert_eq!((begin(&mut schedule), begin(&mut schedule)), (Some(1), None));
+    schedule.set_elsewhere(1);
+    assert_eq!(begin(&mut schedule), None, "hosts are everybody's");
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub struct Item {
     pub disk: String,
     /// Host into which the guest is moved over the network, if it is.
     pub link: Option<String>,
+    /// The guest itself is worked on: its upgrade interrupts it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
 }
 
 /// How many at a time.

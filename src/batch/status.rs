@@ -81,8 +81,8 @@ pub fn status(
         // A run that its controller has not written down yet is the guest's open one.
         let run = match &record.run {
             Some(run) => journal.run(run)?,
-            None if record.stands == Stands::Waiting => None,
-            None => journal.open_of(&item.guest)?,
+            None if matches!(record.stands, Stands::Between | Stands::Working) => journal.open_of(&item.guest)?,
+            None => None,
         };
         let more = matches!(record.stands, Stands::Waiting | Stands::Between | Stands::Working | Stands::Failed);
         Ok(ItemLine {

@@ -152,7 +152,12 @@ fn plan(context: &Context, path: &Path) -> Result<u8, Failure> {
         } else {
             out(&output::batch::page(&spec, schedule, Some(&found), true));
         }
-        Ok(if wrong > 0 { exit::REFUSED } else { exit::DONE })
+        let all = found.iter().all(|found| !matches!(found, preflight::Found::NotLooked));
+        Ok(match (wrong, all) {
+            (0, true) => exit::DONE,
+            (0, false) => exit::PARTWAY,
+            _ => exit::REFUSED,
+        })
     }))
 }
 
@@ -253,7 +258,8 @@ async fn carry_out(
     let mut controller = Controller::new(app.clone(), book.clone(), batch, teller.clone(), wishes.failed)?;
     let end = loop {
         let end = controller.run().await?;
-        if end != End::Gate {
+        // An approval that was given beforehand also passes a wave that did not end well.
+        if end != End::Gate && !(end == End::NotWell && wishes.next_wave) {
             break end;
         }
         let (wave, tally) = controller.wave();
@@ -385,6 +391,6 @@ fn abort(context: &Context, start: &Start) -> Result<u8, Failure> {
             None if context.json() => {}
             None => out(&format!("{guest} is as it was\n")),
         };
-        abortion.carry_out(&app, &book, &batch, tell).await
+        abortion.carry_out(&app, &book, &journal, &batch, tell).await
     }))
 }

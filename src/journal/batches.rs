@@ -143,23 +143,23 @@ impl Batches {
         Ok(self.lock().query_row(&sql, [name], batch_record).optional()?)
     }
 
-    /// How long each verb of a guest took the last time it ended well, in seconds.
+    /// How long the steps of each verb of a guest took the last time it ended well, in seconds: what it waited in between is not counted.
     ///
     /// # Errors
     /// If it cannot be read.
     pub fn lengths(&self, guest: &str) -> Result<BTreeMap<String, f64>, JournalError> {
         let connection = self.lock();
         let mut statement = connection.prepare_cached(
-            "SELECT p.verb, p.stored, (SELECT max(e.time) FROM events e WHERE e.run = p.run AND e.plan = p.id)
+            "SELECT p.verb, (SELECT sum(json_extract(e.data, '$.elapsed_s')) FROM events e
+                             WHERE e.run = p.run AND e.plan = p.id AND e.kind = 'done')
              FROM runs r JOIN plans p ON p.run = r.id WHERE r.guest = ?1 AND p.outcome = 'done'
                AND json_extract(p.body, '$.undoes') IS NULL ORDER BY p.id",
         )?;
         let mut rows = statement.query([guest])?;
         let mut lengths = BTreeMap::new();
         while let Some(row) = rows.next()? {
-            if row.get::<_, Option<String>>(2)?.is_some() {
-                let took = time(row, 2)?.duration_since(time(row, 1)?).as_secs_f64();
-                lengths.insert(row.get(0)?, took);
+            if let Some(seconds) = row.get::<_, Option<f64>>(1)? {
+                lengths.insert(row.get(0)?, seconds);
             }
         }
         Ok(lengths)

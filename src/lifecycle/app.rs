@@ -192,12 +192,24 @@ impl App {
     ) -> Result<Held<'a>, Failure> {
         let lease = lease::take(&*journal, &run.id, options.take_over, options.wait).await?;
         hypervisors::host::set_lease_marker(Holder::this_process().marker);
-        let run = journal.run(&run.id)?.ok_or_else(|| JournalError::Missing(run.id.clone()))?;
-        let mut record: RunFacts = serde_json::from_value(run.facts.clone())?;
-        record.unproven = query::unproven(&record, &query::pasts(&*journal, &run.id)?);
-        let spec = self.spec(&run.guest)?.clone();
-        let Sides { production: hypervisor, clone } = self.sides(&record)?;
-        Ok(Held { app: self, journal, lease, record, spec, hypervisor, clone, emit: emit.clone(), run })
+        let look = || -> Result<_, Failure> {
+            let run = journal.run(&run.id)?.ok_or_else(|| JournalError::Missing(run.id.clone()))?;
+            let mut record: RunFacts = serde_json::from_value(run.facts.clone())?;
+            record.unproven = query::unproven(&record, &query::pasts(&*journal, &run.id)?);
+            let spec = self.spec(&run.guest)?.clone();
+            let sides = self.sides(&record)?;
+            Ok((run, record, spec, sides))
+        };
+        match look() {
+            Ok((run, record, spec, Sides { production: hypervisor, clone })) => {
+                Ok(Held { app: self, journal, lease, record, spec, hypervisor, clone, emit: emit.clone(), run })
+            }
+            Err(failure) => {
+                // A process that goes on with other guests must not keep it.
+                let _ = journal.release(&lease);
+                Err(failure)
+            }
+        }
     }
 
     async fn clone_guest(&self, word: &str, options: &Options, emit: &Arc<Emitter>) -> Result<Finish, Failure> {

@@ -38,6 +38,15 @@ impl Past {
             .any(|index| self.plan.irreversible(index) && self.histories[index].status != history::Status::Pending)
     }
 
+    /// Whether the promoted guest was ever begun to go live, whatever became of that.
+    pub fn went_live(&self) -> bool {
+        self.plan
+            .steps
+            .iter()
+            .zip(&self.histories)
+            .any(|(step, past)| step.goes_live && past.status != history::Status::Pending)
+    }
+
     /// Whether the promoted guest is live, or was.
     pub fn live(&self) -> bool {
         self.plan.steps.iter().zip(&self.histories).any(|(step, past)| step.goes_live && past.to_be_undone())

@@ -70,7 +70,9 @@ impl From<JournalError> for Failure {
             _ => exit::JOURNAL,
         };
         let help = match &error {
-            JournalError::Held(_) => "wait for it (--wait 10m), or end it with --take-over".to_owned(),
+            JournalError::Held(_) => {
+                "wait for it (--wait 10m), or end that process, with all it works on, by --take-over".to_owned()
+            }
             JournalError::Lost(_) => "another upgradectl goes on with this run: upgradectl status".to_owned(),
             JournalError::Open { guest, .. } => format!("upgradectl status {guest}"),
             JournalError::Newer { .. } => "use the newer upgradectl that wrote it".to_owned(),

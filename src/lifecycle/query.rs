@@ -64,6 +64,16 @@ pub fn never_down(journal: &dyn Journal, run: &str) -> Result<bool, Failure> {
     Ok(!journal.events(run)?.iter().any(|event| event.kind == EventKind::OutageStarted))
 }
 
+/// Whether what was done in a run is more than a clone's: production lived on it for a time, or is worked on itself. Giving it up
+/// would take something that was written there, which is for a person to say.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn holds_production(journal: &dyn Journal, run: &RunRecord) -> Result<bool, Failure> {
+    let facts: RunFacts = serde_json::from_value(run.facts.clone())?;
+    Ok(facts.strategy == Strategy::InPlace || pasts(journal, &run.id)?.iter().any(Past::went_live))
+}
+
 /// The undecided configuration files that the newest collection found.
 pub fn conffiles(pasts: &[Past]) -> Vec<Conffile> {
     pasts

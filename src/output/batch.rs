@@ -79,6 +79,7 @@ fn looked(spec: &Spec, found: &Found) -> String {
         Found::Ready(place) => format!("has a run: goes on with {}", spec.verbs[*place].word()),
         Found::Resumes(place) => format!("interrupted: {} is resumed", spec.verbs[*place].word()),
         Found::Nothing => "nothing is left to do".to_owned(),
+        Found::NotLooked => "not looked at".to_owned(),
         Found::Wrong(error) => format!("WILL FAIL: {}", cause(error)),
     }
 }
@@ -109,7 +110,8 @@ fn rows(spec: &Spec, schedule: &Schedule) -> Vec<Vec<String>> {
         let of = if spec.waves() > 1 { "of a wave" } else { "of the batch" };
         rows.push(vec!["stops".into(), format!("at {most} {of}: nothing new begins")]);
     }
-    if spec.verbs.iter().any(|verb| !matches!(verb, Verb::Clone | Verb::Upgrade | Verb::Verify)) {
+    let in_place = spec.items.iter().any(|item| item.in_place) && spec.verbs.contains(&Verb::Upgrade);
+    if in_place || spec.verbs.iter().any(|verb| !matches!(verb, Verb::Clone | Verb::Upgrade | Verb::Verify)) {
         let text = "production of each guest is interrupted; the pages of the verbs are approved with this one";
         rows.push(vec!["outages".into(), text.into()]);
     }
@@ -423,7 +425,7 @@ pub fn abortion(name: &str, Abortion { runs, kept }: &Abortion) -> String {
         rows.push(vec![guest.clone(), short(run).to_owned(), "the clone is removed; the original is as it was".into()]);
     }
     for (guest, run) in kept.iter().take(NAMED) {
-        let text = format!("promoted: not touched; upgradectl abort {guest} would lose what it wrote since");
+        let text = format!("production was or is there: not touched; upgradectl status {guest}");
         rows.push(vec![guest.clone(), short(run).to_owned(), text]);
     }
     text.push_str(&table(2, &rows));

@@ -203,7 +203,9 @@ impl Queue {
                     let drawn = state.drawn.max(1);
                     drop(state);
                     let text = line(columns());
-                    let lines: Vec<String> = text.split('\n').map(|line| neutral_line(line).into_owned()).collect();
+                    // What does not fit would scroll away each time.
+                    let shown = text.split('\n').take(rows().saturating_sub(1).max(1));
+                    let lines: Vec<String> = shown.map(|line| neutral_line(line).into_owned()).collect();
                     self.lock().drawn = lines.len();
                     return (Stream::Err, [clear(drawn), lines.join("\n").into_bytes()].concat(), 0);
                 }
@@ -254,6 +256,11 @@ fn write(stream: Stream, bytes: &[u8]) -> io::Result<usize> {
             result => return Ok(result?),
         }
     }
+}
+
+fn rows() -> usize {
+    let rows = rustix::termios::tcgetwinsize(fd(Stream::Err)).map_or(0, |size| usize::from(size.ws_row));
+    if rows == 0 { 24 } else { rows }
 }
 
 fn columns() -> usize {

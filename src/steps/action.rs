@@ -102,7 +102,7 @@ actions! {
     "jail.keep" KeepTree(jail::KeepTree),
     "server.services" StopServices(server::StopServices),
     "server.carry" CarryOver(server::CarryOver),
-    "server.queue" MirrorQueue(server::MirrorQueue),
+    "server.queues" MirrorQueues(server::MirrorQueues),
     "server.park" Park(server::Park),
     "server.quiet" ProveQuiet(server::ProveQuiet),
     "hook" Hook(hook::Hook),

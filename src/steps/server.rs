@@ -22,7 +22,7 @@ use serde_json::Value;
 
 pub use carry::CarryOver;
 pub use park::{Old, Park, Parking};
-pub use queue::MirrorQueue;
+pub use queue::MirrorQueues;
 pub use services::{StopServices, running};
 
 use super::{Done, Probe, Step, StepError, World};

@@ -21,7 +21,7 @@ const SHELL: &str = "#!/bin/sh\nshift\nprintf '%s\\n' $# >&4\nfor a do printf '%
 /// Arguments: tree, directory in it, file of the shell, path on the source, then options. Status 98: a link on the way, 97: no directory.
 /// The tree's jail is stopped, so that nothing of it changes meanwhile.
 const MIRROR: &str = "r=$1 d=$2 e=$3 s=$4; shift 4; p=$r; set -f; o=$IFS; IFS=/; for c in $d; do p=\"$p/$c\"; test -L \"$p\" && exit 98; test -d \"$p\" || exit 97; done; \
-    IFS=$o; exec 3<&0 4>&1; exec rsync --blocking-io -e \"$e\" \"$@\" -- \"source:$s/\" \"$p/\" </dev/null >&2";
+    IFS=$o; exec 3<&0 4>&1; exec rsync --blocking-io -e \"sh $e\" \"$@\" -- \"source:$s/\" \"$p/\" </dev/null >&2";
 
 /// What is mirrored.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +72,7 @@ pub async fn mirror(source: &dyn Host, target: &dyn Host, what: &Mirror<'_>, liv
             return Err(failed(&doing, &output, &command, target.name()));
         }
     };
-    if !matches!(wanted.as_slice(), [program, server, sender, ..] if program == "rsync" && server == "--server" && sender == "--sender")
-    {
+    if !is_sender_of(&wanted, what.from) {
         let line = printable(&wanted.join(" "));
         return Err(Error::new(doing, Cause::Malformed(format!("rsync of {} asked for {line}", target.name()))));
     }
@@ -108,6 +107,24 @@ pub async fn mirror(source: &dyn Host, target: &dyn Host, what: &Mirror<'_>, liv
         }
     }
     Ok(String::from_utf8_lossy(&received.stderr).into_owned())
+}
+
+/// Whether these words start the end of rsync that sends this directory, and do nothing else: the target says them, and they are run on
+/// the source. One word of short options, without `s` (which lets more come by the stream) before the `e` of what is told of versions.
+fn is_sender_of(words: &[String], from: &str) -> bool {
+    let [program, server, sender, options @ .., dot, path] = words else { return false };
+    let short = |word: &String| {
+        let letters = word.strip_prefix('-').unwrap_or_default();
+        let own = letters.split('e').next().unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
+        !letters.is_empty() && letters.chars().all(plain) && !own.contains('s')
+    };
+    let long = |word: &String| word == "--numeric-ids" || word == "--delete";
+    (program, server, sender, dot)
+        == (&"rsync".to_owned(), &"--server".to_owned(), &"--sender".to_owned(), &".".to_owned())
+        && *path == format!("{from}/")
+        && options.iter().filter(|word| short(word)).count() <= 1
+        && options.iter().all(|word| short(word) || long(word))
 }
 
 /// What the remote shell says that it would start: how many words, and each in a line. `None`: it says nothing.
@@ -152,6 +169,27 @@ mod tests {
 
     use super::*;
     use crate::host::LocalHost;
+
+    #[test]
+    fn nothing_but_the_directory_is_sent() {
+        let is = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            is_sender_of(&words, "/var/spool/mqueue")
+        };
+        assert!(is("rsync --server --sender -lHogDtprxe.iLsfxCIvu --numeric-ids . /var/spool/mqueue/"));
+        for other in [
+            "rsync --server --sender -logDtpr . /etc/",
+            "rsync --server --sender -logDtprs . /var/spool/mqueue/",
+            "rsync --server --sender -logDtpr --log-file=/etc/x . /var/spool/mqueue/",
+            "rsync --server --sender -logDtpr --remove-source-files . /var/spool/mqueue/",
+            "rsync --server -logDtpr . /var/spool/mqueue/",
+            "rsync --server --sender -r -e . /var/spool/mqueue/",
+            "sh -c x . /var/spool/mqueue/",
+            "rsync --server --sender -r /etc/ . /var/spool/mqueue/",
+        ] {
+            assert!(!is(other), "{other}");
+        }
+    }
 
     #[tokio::test]
     async fn a_directory_is_mirrored_through_us() {

@@ -24,11 +24,12 @@ pub fn place(address: Ipv4Addr, home: Ipv4Addr, prefix: u8, gateway: Option<Ipv4
     }
 }
 
-/// The rc.conf with which it comes up there; without a place it comes up without a network.
+/// The rc.conf with which it comes up there; without a place it comes up without a network. `services`: they have been stopped and
+/// do not start again, or a reboot would mail and answer beside the guest that took the place.
 ///
 /// # Errors
 /// Code has a part in what would have to be changed.
-pub fn rc_conf(text: &str, interface: &str, parking: Option<&Parking>) -> Result<String, Wrong> {
+pub fn rc_conf(text: &str, interface: &str, parking: Option<&Parking>, services: &[String]) -> Result<String, Wrong> {
     let mut rc = Rc::parse("/etc/rc.conf", text)?;
     let begins =
         [format!("ifconfig_{interface}_"), format!("ipv4_addrs_{interface}"), format!("ipv6_ifconfig_{interface}")];
@@ -43,6 +44,11 @@ pub fn rc_conf(text: &str, interface: &str, parking: Option<&Parking>) -> Result
     };
     if parking.is_none_or(|parking| parking.gateway.is_none()) && names.iter().any(|name| name == "defaultrouter") {
         rc = rc.set("defaultrouter", "NO")?;
+    }
+    for service in services {
+        // sendmail_enable="NO" still sends this machine's own mail (rc.sendmail(8)).
+        let off = if service == "sendmail" { "NONE" } else { "NO" };
+        rc = rc.set(&format!("{}_enable", service.replace(['-', '.'], "_")), off)?;
     }
     Ok(rc.text().to_owned())
 }
@@ -63,16 +69,18 @@ ifconfig_fxp0_alias0=\"inet 10.0.5.13 netmask 255.255.255.255\"\nifconfig_fxp1=\
     fn a_server_comes_up_where_it_is_parked() {
         let near = place(ip("10.0.5.212"), ip("10.0.5.12"), 24, Some(ip("10.0.5.1")));
         assert_eq!((near.netmask, near.gateway), (ip("255.255.255.0"), Some(ip("10.0.5.1"))));
-        insta::assert_snapshot!(rc_conf(TEXT, "fxp0", Some(&near)).unwrap());
+        insta::assert_snapshot!(
+            rc_conf(TEXT, "fxp0", Some(&near), &["cron".to_owned(), "sendmail".to_owned()]).unwrap()
+        );
         let far = place(ip("10.11.12.213"), ip("10.0.5.12"), 24, Some(ip("10.0.5.1")));
         assert_eq!(far.gateway, None);
-        let text = rc_conf(TEXT, "fxp0", Some(&far)).unwrap();
+        let text = rc_conf(TEXT, "fxp0", Some(&far), &[]).unwrap();
         assert!(
             text.contains("defaultrouter=\"NO\"") && text.contains("inet 10.11.12.213 netmask 255.255.255.0"),
             "{text}"
         );
-        assert!(rc_conf(TEXT, "fxp0", None).unwrap().contains("ifconfig_fxp0=\"down\""));
-        assert!(rc_conf("ifconfig_fxp0=\"$(cat /etc/ip)\"\n", "fxp0", Some(&near)).is_err());
-        assert!(rc_conf("", "fxp0", Some(&near)).unwrap().contains("ifconfig_fxp0="));
+        assert!(rc_conf(TEXT, "fxp0", None, &[]).unwrap().contains("ifconfig_fxp0=\"down\""));
+        assert!(rc_conf("ifconfig_fxp0=\"$(cat /etc/ip)\"\n", "fxp0", Some(&near), &[]).is_err());
+        assert!(rc_conf("", "fxp0", Some(&near), &[]).unwrap().contains("ifconfig_fxp0="));
     }
 }

@@ -80,15 +80,14 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     // When the server has stopped, with the last of what is carried.
     let queues = now.queues.clone();
     let queued = || {
-        queues.iter().map(|path| {
-            let step = server::MirrorQueue {
-                server: run.server.clone(),
-                root: run.root.clone(),
-                scratch: run.scratch.clone(),
-                path: path.clone(),
-            };
-            PlanStep::new(Stage::FinalCarry, step, 2.0)
-        })
+        let step = server::MirrorQueues {
+            server: run.server.clone(),
+            root: run.root.clone(),
+            scratch: run.scratch.clone(),
+            paths: queues.clone(),
+            services: now.services.clone(),
+        };
+        (!queues.is_empty()).then(|| PlanStep::new(Stage::FinalCarry, step, 3.0))
     };
     steps.extend(carry(false).map(|step| step.on_failure(OnFailure::Warn)));
     let outage_from = steps.len();

@@ -99,18 +99,19 @@ impl Held<'_> {
         })?;
         let bytes = host.read_file(Path::new("/etc/rc.conf"), 1 << 20).await?.unwrap_or_default();
         let before = String::from_utf8_lossy(&bytes).into_owned();
-        let after = parking::rc_conf(&before, &run.server_interface, run.parking.as_ref()).map_err(|wrong| {
-            Failure::new(exit::REFUSED, format!("promote {name}"))
-                .cause(format!("the server's rc.conf cannot be given its parking address: {wrong}"))
-                .help(wrong.help.unwrap_or_else(|| "write the values out there".to_owned()))
-        })?;
+        let services = server::running(&*host).await.map_err(|error| failed(&name, &error))?;
+        let after =
+            parking::rc_conf(&before, &run.server_interface, run.parking.as_ref(), &services).map_err(|wrong| {
+                Failure::new(exit::REFUSED, format!("promote {name}"))
+                    .cause(format!("the server's rc.conf cannot be given its parking address: {wrong}"))
+                    .help(wrong.help.unwrap_or_else(|| "write the values out there".to_owned()))
+            })?;
         let diff = similar::TextDiff::from_lines(&before, &after)
             .unified_diff()
             .header("/etc/rc.conf of the server", "/etc/rc.conf of the server, parked")
             .to_string();
         let jails = self.hypervisor.host();
-        let queues = super::queues::mirrored(&*host, &*jails, &run.root, &self.spec, &mut findings).await?;
-        let services = server::running(&*host).await.map_err(|error| failed(&name, &error))?;
+        let queues = super::queues::mirrored(&*host, &*jails, &run.root, &mut findings).await?;
         let (identity, notes) = super::tree::identity(&self.record, &self.pasts()?, &world, &self.hypervisor).await?;
         for note in notes {
             findings.warn("identity", note);

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use hypervisors::Change;
 use hypervisors::host::printable_tail;
+use hypervisors::jail::passing_jail;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,14 +26,14 @@ const FETCHED: &str = "fetched";
 /// A package that is larger than this many bytes is fetched by each jail.
 const LARGEST: &str = "1073741824";
 
-/// Arguments: what lies beside, the jail's root. Copies into the jail's cache what is not there; prints how many.
-pub(super) const SEED: &str = "s=$1 r=$(realpath \"$2\") || exit 1; test \"$(realpath \"$r/var/cache\" 2>/dev/null)\" = \"$r/var/cache\" || { echo 0; exit 0; }; \
+/// Arguments: what lies beside, the jail's root, the largest, the passing jail: while that runs, nothing in the tree is sure. Copies into the jail's cache what is not there; prints how many.
+pub(super) const SEED: &str = "jls -j \"$4\" jid >/dev/null 2>&1 && { echo 0; exit 0; }; s=$1 r=$(realpath \"$2\") || exit 1; test \"$(realpath \"$r/var/cache\" 2>/dev/null)\" = \"$r/var/cache\" || { echo 0; exit 0; }; \
     d=$r/var/cache/pkg; test -L \"$d\" && { echo 0; exit 0; }; mkdir -p \"$d\" || exit 1; n=0; \
     for f in \"$s\"/*; do test -f \"$f\" || continue; b=${f##*/}; if test -e \"$d/$b\" || test -L \"$d/$b\"; then continue; fi; \
     rm -rf \"$d/.new\"; cp \"$f\" \"$d/.new\" && mv -f \"$d/.new\" \"$d/$b\" || exit 1; n=$((n+1)); done; echo $n";
 
-/// Arguments: what lies beside, the jail's root, the largest. Copies out of the jail's cache what is not there; prints how many.
-pub(super) const COLLECT: &str = "s=$1 r=$(realpath \"$2\") || exit 1; d=$r/var/cache/pkg; \
+/// Arguments: the same. Copies out of the jail's cache what is not there; prints how many.
+pub(super) const COLLECT: &str = "jls -j \"$4\" jid >/dev/null 2>&1 && { echo 0; exit 0; }; s=$1 r=$(realpath \"$2\") || exit 1; d=$r/var/cache/pkg; \
     test \"$(realpath \"$d\" 2>/dev/null)\" = \"$d\" || { echo 0; exit 0; }; mkdir -p \"$s\" && chmod 700 \"$s\" || exit 1; n=0; \
     for f in \"$d\"/*; do test -f \"$f\" || continue; test -L \"$f\" && continue; b=${f##*/}; test -e \"$s/$b\" && continue; \
     head -c \"$3\" <\"$f\" >\"$s/.new\" || exit 1; h=$(sha256 -q \"$s/.new\") || exit 1; \
@@ -58,7 +59,9 @@ impl FetchPackages {
     /// Copies between the jail's cache and what lies beside; how many.
     async fn copy(&self, world: &World, script: &str) -> Result<u64, StepError> {
         let host = machine(world, &self.tree.host)?;
-        let answer = ask(host.as_ref(), script, &[&shown(&self.shared), &shown(&self.tree.root), LARGEST]).await?;
+        let passing = passing_jail(&self.tree.run);
+        let answer =
+            ask(host.as_ref(), script, &[&shown(&self.shared), &shown(&self.tree.root), LARGEST, &passing]).await?;
         String::from_utf8_lossy(&answer.stdout).trim().parse().map_err(|_| StepError::Failed {
             why: format!("ended with {}: {}", answer.status, printable_tail(&answer.stderr, 2)),
             help: None,

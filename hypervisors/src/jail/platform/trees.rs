@@ -44,7 +44,7 @@ pub fn passing_jail(run: &str) -> String {
 
 /// Arguments: tree, the run's directory. Everything goes, the mark last; with the last run what runs had in common.
 const FORGET: &str = "test -d \"$2\" || exit 0; for f in \"$2\"/* \"$2\"/.[A-Za-z0-9]*; do test \"$f\" = \"$2/mark\" || rm -rf -- \"$f\" || exit 1; done; \
-    rm -rf -- \"$2\" && { ls \"${2%/*}\"/*/mark >/dev/null 2>&1 || rm -rf -- \"${2%/*}\"/etc-*.tbz \"${2%/*}\"/packages-*; rmdir -- \"${2%/*}\" 2>/dev/null; exit 0; }";
+    rm -rf -- \"$2\" && { ls \"${2%/*}\"/*/mark >/dev/null 2>&1 || rm -rf -- \"${2%/*}\"/etc-*.tbz* \"${2%/*}\"/packages-*; rmdir -- \"${2%/*}\" 2>/dev/null; exit 0; }";
 
 /// The driver for the trees of a host of jails.
 #[derive(Clone, Debug)]
