@@ -72,7 +72,7 @@ pub async fn mirror(source: &dyn Host, target: &dyn Host, what: &Mirror<'_>, liv
             return Err(failed(&doing, &output, &command, target.name()));
         }
     };
-    if !is_sender_of(&wanted, what.from) {
+    if !is_sender_of(&wanted, what.from, what.backup) {
         let line = printable(&wanted.join(" "));
         return Err(Error::new(doing, Cause::Malformed(format!("rsync of {} asked for {line}", target.name()))));
     }
@@ -111,7 +111,7 @@ pub async fn mirror(source: &dyn Host, target: &dyn Host, what: &Mirror<'_>, liv
 
 /// Whether these words start the end of rsync that sends this directory, and do nothing else: the target says them, and they are run on
 /// the source. One word of short options, without `s` (which lets more come by the stream) before the `e` of what is told of versions.
-fn is_sender_of(words: &[String], from: &str) -> bool {
+fn is_sender_of(words: &[String], from: &str, backup: Option<&str>) -> bool {
     let [program, server, sender, options @ .., dot, path] = words else { return false };
     let short = |word: &String| {
         let letters = word.strip_prefix('-').unwrap_or_default();
@@ -119,7 +119,9 @@ fn is_sender_of(words: &[String], from: &str) -> bool {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
         !letters.is_empty() && letters.chars().all(plain) && !own.contains('s')
     };
-    let long = |word: &String| word == "--numeric-ids" || word == "--delete";
+    // It is told where the target keeps what it replaces, and does nothing with it.
+    let aside = |word: &String| backup.is_some_and(|aside| word == "--backup-dir" || word == aside);
+    let long = |word: &String| word == "--numeric-ids" || word == "--delete" || aside(word);
     (program, server, sender, dot)
         == (&"rsync".to_owned(), &"--server".to_owned(), &"--sender".to_owned(), &".".to_owned())
         && *path == format!("{from}/")
@@ -174,11 +176,15 @@ mod tests {
     fn nothing_but_the_directory_is_sent() {
         let is = |line: &str| {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            is_sender_of(&words, "/var/spool/mqueue")
+            is_sender_of(&words, "/var/spool/mqueue", Some("/var/db/aside"))
         };
         assert!(is("rsync --server --sender -lHogDtprxe.iLsfxCIvu --numeric-ids . /var/spool/mqueue/"));
+        assert!(is(
+            "rsync --server --sender -blHogDtprxe.iLsfxCIvu --backup-dir /var/db/aside --numeric-ids . /var/spool/mqueue/"
+        ));
         for other in [
             "rsync --server --sender -logDtpr . /etc/",
+            "rsync --server --sender -logDtpr --backup-dir /etc . /var/spool/mqueue/",
             "rsync --server --sender -logDtprs . /var/spool/mqueue/",
             "rsync --server --sender -logDtpr --log-file=/etc/x . /var/spool/mqueue/",
             "rsync --server --sender -logDtpr --remove-source-files . /var/spool/mqueue/",
@@ -213,6 +219,13 @@ mod tests {
         assert!(!at("jails/A/var/spool/old").exists() && !at("jails/A/var/spool/skipped.pid").exists());
         let told = mirror(&source, &target, &what, false).await.unwrap();
         assert!(told.contains("Number of regular files transferred: 0"), "{told}");
+
+        // What is replaced or deleted is laid aside.
+        fs::write(at("jails/A/var/spool/sent"), "x").unwrap();
+        let aside = at("aside").to_string_lossy().into_owned();
+        let kept = Mirror { backup: Some(&aside), ..what };
+        mirror(&source, &target, &kept, false).await.unwrap();
+        assert!(at("aside/sent").exists() && !at("jails/A/var/spool/sent").exists());
 
         let none = Mirror { below: "var/none", ..what };
         assert!(matches!(mirror(&source, &target, &none, false).await.unwrap_err().cause, Cause::NotFound(_)));
