@@ -176,7 +176,7 @@ impl Controller {
         let (batch, seen, wave) = (self.batch, self.seen, self.schedule.wave());
         let book = self.book.clone();
         self.seen = book.turn(batch, seen, |stored, news| {
-            self.closed = stored.closed.is_some();
+            self.closed = stored.closed;
             let progress: Progress = serde_json::from_value(stored.progress.clone())?;
             self.schedule.enter_wave(progress.wave.max(wave));
             for (index, body) in news {

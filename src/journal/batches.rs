@@ -37,6 +37,15 @@ pub struct BatchRecord {
     pub closed: Option<Timestamp>,
 }
 
+/// How a batch stands as a whole, in a turn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// As it was written last.
+    pub progress: Value,
+    /// It is over.
+    pub closed: bool,
+}
+
 /// What a controller decides in its turn.
 #[derive(Debug, Default)]
 pub struct Turn {
@@ -185,19 +194,21 @@ impl Batches {
         &self,
         batch: i64,
         seen: i64,
-        decide: impl FnOnce(&BatchRecord, Vec<(usize, Value)>) -> Result<Turn, JournalError>,
+        decide: impl FnOnce(&Standing, Vec<(usize, Value)>) -> Result<Turn, JournalError>,
     ) -> Result<i64, JournalError> {
         let mut connection = self.lock();
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let record = tx.prepare_cached(&format!("{BATCH} WHERE id = ?1"))?.query_row([batch], batch_record)?;
-        let seq: i64 = tx.query_row("SELECT seq FROM batches WHERE id = ?1", [batch], |row| row.get(0))?;
+        // Not the spec: it is as long as the batch.
+        let (standing, seq): (Standing, i64) = tx
+            .prepare_cached("SELECT progress, closed IS NOT NULL, seq FROM batches WHERE id = ?1")?
+            .query_row([batch], |row| Ok((Standing { progress: column(row, 0)?, closed: row.get(1)? }, row.get(2)?)))?;
         let news: Vec<(usize, Value)> = tx
             .prepare_cached("SELECT item, body FROM batch_items WHERE batch = ?1 AND seq > ?2 ORDER BY item")?
             .query_map(params![batch, seen], |row| {
                 Ok((usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX), column(row, 1)?))
             })?
             .collect::<Result<_, _>>()?;
-        let turn = decide(&record, news)?;
+        let turn = decide(&standing, news)?;
         if turn.items.is_empty() && turn.progress.is_none() && !turn.close {
             return Ok(seq);
         }
