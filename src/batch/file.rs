@@ -67,7 +67,7 @@ fn batch(top: &Section<'_>, inventory: &Inventory) -> Option<Spec> {
     if let Some(waves) = waves {
         divide(&waves, &mut items);
     }
-    if items.is_empty() && section.get("items").is_some_and(|items| items.items().is_empty()) {
+    if items.is_empty() && section.get("items").is_some_and(|items| items.is_array() && items.items().is_empty()) {
         section.problem("the key \"items\" names no guest", Some("[[batch.items]] with guest, host or tag"));
     }
     order(&section, &items);
@@ -182,7 +182,8 @@ fn select<'a>(picks: &Value<'a>, on_failure: OnFailure, inventory: &Inventory) -
 fn guests<'i>(place: &Value<'_>, pick: &Section<'_>, inventory: &'i Inventory) -> Vec<&'i GuestSpec> {
     let words = ["guest", "host", "tag"].map(|key| pick.get(key));
     if words.iter().flatten().count() != 1 {
-        place.problem("has to pick by exactly one of guest, host and tag", None);
+        let help = "guest = \"mercure\", or tag = \"web\", in an entry of its own";
+        place.problem("has to pick by exactly one of guest, host and tag", Some(help.to_owned()));
         return Vec::new();
     }
     let [guest, host, tag] = words;

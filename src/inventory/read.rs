@@ -365,6 +365,10 @@ impl<'a> Item<'a> {
         value
     }
 
+    pub fn is_array(&self) -> bool {
+        self.value.is_array()
+    }
+
     /// Whether it is written in quotes.
     pub fn is_string(&self) -> bool {
         self.value.as_str().is_some()
