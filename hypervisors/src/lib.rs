@@ -8,11 +8,13 @@
 //! * [`net`]: who owns an address, announcing one, connecting to one.
 //! * [`storage`]: volumes and their snapshots.
 //! * [`libvirt`], [`xl`], [`jail`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
+//! * [`bare`]: a platform that offers nothing but its guests.
 //! * [`jail`]: FreeBSD jails, their configuration as texts among it.
 //! * [`transfer`]: a server's file systems, copied while it runs into a tree on another machine.
 //! * [`Placed`]: a platform made of two, one that holds the volumes and one that runs the guests; [`sight`]: what each sees.
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
 
+pub mod bare;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzz;

@@ -30,6 +30,8 @@ mod mail;
 mod picture;
 #[path = "native/pool.rs"]
 mod pool;
+#[path = "native/redhat.rs"]
+mod redhat;
 #[path = "native/refusals.rs"]
 mod refusals;
 #[path = "native/shapes.rs"]

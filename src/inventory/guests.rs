@@ -120,7 +120,10 @@ fn upgrade(section: Section<'_>) -> Option<UpgradeSpec> {
         "debian" => {
             section.need("to", "to = \"trixie\"").and_then(|item| item.parse(release)).map(|to| Recipe::Debian { to })
         }
-        "yum-kernel" => Some(Recipe::YumKernel),
+        "yum-kernel" => Some(Recipe::YumKernel(YumKernel {
+            tools: section.argv("tools"),
+            tools_attempts: section.integer("tools_attempts", 1..=10).unwrap_or(YumKernel::default().tools_attempts),
+        })),
         "freebsd-world" => Some(Recipe::FreebsdWorld(freebsd_world(&section))),
         _ => section
             .need("run", "run = [\"/usr/local/sbin/upgrade\"]")

@@ -193,7 +193,7 @@ pub enum Recipe {
         to: String,
     },
     /// `yum update` with a new kernel.
-    YumKernel,
+    YumKernel(YumKernel),
     /// The base system of a stopped FreeBSD jail, from its host.
     FreebsdWorld(FreebsdWorld),
     /// The operator's own program, run inside the clone.
@@ -201,6 +201,27 @@ pub enum Recipe {
         /// Program and arguments.
         run: Vec<String>,
     },
+}
+
+/// How the kernel of a guest of the Red Hat family on VMware is updated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct YumKernel {
+    /// The program that applies VMware's tools to a new kernel, and its arguments, where it is not the one that is found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<String>>,
+    /// How often that is tried.
+    #[serde(default = "three")]
+    pub tools_attempts: u32,
+}
+
+impl Default for YumKernel {
+    fn default() -> Self {
+        Self { tools: None, tools_attempts: three() }
+    }
+}
+
+fn three() -> u32 {
+    3
 }
 
 /// How the base system of a jail is upgraded. Paths are the jail host's.

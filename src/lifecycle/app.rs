@@ -235,7 +235,11 @@ impl App {
             spec.clone.runs_on = Some(host.clone());
         }
         let spec = &spec;
-        let strategy = options.strategy.or(spec.clone.strategy).unwrap_or(Strategy::Snapshot);
+        let declared = options.strategy.or(spec.clone.strategy);
+        if self.is_machine(spec) {
+            return self.clone_machine(spec, declared, existing, options, emit).await;
+        }
+        let strategy = declared.unwrap_or(Strategy::Snapshot);
         if strategy == Strategy::Transfer {
             return self.clone_by_transfer(spec, existing, options, emit).await;
         }

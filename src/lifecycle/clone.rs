@@ -165,6 +165,7 @@ pub fn record(
         unproven: None,
         boot_s: None,
         transfer: None,
+        machine: None,
     })
 }
 

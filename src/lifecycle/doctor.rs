@@ -249,6 +249,9 @@ impl App {
     }
 
     async fn try_fit(&self, spec: &GuestSpec, findings: &mut Findings) -> Result<(), Failure> {
+        if self.is_machine(spec) {
+            return self.machine_fits(spec, findings).await;
+        }
         let strategy = spec.clone.strategy.unwrap_or(Strategy::Snapshot);
         if strategy == Strategy::Transfer {
             return self.transfer_fits(spec, findings).await;

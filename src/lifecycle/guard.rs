@@ -61,7 +61,8 @@ impl Held<'_> {
             }),
             Verb::Clone | Verb::Rollback | Verb::Commit | Verb::Abort => false,
         };
-        if !works_with_it || self.jail_may_be_off(verb, state) {
+        // Nobody can be asked whether a guest is on of which nothing can be opened.
+        if !works_with_it || self.jail_may_be_off(verb, state) || self.record.machine.is_some() {
             return Ok(());
         }
         let on_snapshot = self.record.strategy == Strategy::Snapshot && !matches!(state, State::Cloning);

@@ -93,7 +93,11 @@ impl Held<'_> {
         }
         self.needs_the_clone(verb, state, active.as_ref(), options).await?;
         let transfer = self.record.transfer.is_some();
+        let machine = self.record.machine.is_some();
         match verb {
+            Verb::Upgrade if machine => self.upgrade_machine(options).await,
+            Verb::Commit if machine => self.commit_machine(options).await,
+            Verb::Abort if machine => self.abort_machine(options).await,
             Verb::Upgrade if transfer => self.upgrade_jail(options).await,
             Verb::Promote if transfer => self.promote_jail(options).await,
             Verb::Commit if transfer => self.commit_jail(options).await,
@@ -137,7 +141,7 @@ impl Held<'_> {
     async fn verify(&mut self, state: State, options: &Options) -> Result<Finish, Failure> {
         let itself = state == State::Promoted || self.record.strategy == Strategy::InPlace;
         let side = if itself { Side::Promoted } else { Side::Clone };
-        let (plan, page) = verify::plan(&self.spec, &self.record, side, self.checks_number()?);
+        let (plan, page) = verify::plan(&self.spec, &self.record, side, self.checks_number()?, self.kernel_proof()?);
         self.propose(plan, page, Vec::new(), options).await
     }
 

@@ -38,6 +38,7 @@ mod judge;
 pub mod leased;
 pub mod live;
 pub mod log;
+mod machine;
 pub mod memory;
 pub mod origin;
 pub mod page;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Addressing;
 use super::error::{Failure, exit};
+use super::machine::Machine;
 use super::state::State;
 use super::transfer::Transfer;
 use crate::engine::{Plan, PlanStep, outages};
@@ -98,6 +99,9 @@ pub struct RunFacts {
     /// What a run by strategy `transfer` remembers beside that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Box<Transfer>>,
+    /// What a run on a guest itself, of which nothing can be opened, remembers beside that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Box<Machine>>,
 }
 
 impl RunFacts {
@@ -131,6 +135,17 @@ impl RunFacts {
         self.transfer.as_deref().ok_or_else(|| {
             Failure::new(exit::JOURNAL, format!("read {}", self.clone.name))
                 .cause("nothing is remembered of its transfer")
+        })
+    }
+
+    /// What a run on a guest itself remembers.
+    ///
+    /// # Errors
+    /// It is of another kind.
+    pub fn of_machine(&self) -> Result<&Machine, Failure> {
+        self.machine.as_deref().ok_or_else(|| {
+            Failure::new(exit::JOURNAL, format!("read {}", self.clone.name))
+                .cause("nothing is remembered of its kernel")
         })
     }
 

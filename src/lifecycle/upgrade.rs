@@ -138,8 +138,7 @@ pub fn plan(
     };
     let host = &record.clone_host().to_owned();
     let link = &record.clone;
-    let word: String =
-        link.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let word = upgrade::job_word(link);
     let job = |what: &str| format!("{word}-{number}-{what}");
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Upgrade);

@@ -43,8 +43,8 @@ pub fn checks(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) ->
     )
 }
 
-/// The plan. `number` counts the verifications of the run, for the report's file names.
-pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (Plan, Page) {
+/// The plan. `number` counts the verifications of the run, for the report's file names. `proof`: what is proven beside the checks.
+pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize, proof: Option<PlanStep>) -> (Plan, Page) {
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Verify);
     let started = &spec.quarantine.while_verifying;
@@ -55,6 +55,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, side: Side, number: usize) -> (
             services::StartWhileVerifying::new(record.clone_host(), &record.clone, started, &record.quarantined).into(),
         ));
     }
+    steps.extend(proof.map(|step| step.on_failure(OnFailure::End)));
     steps.push(
         PlanStep::new(Stage::Check, checks(spec, record, side, number), 10.0)
             .undo(Undo::Nothing)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hypervisors::bare::Bare;
 use hypervisors::host::{LocalHost, SshHost, SshTarget};
 use hypervisors::jail::Jails;
 use hypervisors::libvirt::Libvirt;
@@ -164,7 +165,7 @@ impl App {
 fn holds_volumes(name: &str, spec: &HostSpec) -> Result<(), Failure> {
     let remote = match spec.hypervisor {
         // A jail's tree is worked on where it is.
-        HypervisorKind::Sim | HypervisorKind::Jail => false,
+        HypervisorKind::Sim | HypervisorKind::Jail | HypervisorKind::None => false,
         HypervisorKind::Libvirt => spec.ssh.is_some() || libvirt_uri(name, spec)?.is_remote(),
         _ => spec.ssh.is_some(),
     };
@@ -280,10 +281,11 @@ fn platform(name: &str, spec: &HostSpec, state: &Path, scratch: &Path) -> Result
             let (host, _) = machine(name, spec.ssh.as_ref().map(|ssh| target(name, ssh, scratch)));
             Ok(Arc::new(Jails::new(host, net)))
         }
+        HypervisorKind::None => Ok(Arc::new(Bare::new(name, net))),
         other => Err(refuse(
             name,
             format!("the platform {other:?} is not built yet").to_lowercase(),
-            "platforms here: libvirt, xl, jail, sim",
+            "platforms here: libvirt, xl, jail, sim, none",
         )),
     }
 }

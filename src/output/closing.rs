@@ -6,7 +6,7 @@ use super::format::{count, hanging, measured, width};
 use super::terminal::Seen;
 use super::{Style, error};
 use crate::engine::ErrorInfo;
-use crate::inventory::DiskRule;
+use crate::inventory::{DiskRule, Strategy};
 use crate::lifecycle::app::Finish;
 use crate::lifecycle::error::exit;
 use crate::lifecycle::record::RunFacts;
@@ -42,6 +42,9 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
     let line = |sentence: &str| hanging("", &printable(sentence));
     if ending.report.is_none() || state == State::Promoted && ending.verb == "promote" {
         text.push_str(&match state {
+            State::Cloned if record.machine.is_some() => {
+                line(&format!("{guest} is measured, and nothing of it was changed. {down}"))
+            }
             State::Cloned => line(&format!(
                 "{run} is cloned: {} on {}, quarantined. {down}",
                 record.addressing.shown(),
@@ -51,8 +54,12 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
                 "{guest} is rolled back: the original serves again. {down} {run} is kept at {}, quarantined.",
                 record.addressing.clone
             )),
+            State::Upgraded if record.machine.is_some() => line(&format!("{guest} itself is upgraded. {down}")),
             State::Upgraded => line(&format!("{run} is upgraded. {down}")),
             State::Promoted => promoted(ending, record, guest, &down),
+            State::Committed if record.machine.is_some() => {
+                line(&format!("{guest} is committed: the new kernel is booted from now on. {down} Record: {}", record_of(run)))
+            }
             State::Committed if record.transfer.is_some() => line(&format!(
                 "{guest} is committed: the jail is the server now; the old machine stays as it is, fenced. {down} Record: {}",
                 record_of(run)
@@ -64,7 +71,7 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
             state => line(&format!("{run} is {}. {down}", state.word().replace('_', " "))),
         });
     }
-    text.push_str(&next(state, guest, finish.code));
+    text.push_str(&next(state, guest, finish.code, record.strategy == Strategy::InPlace));
     text
 }
 
@@ -164,6 +171,18 @@ fn promoted(ending: &Ending<'_>, record: &RunFacts, guest: &str, down: &str) -> 
 }
 
 fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> String {
+    if let Some(machine) = &record.machine {
+        let mut text = hanging("  kernel    ", &format!("{} runs", machine.kernel));
+        text.push_str(&hanging("  files     ", "as they were before"));
+        let updated = ending.seen.undone.iter().any(|(kind, _)| *kind == "yum.update");
+        let packages = if updated { "stay as they were updated" } else { "were not touched" };
+        text.push_str(&hanging("  packages  ", packages));
+        text.push_str(&hanging(
+            "",
+            &format!("{guest} is given up. {} Record: {}", outage(ending.finish, ending.seen), record_of(run)),
+        ));
+        return text;
+    }
     let took = |wanted: &str| ending.seen.undone.iter().any(|(kind, _)| *kind == wanted);
     let mut removed = vec![run.to_owned()];
     if took("guest.define") {
@@ -195,11 +214,13 @@ fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> St
     text
 }
 
-fn next(state: State, guest: &str, code: u8) -> String {
+/// `itself`: there is no clone, the guest itself is upgraded.
+fn next(state: State, guest: &str, code: u8, itself: bool) -> String {
     let (next, undo) = match state {
         State::Cloned => ("upgrade", "abort"),
         State::Upgraded if code == exit::UNPROVEN => ("upgrade", "abort"),
         State::Upgraded => ("verify", "abort"),
+        State::Verified if itself => ("commit", "abort"),
         State::Verified => ("promote", "abort"),
         State::Promoted if code == exit::UNPROVEN => ("verify", "rollback"),
         State::Promoted => ("commit", "rollback"),

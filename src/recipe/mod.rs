@@ -3,6 +3,7 @@
 //! * [`debian`]: release upgrades of Debian: preflight, package sources, what apt and dpkg print.
 //! * [`freebsd`]: the base system of a stopped jail, from its host.
 //! * [`conffiles`]: the configuration files that an upgrade left undecided.
+//! * [`yum`]: an update with a new kernel, of the Red Hat family.
 //! * [`script`]: any other upgrade, as a program of the operator's.
 //! * [`job`]: long work that goes on in the clone when the link is lost.
 //!
@@ -14,6 +15,7 @@ pub mod debian;
 pub mod freebsd;
 pub mod job;
 pub mod script;
+pub mod yum;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,10 @@
 //! are looked at too.
 
 mod debian;
+mod kernel;
 mod system;
+mod tools;
+mod yum;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -23,7 +26,10 @@ use super::{Done, Probe, StepError, World};
 use crate::recipe::job::{self, End, Patience};
 
 pub use debian::{CollectConffiles, DebianClean, DebianConfigure, DebianSources, DebianUpdate, DebianUpgrade};
-pub use system::{Reboot, Script, Settle};
+pub use kernel::{BootOnce, MakeDefault, ProveInitramfs, ProveKernel};
+pub use system::{Forget, Reboot, Script, Settle};
+pub use tools::{ToolsApplied, ToolsHook};
+pub use yum::{LiftExclude, YumUpdate};
 
 /// How often a job is looked at.
 pub(super) const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
@@ -38,6 +44,11 @@ fn two_hours() -> u64 {
 
 fn guest(world: &World, host: &str, link: &GuestLink) -> Result<Arc<dyn Host>, StepError> {
     Ok(world.hypervisor(host)?.guest(link)?)
+}
+
+/// What the ids of a run's jobs begin with: its id, as far as such ids may have it.
+pub fn job_word(link: &GuestLink) -> String {
+    link.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
 /// The guest's name, as typed on the command line.

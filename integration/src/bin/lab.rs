@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result, bail};
 use integration::dom0::guest::{self, MERCURE};
 use integration::dom0::{Dom0, Toolstack, image, session};
 use integration::lab::guest as native;
-use integration::lab::{Lab, jails, timed, worlds};
+use integration::lab::{Lab, jails, known, redhat, timed, worlds};
 
 const USAGE: &str = "usage: lab [--number N] up [mercure] [tiny]   build lab N (0) with these guests (mercure)
        lab [--number N] jails                  build lab N with a host of jails and a server that is to become one
+       lab [--number N] redhat                 build lab N with a guest that gets a new kernel, its hypervisor nobody's
        lab [--number N] down                   take it down, leaving nothing
        lab [--number N] status                 what of it is on the machine
        lab [--number N] run COMMAND…           run a command with LAB, LIBVIRT_DEFAULT_URI, UPGRADECTL_INVENTORY
@@ -49,6 +50,11 @@ fn main() -> Result<ExitCode> {
             jails::declare(&lab, "upgrade = { recipe = \"freebsd-world\", src = \"/usr/src\" }\n")?;
             explain(&lab, &[jails::JAILHOST, jails::SERVER]);
         }
+        ["redhat"] => {
+            lab.up(&[redhat::WEB1])?;
+            redhat::declare(&lab, redhat::RECIPE)?;
+            explain(&lab, &[redhat::WEB1]);
+        }
         ["down"] => lab.down()?,
         ["status"] => {
             let there = lab.leftovers();
@@ -58,8 +64,8 @@ fn main() -> Result<ExitCode> {
             }
         }
         ["run", program, rest @ ..] => {
-            // A lab with jails is in a namespace in which ssh knows its machines.
-            let known = if lab.path("ssh").exists() { jails::known_to(&lab) } else { Vec::new() };
+            // A lab whose machines ssh has to know is in a namespace in which it does.
+            let known = if lab.path("ssh").exists() { known::to(&lab) } else { Vec::new() };
             let words: Vec<&str> =
                 known.iter().map(String::as_str).chain([*program]).chain(rest.iter().copied()).collect();
             let status = Command::new(words[0])

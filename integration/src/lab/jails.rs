@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::guest::{self, Guest};
-use super::{Lab, image, worlds};
+use super::{Lab, image, known, worlds};
 use crate::command::run;
 
 /// The host of jails.
@@ -205,7 +205,7 @@ fn server(lab: &Lab, tar: &Path, guest: &Guest, release: &str) -> Result<()> {
     lab.virsh(["define", file.to_str().context("the lab's path is not text")?]).map(drop)
 }
 
-/// Writes the inventory of the two, and a client's configuration in which they are known ([`known_to`]).
+/// Writes the inventory of the two, and a client's configuration in which they are known.
 ///
 /// # Errors
 /// A file could not be written.
@@ -223,14 +223,7 @@ pub fn declare_with(lab: &Lab, servers: &[Guest], lines: &str) -> Result<()> {
         "version = 1\n\n[defaults]\nssh = {{ user = \"root\", key = \"{key}\" }}\n\n[hosts]\n\
          jailhost = {{ hypervisor = \"jail\", ssh = {{ address = \"{host}\", key = \"{key}\" }}, jails = \"/usr/jails\" }}\n"
     );
-    let etc = lab.path("ssh");
-    run("cp").args(["--archive", "-T", "/etc/ssh"]).arg(&etc).output()?;
-    let mut known = String::new();
-    let mut is_known = |address: &str, root: PathBuf| -> Result<()> {
-        known += &format!("{address} {}\n", fs::read_to_string(root.join("etc/ssh/ssh_host_ed25519_key.pub"))?.trim());
-        Ok(())
-    };
-    is_known(&host, JAILHOST.root(lab))?;
+    let mut machines = vec![(host, JAILHOST.root(lab))];
     for guest in servers {
         let (name, server, parked) = (guest.name, lab.address(guest.host), lab.address(guest.host + 200));
         text += &format!(
@@ -239,16 +232,8 @@ pub fn declare_with(lab: &Lab, servers: &[Guest], lines: &str) -> Result<()> {
              filesystems = [\"/\", \"/usr\"]\nparking = \"{parked}\"\n",
             guest.host + BESIDE
         );
-        is_known(&server, server_root(lab, guest))?;
+        machines.push((server, server_root(lab, guest)));
     }
     fs::write(lab.inventory(), text)?;
-    fs::write(etc.join("ssh_known_hosts"), known)?;
-    Ok(())
-}
-
-/// What runs a program in a mount namespace of its own in which the machines of the lab are known to ssh.
-pub fn known_to(lab: &Lab) -> Vec<String> {
-    let script = "mount --bind \"$1\" /etc/ssh && shift && exec \"$@\"";
-    let etc = lab.path("ssh").display().to_string();
-    ["unshare", "--mount", "sh", "-c", script, "sh", &etc].map(str::to_owned).to_vec()
+    known::write(lab, &machines)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::{Said, Upgradectl};
 use crate::lab::jails::{self, JAILHOST, SERVER};
-use crate::lab::{Lab, Standing};
+use crate::lab::{Lab, Standing, known};
 use crate::verb::{Verb, event};
 use anyhow::Result;
 
@@ -35,7 +35,7 @@ impl Trial {
         let lab = Lab::numbered(1)?.standing(&[])?;
         jails::up(&lab, release)?;
         jails::declare(&lab, CARRY)?;
-        let product = Upgradectl::in_lab(&lab)?.under(jails::known_to(&lab));
+        let product = Upgradectl::in_lab(&lab)?.under(known::to(&lab));
         Ok(Trial { lab, product })
     }
 
@@ -49,7 +49,7 @@ impl Trial {
         jails::up_with(&lab, &servers, release)?;
         let upgrade = "upgrade = { recipe = \"freebsd-world\", src = \"/usr/src\", base = \"/usr/src12\" }";
         jails::declare_with(&lab, &servers, upgrade)?;
-        let product = Upgradectl::in_lab(&lab)?.under(jails::known_to(&lab));
+        let product = Upgradectl::in_lab(&lab)?.under(known::to(&lab));
         Ok(Trial { lab, product })
     }
 

@@ -176,6 +176,7 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
             parking: parked,
             release: facts.source.release.clone(),
         })),
+        machine: None,
     })
 }
 

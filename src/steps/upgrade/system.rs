@@ -145,7 +145,14 @@ impl Step for Reboot {
         let done = now.as_deref().is_some_and(|now| now != before);
         if now.is_some() && !done {
             let command = Command::new(["systemctl", "reboot"]).timeout(Duration::from_secs(20));
-            match guest.run(&command).await {
+            let answer = match guest.run(&command).await {
+                // No systemd.
+                Err(Error { cause: Cause::NotFound(_), .. }) => {
+                    guest.run(&Command::new(["shutdown", "-r", "now"]).timeout(Duration::from_secs(20))).await
+                }
+                answer => answer,
+            };
+            match answer {
                 // The link may go before the answer comes; what counts is the next boot.
                 Ok(answer) if answer.status == 0 || answer.status == 255 => {}
                 Ok(answer) => drop(answer.checked("reboot the clone", &command)?),
@@ -218,6 +225,47 @@ impl Step for Settle {
         };
         let done = Done::new(Change::Unchanged).with(json!({ "state": state }));
         Ok(if state == "degraded" { done.warn(failed_units(guest.as_ref()).await) } else { done })
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        with_clone()
+    }
+}
+
+/// Takes away what a run kept in a guest that is not given up with it: records of its jobs, and of VMware's tools (kind `guest.forget`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forget {
+    /// Inventory host.
+    pub host: String,
+    /// How to get into the guest.
+    pub link: GuestLink,
+    /// What the ids of the run's jobs begin with.
+    pub jobs: String,
+}
+
+/// Arguments: directories and beginnings of names.
+const FORGET: &str = "for p; do rm -rf \"$p\" || exit; done; rmdir \"$0\" \"${0%/*}\" 2>/dev/null; exit 0";
+
+#[async_trait]
+impl Step for Forget {
+    fn title(&self) -> String {
+        format!("remove what was kept in {}", self.link.name)
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
+        Ok(Probe::Absent)
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let guest = guest(world, &self.host, &self.link)?;
+        let list = Command::new(["ls", hypervisors::host::job::DIRECTORY]);
+        let listed = guest.run(&list).await?.text();
+        let ours = listed.lines().filter(|id| id.strip_prefix(&self.jobs).is_some_and(|rest| rest.starts_with('-')));
+        let paths = ours.map(|id| format!("{}/{id}", hypervisors::host::job::DIRECTORY));
+        let words = ["sh".to_owned(), "-c".to_owned(), FORGET.to_owned(), hypervisors::host::job::DIRECTORY.to_owned()];
+        let command = Command::new(words.into_iter().chain(paths).chain([super::tools::DIRECTORY.to_owned()]));
+        guest.run(&command).await?.checked("remove what was kept in the guest", &command)?;
+        Ok(Change::Removed.into())
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         with_clone()

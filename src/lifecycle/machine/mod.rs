@@ -1,0 +1,48 @@
+//! Runs on a guest itself, of which nothing can be opened from here: whoever runs the machine lets nobody at its hypervisor. All goes
+//! over ssh into it; strategy `in-place`, recipe `yum-kernel`.
+//!
+//! `clone` measures and touches nothing. `upgrade` keeps the old kernel as the one that is booted; `commit` makes the new one that.
+//! `abort` boots the old one and gives every file that was changed its bytes back; packages stay, and it says so.
+//!
+//! * `facts`: what is known of the guest; `check`: what is refused. `plan`: the plan of each verb. `run`: a run under its lease.
+
+mod check;
+mod facts;
+mod plan;
+mod run;
+
+pub use facts::Facts;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::RunFacts;
+use crate::engine::{PlanStep, Stage, Undo};
+use crate::steps::upgrade::ProveKernel;
+
+/// What is remembered of a run of this kind beside what every run remembers: the guest as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The kernel that ran (`uname -r`).
+    pub kernel: String,
+    /// Its release, by the first line of `/etc/redhat-release`.
+    pub release: String,
+    /// Modules of VMware's that were loaded.
+    pub modules: Vec<String>,
+    /// VMware's tools ran.
+    pub tools: bool,
+}
+
+impl Machine {
+    /// The proof that a newer kernel runs with all that the old one had; or that the old one does.
+    fn proof(&self, record: &RunFacts, newer: bool) -> PlanStep {
+        let prove = ProveKernel {
+            host: record.host.clone(),
+            link: record.original.clone(),
+            before: self.kernel.clone(),
+            newer,
+            modules: self.modules.clone(),
+            tools: self.tools,
+        };
+        PlanStep::new(Stage::Prove, prove, 2.0).undo(Undo::Nothing)
+    }
+}

@@ -1,0 +1,315 @@
+//! The plan of each verb of a run on a guest itself.
+
+use super::Machine;
+use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
+use crate::inventory::{GuestSpec, Recipe, Verb, YumKernel};
+use crate::lifecycle::back::Past;
+use crate::lifecycle::hooks::Hooks;
+use crate::lifecycle::page::{Page, Row};
+use crate::lifecycle::record::RunFacts;
+use crate::lifecycle::state::State;
+use crate::recipe::yum::Seen;
+use crate::steps::{Action, upgrade, verify};
+
+/// A verb that takes the exclude off and dies: the guest puts it back after so many seconds.
+const LEASE_S: u64 = 900;
+/// How long packages may take, in seconds.
+const PATIENCE_S: u64 = 4 * 3600;
+
+/// What of packages does not come back.
+fn lost(record: &RunFacts) -> Row {
+    Row::new(
+        "lost",
+        format!(
+            "packages of {} as they were: only the backup of who runs the machine brings them back",
+            record.original.name
+        ),
+    )
+}
+
+/// `clone`: the guest is measured.
+pub fn clone(spec: &GuestSpec, record: &RunFacts, machine: &Machine, seen: &Seen) -> (Plan, Page) {
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Clone);
+    let baseline = verify::TakeBaseline::new(&record.host, &record.original, &record.hostname, &spec.checks);
+    steps.push(PlanStep::new(Stage::Announce, baseline, 5.0).undo(Undo::Nothing));
+    steps.extend(hooks.after(Verb::Clone));
+    let mut page = Page::new(format!("Upgrade {} itself, in place ({}, {}).", spec.name, record.host, machine.release));
+    page.rows.push(Row::new("kernel", format!("{}, kept to fall back to", machine.kernel)));
+    page.rows.push(Row::new("tools", tools(seen)));
+    for exclude in &seen.excludes {
+        page.rows.push(Row::new(
+            "exclude",
+            format!("{} in {}, line {}", exclude.patterns.join(" "), exclude.file.display(), exclude.first),
+        ));
+    }
+    page.rows.push(Row::new("now", "nothing is changed: the guest is measured, and keeps serving"));
+    page.rows.push(Row::new(
+        "way back",
+        format!(
+            "upgradectl abort {}: boots {} and gives every file that was changed its bytes back",
+            spec.name, machine.kernel
+        ),
+    ));
+    page.rows.push(lost(record));
+    page.rows
+        .push(Row::new("backup", "yours to have, by who runs the machine: that you approve says that there is one"));
+    page.confirm = Some(spec.name.clone());
+    let plan =
+        Plan { failure_closes: true, ..record.plan("clone", [State::Cloning, State::Cloned, State::Aborted], steps) };
+    (plan, page)
+}
+
+fn tools(seen: &Seen) -> String {
+    match seen.tools_again() {
+        Some(program) => format!("{}: {} applies them at the first boot", seen.tools.word(), program.join(" ")),
+        None => format!("{}: nothing has to be applied again", seen.tools.word()),
+    }
+}
+
+/// `upgrade`: packages, then kernels past what hides them; then the new kernel is booted once, and proven. `newer`: one is expected.
+pub fn upgrade(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    machine: &Machine,
+    seen: &Seen,
+    newer: bool,
+    number: usize,
+) -> (Plan, Page) {
+    let name = &spec.name;
+    let (host, link) = (record.host.clone(), record.original.clone());
+    let declared = match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
+        Some(Recipe::YumKernel(declared)) => declared.clone(),
+        _ => YumKernel::default(),
+    };
+    let word = upgrade::job_word(&record.clone);
+    let step = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).on_failure(OnFailure::Stop);
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Upgrade);
+    let mut page = Page::new(format!("Upgrade {name} itself."));
+    page.rows.push(Row::new("recipe", format!("all packages of {}, and its kernel", machine.release)));
+
+    let tool = seen.tool.clone();
+    let update = |packages: Vec<String>, options: Vec<String>, what: &str| {
+        let job = format!("{word}-{number}-{what}");
+        let tool = tool.clone()?;
+        Some(upgrade::YumUpdate {
+            host: host.clone(),
+            link: link.clone(),
+            tool,
+            packages,
+            options,
+            job,
+            patience_s: PATIENCE_S,
+        })
+    };
+    steps.extend(update(Vec::new(), Vec::new(), "update").map(|it| step(Stage::Recipe, it.into(), 120.0)));
+    if newer && seen.hidden() {
+        let past = tool.as_ref().is_some_and(|tool| tool.past_excludes);
+        let mut options = Vec::new();
+        if past && !seen.excludes.is_empty() {
+            options.push("--disableexcludes=all".to_owned());
+        }
+        if seen.locked {
+            options.push("--disableplugin=versionlock".to_owned());
+        }
+        // A switch of the command leaves nothing behind; a file has to be put back.
+        for exclude in seen.excludes.iter().filter(|_| !past) {
+            let lift = upgrade::LiftExclude {
+                host: host.clone(),
+                link: link.clone(),
+                file: exclude.file.clone(),
+                first: exclude.first,
+                last: exclude.last,
+                says: exclude.says.clone(),
+                sha256: seen.digests.get(&exclude.file).cloned().unwrap_or_default(),
+                run: record.clone.name.clone(),
+                lease_s: LEASE_S,
+            };
+            steps.push(step(Stage::Recipe, lift.into(), 1.0).temporary());
+        }
+        let how = if past {
+            options.join(" ")
+        } else {
+            "its lines are commented out for as long, and put back for certain".to_owned()
+        };
+        page.rows.push(Row::new("exclude", format!("{}: {how}", seen.names().join(", "))));
+        steps.extend(update(seen.names(), options, "kernel").map(|it| step(Stage::Recipe, it.into(), 60.0)));
+    }
+    if newer {
+        steps.extend(boots(record, machine, seen, &declared, spec.upgrade.as_ref().and_then(|it| it.reboot_timeout_s)));
+    }
+    steps.extend(hooks.after(Verb::Upgrade));
+
+    page.rows
+        .push(Row::new("production", format!("{name} itself is upgraded; its services restart as they are replaced")));
+    let plan = record.plan("upgrade", [State::Upgrading, State::Upgraded, State::Upgrading], steps);
+    match plan.outages.first().map(|outage: &Outage| outage.expected_s) {
+        Some(expected_s) => {
+            page.rows.push(Row::new("tools", tools(seen)));
+            page.rows.push(Row::new(
+                "kernel",
+                format!("the new one is booted once; {} stays the default until commit", machine.kernel),
+            ));
+            page.rows.push(Row::new(
+                "outage",
+                format!("about {expected_s:.0} s for the reboots, and what the upgrade takes from services"),
+            ));
+        }
+        None => page.rows.push(Row::new("outage", "none but what the upgrade takes from services")),
+    }
+    page.rows.push(Row::new(
+        "way back",
+        format!("upgradectl abort {name}: {} and the files that were changed", machine.kernel),
+    ));
+    page.rows.push(lost(record));
+    page.confirm = Some(name.clone());
+    (plan, page)
+}
+
+/// From the installed kernel to the one that runs and is proven.
+fn boots(
+    record: &RunFacts,
+    machine: &Machine,
+    seen: &Seen,
+    declared: &YumKernel,
+    timeout_s: Option<u64>,
+) -> Vec<PlanStep> {
+    let (host, link, before) = (record.host.clone(), record.original.clone(), machine.kernel.clone());
+    let timeout_s = timeout_s.unwrap_or(900);
+    let step = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).on_failure(OnFailure::Stop);
+    let mut steps = Vec::new();
+    if !seen.drivers.is_empty() {
+        let prove = upgrade::ProveInitramfs {
+            host: host.clone(),
+            link: link.clone(),
+            before: before.clone(),
+            drivers: seen.drivers.iter().cloned().collect(),
+        };
+        steps.push(step(Stage::Prove, prove.into(), 2.0).undo(Undo::Nothing));
+    }
+    let program = declared.tools.clone().or_else(|| seen.tools_again());
+    let hook = program.zip(seen.init).map(|(program, init)| upgrade::ToolsHook {
+        host: host.clone(),
+        link: link.clone(),
+        run: record.clone.name.clone(),
+        before: before.clone(),
+        init,
+        program,
+        modules: machine.modules.clone(),
+        attempts: declared.tools_attempts,
+    });
+    let applies = hook.is_some();
+    steps.extend(hook.map(|hook| step(Stage::Reboot, hook.into(), 1.0)));
+    let once = upgrade::BootOnce { host: host.clone(), link: link.clone(), before: before.clone() };
+    steps.push(step(Stage::Reboot, once.into(), 1.0));
+    let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s };
+    steps.push(step(Stage::Reboot, reboot.into(), 90.0).undo(Undo::Nothing).outage_begins());
+    if applies {
+        let wait = upgrade::ToolsApplied { host: host.clone(), link: link.clone(), before, timeout_s };
+        steps.push(step(Stage::Reboot, wait.into(), 120.0).undo(Undo::Nothing));
+    }
+    let settle = upgrade::Settle { host, link, timeout_s };
+    steps.push(step(Stage::Settle, settle.into(), 5.0).undo(Undo::Nothing).outage_ends());
+    steps.push(machine.proof(record, true).on_failure(OnFailure::Stop));
+    steps
+}
+
+/// Whether a new kernel was to be booted, by what was begun.
+pub fn booted(pasts: &[Past]) -> bool {
+    begun(pasts, |action| matches!(action, Action::BootOnce(_)))
+}
+
+fn begun(pasts: &[Past], wanted: impl Fn(&Action) -> bool) -> bool {
+    let steps = pasts.iter().flat_map(|past| past.plan.steps.iter().zip(&past.histories));
+    steps
+        .into_iter()
+        .any(|(step, past)| past.to_be_undone() && matches!(step.op, Op::Do(_)) && wanted(step.op.action()))
+}
+
+fn forget(record: &RunFacts) -> PlanStep {
+    let forget = upgrade::Forget {
+        host: record.host.clone(),
+        link: record.original.clone(),
+        jobs: upgrade::job_word(&record.clone),
+    };
+    PlanStep::new(Stage::Tidy, forget, 0.5).undo(Undo::Nothing).on_failure(OnFailure::Warn)
+}
+
+/// `commit`: the kernel that runs is the one that is booted from now on.
+pub fn commit(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Past]) -> (Plan, Page) {
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Commit);
+    if booted(pasts) {
+        steps.push(machine.proof(record, true).on_failure(OnFailure::Stop));
+        let default = upgrade::MakeDefault {
+            host: record.host.clone(),
+            link: record.original.clone(),
+            before: machine.kernel.clone(),
+        };
+        steps.push(PlanStep::new(Stage::Fold, default, 0.5).undo(Undo::None).on_failure(OnFailure::Stop));
+    }
+    steps.push(forget(record));
+    steps.extend(hooks.after(Verb::Commit));
+    let mut page = Page::new(format!("Commit the upgrade of {}.", spec.name));
+    page.rows.push(Row::new("kernel", "the one that runs is booted from now on"));
+    page.rows.push(Row::new("kept", format!("{} stays installed, as long as yum keeps it", machine.kernel)));
+    page.rows.push(Row::new("lost", "the way back by upgradectl"));
+    page.rows.push(Row::new("outage", "none"));
+    page.confirm = Some(spec.name.clone());
+    let plan =
+        Plan { closes: true, ..record.plan("commit", [State::Committing, State::Committed, State::Verified], steps) };
+    (plan, page)
+}
+
+/// `abort`: files as they were, the old kernel booted. `runs`: the kernel that runs now. `None` if something irreversible was begun.
+pub fn abort(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    machine: &Machine,
+    pasts: &[Past],
+    runs: &str,
+) -> Option<(Plan, Page)> {
+    let name = &spec.name;
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Abort);
+    for past in pasts.iter().rev().filter(|past| past.plan.verb != "abort") {
+        steps.extend(undo_steps(past.id, &past.plan, &past.histories)?);
+    }
+    let reboots = runs != machine.kernel;
+    let stop = |step: PlanStep| step.undo(Undo::Nothing).on_failure(OnFailure::Stop);
+    if reboots {
+        let (host, link) = (record.host.clone(), record.original.clone());
+        let timeout_s = spec.upgrade.as_ref().and_then(|upgrade| upgrade.reboot_timeout_s).unwrap_or(900);
+        let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s };
+        steps.push(stop(PlanStep::new(Stage::Reboot, reboot, 90.0)).outage_begins());
+        let settle = upgrade::Settle { host, link, timeout_s };
+        steps.push(stop(PlanStep::new(Stage::Settle, settle, 5.0)).outage_ends());
+    }
+    if begun(pasts, |action| !matches!(action, Action::Hook(_) | Action::TakeBaseline(_))) {
+        steps.push(stop(machine.proof(record, false)));
+    }
+    steps.push(forget(record));
+    steps.extend(hooks.after(Verb::Abort));
+    let mut page = Page::new(format!("Abort {}.", record.clone.name));
+    let updated = begun(pasts, |action| matches!(action, Action::YumUpdate(_)));
+    page.rows.push(Row::new(
+        "kernel",
+        if reboots { format!("{} is booted again", machine.kernel) } else { format!("{} runs", machine.kernel) },
+    ));
+    page.rows.push(Row::new("files", "every one that was changed gets its bytes back"));
+    if updated {
+        page.rows.push(Row::new(
+            "packages",
+            "stay as they were updated: they come back by the backup of who runs the machine, or as far as `yum history undo` goes",
+        ));
+        page.confirm = Some(name.clone());
+    }
+    page.rows.push(Row::new("outage", if reboots { "about 90 s for the reboot" } else { "none" }));
+    let plan = Plan {
+        closes: true,
+        undoes: pasts.first().map(|past| past.id),
+        ..record.plan("abort", [State::Aborting, State::Aborted, State::Aborting], steps)
+    };
+    Some((plan, page))
+}

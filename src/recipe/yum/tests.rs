@@ -1,0 +1,87 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+use super::*;
+
+fn seen() -> Seen {
+    Seen {
+        kernel: "2.6.18-128.el5".into(),
+        user: "0".into(),
+        release: "CentOS release 5.3 (Final)".into(),
+        tool: Some(Tool { program: "yum".into(), past_excludes: false }),
+        loader: Some(Loader::Grub2),
+        grubby: true,
+        init: Some(Init::Sysv),
+        tools: Tools::Tar,
+        again: Some("/usr/sbin/vmware-tools-upgrader".into()),
+        running: true,
+        loaded: ["vmxnet3".to_owned()].into(),
+        drivers: ["pvscsi".to_owned()].into(),
+        kernels: config::packages("kernel\t0\t2.6.18\t128.el5\tx86_64\n"),
+        excludes: Vec::new(),
+        digests: BTreeMap::new(),
+        locked: false,
+        limit: Some(5),
+        network_mounts: Vec::new(),
+        other_disks: Vec::new(),
+        boot: Some((50_000, 20_000)),
+        unread: Vec::new(),
+    }
+}
+
+fn refused(seen: &Seen) -> Vec<String> {
+    let all = findings(seen);
+    assert!(all.iter().filter(|it| it.verdict != Verdict::Pass).all(|it| !it.remedy.is_empty()));
+    all.into_iter().filter(|it| it.verdict == Verdict::Refuse).map(|it| it.id).collect()
+}
+
+#[test]
+fn each_thing_that_stands_in_the_way_is_told() {
+    assert!(refused(&seen()).is_empty());
+    let cases: [(&str, fn(&mut Seen)); 9] = [
+        ("yum.root", |it| it.user = "500".into()),
+        ("yum.tool", |it| it.tool = None),
+        ("yum.kernel", |it| it.kernel = "2.6.39-own".into()),
+        ("yum.limit", |it| it.limit = Some(1)),
+        ("yum.grubby", |it| it.grubby = false),
+        ("yum.loader", |it| it.loader = None),
+        ("yum.tools", |it| it.running = false),
+        ("yum.mounts", |it| it.network_mounts = vec!["/srv (nas:/srv)".into()]),
+        ("yum.boot", |it| it.boot = Some((1000, 20_000))),
+    ];
+    for (id, change) in cases {
+        let mut seen = seen();
+        change(&mut seen);
+        assert_eq!(refused(&seen), [id]);
+    }
+}
+
+#[test]
+fn mounts_a_boot_waits_for() {
+    let (network, disks) = mounts(
+        "LABEL=/ / ext3 defaults 1 1\nnas:/srv /srv nfs defaults 0 0\nnas:/a /a nfs noauto 0 0\n# x y nfs\n/dev/sdb1 /b ext3 defaults 0 0\n",
+    );
+    assert_eq!(network, ["/srv (nas:/srv)"]);
+    assert_eq!(disks, ["/b (/dev/sdb1)"]);
+    let (network, disks) =
+        mounts("/dev/sda2 / ext3 defaults 1 1\n/dev/sda1 /boot ext3 defaults 1 2\n/dev/vg/x /x xfs _netdev 0 0\n");
+    assert_eq!(network, ["/x (/dev/vg/x)"]);
+    assert!(disks.is_empty());
+}
+
+#[test]
+fn commands_that_ask_nothing() {
+    let tool = |program: &str| Tool { program: program.into(), past_excludes: true };
+    assert_eq!(tool("yum").update(&[], &[]), ["yum", "-y", "update"]);
+    let words = tool("dnf").update(&["kernel".into()], &["--disableexcludes=all"]);
+    assert_eq!(words, ["dnf", "-y", "--disableexcludes=all", "upgrade", "kernel"]);
+}
+
+#[test]
+fn tools_are_applied_again_only_where_their_modules_are_built_for_one_kernel() {
+    assert_eq!(seen().tools_again().unwrap(), ["/usr/sbin/vmware-tools-upgrader", "-p", "-d"]);
+    assert!(Seen { tools: Tools::Open, ..seen() }.tools_again().is_none());
+    let own = Seen { again: Some("/usr/bin/vmware-config-tools.pl".into()), ..seen() };
+    assert_eq!(own.tools_again().unwrap(), ["/usr/bin/vmware-config-tools.pl", "--default"]);
+    assert_eq!(names("pvscsi"), ["pvscsi", "vmw_pvscsi"]);
+    assert_eq!(names("vmw_balloon"), ["vmmemctl", "vmw_balloon"]);
+    assert_eq!(names("ext3"), ["ext3"]);
+}

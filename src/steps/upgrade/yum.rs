@@ -1,0 +1,237 @@
+//! Steps of an update by yum(8) or dnf(8) in a guest that has no copy: packages, and the exclude that hides kernels lifted for as long.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use hypervisors::host::{Command, printable};
+use hypervisors::{Change, GuestLink, Host};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{At, Work, guest, name, probe_job, two_hours, went_down};
+use crate::recipe::script::LastLine;
+use crate::recipe::yum::Tool;
+use crate::steps::leased::Leased;
+use crate::steps::place::Place;
+use crate::steps::{Done, Manners, Probe, Step, StepError, World};
+
+/// Updates packages as a detached job in the guest (kind `yum.update`). What was updated stays: `undo` says so, and names the
+/// transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct YumUpdate {
+    /// Inventory host.
+    pub host: String,
+    /// How to get into the guest.
+    pub link: GuestLink,
+    /// What updates packages there.
+    pub tool: Tool,
+    /// Names of packages; empty: all.
+    pub packages: Vec<String>,
+    /// Switches before the verb (`--disableexcludes=all`).
+    pub options: Vec<String>,
+    /// Id of the job in the guest, `[a-z0-9-]+`, unique to this step of this plan.
+    pub job: String,
+    /// How long it may take, in seconds.
+    #[serde(default = "two_hours")]
+    pub patience_s: u64,
+}
+
+impl YumUpdate {
+    fn argv(&self) -> Vec<String> {
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        self.tool.update(&self.packages, &options)
+    }
+
+    /// Number of the last transaction (`history info` of yum(8) and dnf(8), which begins `Transaction ID : 42`); `None` before yum 3.2.25,
+    /// which kept none.
+    async fn transaction(&self, guest: &dyn Host) -> Result<Option<u64>, StepError> {
+        let command = Command::new([self.tool.program.as_str(), "history", "info"]).env("LC_ALL", "C");
+        let told = guest.run(&command).await?;
+        let number = |line: &str| {
+            let (key, value) = line.split_once(':')?;
+            (key.trim() == "Transaction ID").then(|| value.trim().parse().ok()).flatten()
+        };
+        Ok((told.status == 0).then(|| told.text().lines().find_map(number)).flatten())
+    }
+}
+
+#[async_trait]
+impl Step for YumUpdate {
+    fn title(&self) -> String {
+        match self.packages.as_slice() {
+            [] => format!("update all packages of {} ({})", self.link.name, self.tool.program),
+            some => format!("update {} ({})", some.join(" "), self.tool.program),
+        }
+    }
+    fn undo_title(&self) -> String {
+        "updated packages stay".into()
+    }
+    fn taken_back(&self) -> String {
+        "leave packages as they were updated".into()
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        vec![self.argv()]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        probe_job(guest(world, &self.host, &self.link)?.as_ref(), &self.job).await
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        let guest = guest(world, &self.host, &self.link)?;
+        Ok(json!({ "transaction": self.transaction(&*guest).await? }))
+    }
+    async fn apply(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let mut last = LastLine::default();
+        let mut take = |bytes: &[u8]| {
+            last.feed(bytes);
+            world.progress(last.get(), None);
+        };
+        let (at, argv) = (At { host: &self.host, link: &self.link }, self.argv());
+        let env = [("LC_ALL".to_owned(), "C".to_owned())];
+        let end = Work { at, job: &self.job, argv: &argv, env: &env, patience_s: self.patience_s }
+            .run(world, &mut take)
+            .await?;
+        match end.status {
+            Some(0) => {}
+            None => return Err(went_down(world, &self.tool.program)),
+            Some(status) => {
+                return Err(StepError::failed(
+                    format!("{} ended with status {status}: {}", argv.join(" "), last.get()),
+                    format!("look: upgradectl ssh {0}; mend it there, then upgradectl resume {0}", name(world)),
+                ));
+            }
+        }
+        let before = found["transaction"].as_u64();
+        let after =
+            self.transaction(&*guest(world, &self.host, &self.link)?).await?.filter(|after| Some(*after) != before);
+        let change = if after.is_some() || before.is_none() { Change::Changed } else { Change::Unchanged };
+        Ok(Done::new(change).with(json!({ "transaction": after })))
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let stay = "packages stay as they were updated: what brings them back is the backup of who runs the machine";
+        let done = Done::new(Change::Unchanged);
+        Ok(match world.last["data"]["transaction"].as_u64() {
+            Some(number) => done.warn(format!("{stay}; to try: {} history undo {number}", self.tool.program)),
+            None if world.last.is_null() => done,
+            None => done.warn(stay),
+        })
+    }
+}
+
+/// Comments out the lines that hide kernels, and nothing else, for as long as the verb lasts (kind `yum.exclude`). A leased change: the
+/// guest puts them back by itself where nobody is left to do it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiftExclude {
+    /// Inventory host.
+    pub host: String,
+    /// How to get into the guest.
+    pub link: GuestLink,
+    /// The file.
+    pub file: PathBuf,
+    /// First line, counted from 1.
+    pub first: usize,
+    /// Last line.
+    pub last: usize,
+    /// What the lines say.
+    pub says: Vec<String>,
+    /// SHA-256 of the file when the plan was made.
+    pub sha256: String,
+    /// The run: it names the kept copy, which lies beside the file.
+    pub run: String,
+    /// Put back by the guest so many seconds after it was last renewed, at the latest.
+    pub lease_s: u64,
+}
+
+const EXCLUDE: &str = include_str!("exclude.sh");
+
+impl LiftExclude {
+    fn argv(&self, verb: &str) -> Vec<String> {
+        let file = self.file.display().to_string();
+        let kept = format!("{file}.{}", self.run);
+        let words = [
+            "sh",
+            "-c",
+            EXCLUDE,
+            "upgradectl-exclude",
+            verb,
+            &file,
+            &kept,
+            &self.first.to_string(),
+            &self.last.to_string(),
+        ]
+        .map(str::to_owned);
+        words.into_iter().collect()
+    }
+
+    fn change(&self) -> Leased {
+        Leased {
+            name: format!("the exclude in {}", self.file.display()),
+            place: Place::Guest { host: self.host.clone(), link: self.link.clone() },
+            reversal: self.argv("restore"),
+            seconds: self.lease_s,
+            limit_s: 60,
+        }
+    }
+}
+
+#[async_trait]
+impl Step for LiftExclude {
+    fn title(&self) -> String {
+        let lines = if self.first == self.last {
+            format!("line {}", self.first)
+        } else {
+            format!("lines {} to {}", self.first, self.last)
+        };
+        format!("comment {lines} of {} out", self.file.display())
+    }
+    fn undo_title(&self) -> String {
+        "the file as it was".into()
+    }
+    fn diff(&self) -> Option<String> {
+        let file = self.file.display();
+        let count = self.says.len();
+        let all =
+            |sign: &str, mark: &str| self.says.iter().map(|line| format!("{sign}{mark}{line}\n")).collect::<String>();
+        let head =
+            format!("--- {file}\n+++ {file}, while kernels are updated\n@@ -{0},{count} +{0},{count} @@\n", self.first);
+        Some(printable_lines(&format!("{head}{}{}", all("-", ""), all("+", "#"))))
+    }
+    fn leased(&self) -> Option<Leased> {
+        Some(self.change())
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let command = Command::new(self.argv("state"));
+        let told =
+            guest(world, &self.host, &self.link)?.run(&command).await?.checked("look at the exclude", &command)?;
+        Ok(match told.text().trim() {
+            "absent" => Probe::Absent,
+            "lifted" => Probe::Present,
+            "begun" | "foreign" => Probe::Partial,
+            other => Probe::Unknown(format!("the guest says of its exclude: {}", printable(other))),
+        })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let mut argv = self.argv("lift");
+        argv.push(self.sha256.clone());
+        let done = Done::new(Change::Changed);
+        Ok(match self.change().make(world, &argv).await? {
+            Ok(()) => done,
+            Err(why) => done.warn(format!(
+                "{} cannot put the exclude back by itself ({why}): without the controller, nobody does",
+                self.link.name
+            )),
+        })
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        self.change().take_back(world).await?;
+        Ok(Change::Changed.into())
+    }
+}
+
+/// Printable, line by line.
+fn printable_lines(text: &str) -> String {
+    text.lines().map(|line| printable(line) + "\n").collect()
+}
+
+#[cfg(test)]
+#[path = "yum_tests.rs"]
+mod tests;

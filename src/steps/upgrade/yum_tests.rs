@@ -1,0 +1,147 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command as Process, Output};
+
+use super::*;
+use crate::recipe::yum::config;
+
+/// yum.conf of the report.
+const SEED: &str = include_str!("../../recipe/yum/tests/nifty-yum.conf");
+
+struct File {
+    dir: tempfile::TempDir,
+    first: usize,
+    last: usize,
+    sum: String,
+}
+
+impl File {
+    fn new(text: &[u8]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("yum.conf"), text).unwrap();
+        fs::set_permissions(dir.path().join("yum.conf"), fs::Permissions::from_mode(0o640)).unwrap();
+        let found = config::excludes(Path::new("yum.conf"), text);
+        Self { first: found[0].first, last: found[0].last, sum: crate::steps::sha256(text), dir }
+    }
+    fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("yum.conf")
+    }
+    fn read(&self) -> Vec<u8> {
+        fs::read(self.path()).unwrap()
+    }
+    fn process(&self, verb: &str) -> Process {
+        let (file, kept) = (self.path(), self.dir.path().join("yum.conf.web1--k3f9"));
+        let mut process = Process::new("sh");
+        process.args(["-c", EXCLUDE, "sh", verb]).arg(file).arg(kept);
+        process.args([self.first.to_string(), self.last.to_string(), self.sum.clone()]);
+        process
+    }
+    fn run(&self, verb: &str) -> Output {
+        self.process(verb).output().unwrap()
+    }
+    fn does(&self, verb: &str) {
+        let output = self.run(verb);
+        assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    fn files(&self) -> usize {
+        fs::read_dir(self.dir.path()).unwrap().count()
+    }
+}
+
+#[test]
+fn the_file_comes_back_byte_for_byte() {
+    for text in [
+        SEED,
+        "[main]\nexclude=kernel*\n  foo\n\tbar\nx=1\n",
+        "[main]\r\nexclude=kernel*\r\nx=1",
+        "[main]\n# \u{e9}\nexclude=kernel",
+    ] {
+        let file = File::new(text.as_bytes());
+        let before = fs::metadata(file.path()).unwrap();
+        file.does("lift");
+        file.does("lift");
+        let lifted = config::lifted(text.as_bytes(), file.first, file.last);
+        assert_eq!(file.read().strip_suffix(b"\n"), lifted.strip_suffix(b"\n").or(Some(&lifted)), "{text}");
+        assert_eq!(file.run("state").stdout, b"lifted\n");
+        file.does("restore");
+        file.does("restore");
+        assert_eq!(file.read(), text.as_bytes());
+        let after = fs::metadata(file.path()).unwrap();
+        assert_eq!((before.mode(), before.mtime(), before.uid()), (after.mode(), after.mtime(), after.uid()));
+        assert_eq!(file.files(), 1, "nothing else is left");
+    }
+}
+
+#[test]
+fn what_someone_else_changed_stays() {
+    let file = File::new(SEED.as_bytes());
+    file.does("lift");
+    let mut text = String::from_utf8(file.read()).unwrap();
+    text = text.replace("[main]", "[main]\nproxy=http://x").replace("keepcache=0", "keepcache=1");
+    fs::write(file.path(), &text).unwrap();
+    assert_eq!(file.run("state").stdout, b"foreign\n");
+    file.does("restore");
+    assert_eq!(String::from_utf8(file.read()).unwrap(), text.replace("#exclude=", "exclude="));
+    assert_eq!(file.files(), 1);
+
+    let file = File::new(SEED.as_bytes());
+    file.does("lift");
+    fs::write(file.path(), "[main]\n").unwrap();
+    let output = file.run("restore");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not there any more"));
+    assert_eq!((file.read(), file.files()), (b"[main]\n".to_vec(), 2), "the kept copy stays");
+}
+
+#[test]
+fn a_file_that_changed_since_the_plan_is_not_touched() {
+    let file = File::new(SEED.as_bytes());
+    let text = SEED.replace("gpgcheck=1", "gpgcheck=0");
+    fs::write(file.path(), &text).unwrap();
+    assert_eq!(file.run("lift").status.code(), Some(77));
+    assert_eq!((file.read(), file.files()), (text.into_bytes(), 1));
+}
+
+/// Killed at each command that changes anything, and at the beginning of each way back.
+#[test]
+fn killed_at_any_instant_it_comes_back() {
+    for verb in ["lift", "restore"] {
+        let mut nth = 0;
+        loop {
+            nth += 1;
+            let file = File::new(SEED.as_bytes());
+            if verb == "restore" {
+                file.does("lift");
+            }
+            let shims = tempfile::tempdir().unwrap();
+            for name in ["cp", "mv", "sync", "cat", "rm"] {
+                let at = shims.path().join(name);
+                let real = format!("/bin/{name}");
+                let counter = shims.path().join("count").display().to_string();
+                let text = format!(
+                    "#!/bin/sh\nn=$(($(/bin/cat {counter} 2>/dev/null || echo 0) + 1)); echo $n > {counter}\n\
+                     [ $n -ne {nth} ] || {{ kill -9 $PPID; exit 1; }}\nexec {real} \"$@\"\n"
+                );
+                fs::write(&at, text).unwrap();
+                fs::set_permissions(&at, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            let path = format!("{}:/usr/bin:/bin", shims.path().display());
+            let ended = file.process(verb).env("PATH", path).output().unwrap();
+            let said = file.read();
+            let lifted = config::lifted(SEED.as_bytes(), file.first, file.last);
+            assert!(
+                said == SEED.as_bytes() || said == lifted,
+                "{verb}, command {nth}: {}",
+                String::from_utf8_lossy(&said)
+            );
+            file.does("restore");
+            assert_eq!((file.read(), file.files()), (SEED.as_bytes().to_vec(), 1), "{verb}, command {nth}");
+            if ended.status.success() {
+                assert!(nth > 3, "{verb}: {nth} commands");
+                break;
+            }
+        }
+    }
+}
