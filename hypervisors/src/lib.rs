@@ -10,6 +10,7 @@
 //! * [`libvirt`], [`xl`], [`jail`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
 //! * [`bare`]: a platform that offers nothing but its guests.
 //! * [`jail`]: FreeBSD jails, their configuration as texts among it.
+//! * [`machines`]: whole virtual machines behind an API; `vsphere` (a cargo feature): VMware's.
 //! * [`transfer`]: a server's file systems, copied while it runs into a tree on another machine.
 //! * [`Placed`]: a platform made of two, one that holds the volumes and one that runs the guests; [`sight`]: what each sees.
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
@@ -21,6 +22,7 @@ pub mod fuzz;
 pub mod host;
 pub mod jail;
 pub mod libvirt;
+pub mod machines;
 pub mod net;
 pub mod occasion;
 mod placed;
@@ -28,6 +30,8 @@ pub mod sight;
 pub mod sim;
 pub mod storage;
 pub mod transfer;
+#[cfg(feature = "vsphere")]
+pub mod vsphere;
 pub mod xl;
 
 use std::collections::BTreeMap;
@@ -42,6 +46,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{Cause, Error, Result};
 pub use host::{ByMac, GuestLink, Host};
+pub use machines::Machines;
 pub use net::{MacAddr, Net};
 pub use placed::Placed;
 pub use sight::{Bridged, FreeMemory, Sight};
