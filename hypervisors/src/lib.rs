@@ -314,6 +314,10 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     fn holder(&self) -> Option<Arc<dyn Hypervisor>> {
         None
     }
+    /// What it offers for whole machines, if it has an API for such.
+    fn machines(&self) -> Option<Arc<dyn Machines>> {
+        None
+    }
     /// What this host sees behind the path of a volume; `None` if there is nothing.
     async fn sight(&self, path: &Path) -> Result<Option<Sight>> {
         sight::look(&*self.host(), path).await

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, net, queues, reduce, server,
-    services, storage, transfer, upgrade, verify, visible, world,
+    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, machine, net, queues, reduce,
+    server, services, storage, transfer, upgrade, verify, visible, world,
 };
 
 macro_rules! actions {
@@ -114,5 +114,8 @@ actions! {
     "server.queues" MirrorQueues(server::MirrorQueues),
     "server.park" Park(server::Park),
     "server.quiet" ProveQuiet(server::ProveQuiet),
+    "machine.snapshot" SnapshotMachine(machine::SnapshotMachine),
+    "machine.revert" RevertMachine(machine::RevertMachine),
+    "machine.remove_snapshot" RemoveSnapshot(machine::RemoveSnapshot),
     "hook" Hook(hook::Hook),
 }

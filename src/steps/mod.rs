@@ -17,6 +17,7 @@ pub mod hook;
 pub mod jail;
 pub mod leased;
 pub mod left;
+pub mod machine;
 pub mod net;
 pub mod place;
 pub mod queues;

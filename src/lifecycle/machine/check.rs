@@ -2,28 +2,74 @@
 
 use hypervisors::Host;
 use hypervisors::host::printable_tail;
+use hypervisors::machines::MachineFacts;
 
+use super::Facts;
 use crate::inventory::{GuestSpec, HookPlace, Recipe, Strategy};
 use crate::lifecycle::preflight::{Findings, recipe_finding};
 use crate::recipe::yum::{Seen, findings, offered};
 
 /// What `clone` looks at.
-pub fn for_clone(spec: &GuestSpec, strategy: Option<Strategy>, accept_loss: bool, seen: &Seen, found: &mut Findings) {
+pub fn for_clone(facts: &Facts, strategy: Option<Strategy>, accept_loss: bool, found: &mut Findings) {
+    let spec = &facts.spec;
     declared(spec, strategy, found);
-    if !accept_loss {
-        found.refuse(
+    match &facts.machine {
+        Some(machine) => covered(spec, machine, accept_loss, found),
+        None if !accept_loss => found.refuse(
             "loss",
             format!("{} has no hypervisor that could take a snapshot: what an upgrade makes of packages cannot be taken back", spec.host),
             "take a backup by whoever runs the machine; --accept-loss says that you have one",
+        ),
+        None => {}
+    }
+    look(&facts.seen, found);
+}
+
+/// Whether a snapshot leads back to all of a machine.
+fn covered(spec: &GuestSpec, machine: &MachineFacts, accept_loss: bool, found: &mut Findings) {
+    let name = &spec.name;
+    if !accept_loss {
+        found.refuse(
+            "loss",
+            format!("{name} itself is upgraded: going back to the snapshot loses what it wrote meanwhile"),
+            "--accept-loss says that this is known",
         );
     }
-    look(seen, found);
+    for disk in machine.disks.iter().filter(|disk| disk.independent || disk.raw || disk.shared) {
+        let why = match disk {
+            _ if disk.raw => "is a device of the storage, passed through",
+            _ if disk.shared => "is shared with other machines",
+            _ => "is independent: snapshots pass it by",
+        };
+        let remedy = "detach it for as long, or make it dependent: the snapshot has to lead back to all of the machine";
+        found.refuse("disks", format!("{} of {name} {why}", disk.label), remedy);
+    }
+    if machine.needs_consolidation {
+        found.refuse(
+            "snapshots",
+            format!("disks of {name} are to be consolidated first"),
+            "consolidate them in the platform's own client",
+        );
+    }
+    if let Some(other) = machine.snapshots.first() {
+        found.warn("snapshots", format!("{name} has snapshots of others ({}): they stay", other.name));
+    }
+    if machine.template {
+        found.refuse("template", format!("{name} is a template"), "make a machine of it first");
+    }
+    match machine.tools.running {
+        true => found.pass("quiesce", "its tools answer: file systems are quiesced for the snapshot"),
+        false => found.warn("quiesce", "its tools do not answer the platform: the snapshot is as after a power cut"),
+    }
 }
 
 /// What the inventory asks for that cannot be done here.
 fn declared(spec: &GuestSpec, strategy: Option<Strategy>, found: &mut Findings) {
     if strategy.is_some_and(|strategy| strategy != Strategy::InPlace) || strategy.is_none() {
-        let what = format!("{} has no hypervisor that could make a clone", spec.host);
+        let what = match strategy {
+            Some(Strategy::Linked) => "the strategy \"linked\" is not built yet".to_owned(),
+            _ => format!("{} has nothing that could make a clone", spec.host),
+        };
         found.refuse("strategy", what, "clone = { strategy = \"in-place\" }");
     }
     if !spec.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.recipe, Recipe::YumKernel(_))) {

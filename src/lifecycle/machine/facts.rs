@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisors::host::{Command, SshHost};
+use hypervisors::machines::MachineFacts;
 use hypervisors::{GuestLink, Host};
 
-use super::Machine;
+use super::{Machine, Vm};
 use crate::guest::keys;
-use crate::inventory::{GuestSpec, Strategy};
+use crate::inventory::{GuestSpec, SshSpec, Strategy};
 use crate::lifecycle::address::Addressing;
 use crate::lifecycle::app::App;
 use crate::lifecycle::error::{Failure, exit};
@@ -32,6 +33,8 @@ pub struct Facts {
     pub host_keys: Vec<String>,
     /// What an update of its kernel rests on.
     pub seen: Seen,
+    /// The machine, as its platform's API tells of it; `None`: there is none.
+    pub machine: Option<MachineFacts>,
 }
 
 /// The address that a name or address of the inventory means; IPv4 before IPv6.
@@ -54,6 +57,18 @@ async fn resolve(guest: &str, name: &str) -> Result<IpAddr, Failure> {
     first.ok_or_else(|| refuse(format!("{name} has no address")))
 }
 
+/// The machine as its platform's API tells of it; `None`: the guest's host has no such API.
+async fn machine(app: &App, spec: &GuestSpec) -> Result<Option<MachineFacts>, Failure> {
+    let Some(machines) = app.hypervisor(&spec.host)?.machines() else { return Ok(None) };
+    let wanted = spec.vm.as_deref().unwrap_or(&spec.name);
+    let place = |failure: Failure| failure.place(format!("guests.{}.vm in the inventory", spec.name));
+    let found = machines.find(wanted).await.map_err(|error| place(error.into()))?;
+    let facts = machines.machine(&found.uuid).await?;
+    facts.map(Some).ok_or_else(|| {
+        place(Failure::new(exit::REFUSED, format!("find {wanted}")).cause(format!("{} has it no more", spec.host)))
+    })
+}
+
 impl Facts {
     /// Reads everything.
     ///
@@ -61,17 +76,23 @@ impl Facts {
     /// The guest does not answer, or the inventory does not say where it is.
     pub async fn gather(app: &App, spec: &GuestSpec) -> Result<Self, Failure> {
         let name = &spec.name;
-        let Some(where_it_is) = &spec.ssh.address else {
+        let machine = machine(app, spec).await?;
+        let told = machine.as_ref().and_then(|machine| {
+            machine.addresses.iter().find(|ip| ip.is_ipv4()).or(machine.addresses.first()).map(IpAddr::to_string)
+        });
+        let Some(where_it_is) = spec.ssh.address.clone().or(told) else {
+            let why = match &machine {
+                Some(_) => format!("the tools in {name} report no address to {}", spec.host),
+                None => format!("{} has no hypervisor to ask for its address", spec.host),
+            };
             return Err(Failure::new(exit::REFUSED, format!("find {name}"))
-                .cause(format!(
-                    "{} has no hypervisor to ask for its address, and the inventory does not give one",
-                    spec.host
-                ))
+                .cause(format!("{why}, and the inventory does not give one"))
                 .place(format!("guests.{name} in the inventory"))
                 .help("ssh = { address = \"web1.example\" }"));
         };
-        let address = resolve(name, where_it_is).await?;
-        let guest: Arc<dyn Host> = Arc::new(SshHost::new(app.login(name, &spec.ssh)));
+        let address = resolve(name, &where_it_is).await?;
+        let login = SshSpec { address: Some(where_it_is.clone()), ..spec.ssh.clone() };
+        let guest: Arc<dyn Host> = Arc::new(SshHost::new(app.login(name, &login)));
         let ask = |doing: &'static str, script: &'static str| {
             let guest = guest.clone();
             async move {
@@ -96,6 +117,7 @@ impl Facts {
             seen: Seen::look(&*guest).await?,
             spec: spec.clone(),
             hostname: hypervisors::host::printable(&hostname),
+            machine,
             guest,
             address,
         })
@@ -153,6 +175,11 @@ impl Facts {
                 release: self.seen.release.clone(),
                 modules: self.seen.loaded.iter().cloned().collect(),
                 tools: self.seen.running,
+                vm: self.machine.as_ref().map(|facts| Vm {
+                    uuid: facts.machine.uuid.clone(),
+                    path: facts.machine.path.clone(),
+                    quiesce: facts.tools.running,
+                }),
             })),
         }
     }

@@ -1,8 +1,9 @@
-//! Runs on a guest itself, of which nothing can be opened from here: whoever runs the machine lets nobody at its hypervisor. All goes
-//! over ssh into it; strategy `in-place`, recipe `yum-kernel`.
+//! Runs on a guest itself, of which nothing can be opened from here. All goes over ssh into it; strategy `in-place`, recipe
+//! `yum-kernel`. `upgrade` keeps the old kernel as the one that is booted; `commit` makes the new one that.
 //!
-//! `clone` measures and touches nothing. `upgrade` keeps the old kernel as the one that is booted; `commit` makes the new one that.
-//! `abort` boots the old one and gives every file that was changed its bytes back; packages stay, and it says so.
+//! * Whoever runs the machine lets nobody at its hypervisor: `clone` measures and touches nothing. `abort` boots the old kernel and
+//!   gives every file that was changed its bytes back; packages stay, and it says so.
+//! * An API takes a snapshot of it ([`Vm`]): `clone` does, `abort` brings the machine back to it, `commit` removes it.
 //!
 //! * `facts`: what is known of the guest; `check`: what is refused. `plan`: the plan of each verb. `run`: a run under its lease.
 
@@ -30,6 +31,20 @@ pub struct Machine {
     pub modules: Vec<String>,
     /// VMware's tools ran.
     pub tools: bool,
+    /// The machine, where an API takes a snapshot of it; `None`: nothing leads back but the old kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Vm>,
+}
+
+/// A machine of a platform with an API for such.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Instance UUID.
+    pub uuid: String,
+    /// Inventory path, for people.
+    pub path: String,
+    /// Its tools answered: the snapshot is quiesced.
+    pub quiesce: bool,
 }
 
 impl Machine {

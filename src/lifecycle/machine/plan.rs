@@ -1,15 +1,17 @@
 //! The plan of each verb of a run on a guest itself.
 
-use super::Machine;
+use super::{Machine, Vm};
 use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
 use crate::inventory::{GuestSpec, Recipe, Verb, YumKernel};
 use crate::lifecycle::back::Past;
+use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::hooks::Hooks;
 use crate::lifecycle::page::{Page, Row};
 use crate::lifecycle::record::RunFacts;
 use crate::lifecycle::state::State;
 use crate::recipe::yum::Seen;
-use crate::steps::{Action, upgrade, verify};
+use crate::steps::machine::{Made, RemoveSnapshot, RevertMachine, SnapshotMachine};
+use crate::steps::{Action, StepRef, upgrade, verify};
 
 /// A verb that takes the exclude off and dies: the guest puts it back after so many seconds.
 const LEASE_S: u64 = 900;
@@ -17,7 +19,10 @@ const LEASE_S: u64 = 900;
 const PATIENCE_S: u64 = 4 * 3600;
 
 /// What of packages does not come back.
-fn lost(record: &RunFacts) -> Row {
+fn lost(record: &RunFacts, machine: &Machine) -> Row {
+    if machine.vm.is_some() {
+        return Row::new("lost", format!("by going back: what {} wrote since `clone`", record.original.name));
+    }
     Row::new(
         "lost",
         format!(
@@ -33,6 +38,16 @@ pub fn clone(spec: &GuestSpec, record: &RunFacts, machine: &Machine, seen: &Seen
     let mut steps = hooks.before(Verb::Clone);
     let baseline = verify::TakeBaseline::new(&record.host, &record.original, &record.hostname, &spec.checks);
     steps.push(PlanStep::new(Stage::Announce, baseline, 5.0).undo(Undo::Nothing));
+    steps.extend(machine.vm.as_ref().map(|vm| {
+        let snapshot = SnapshotMachine {
+            host: record.host.clone(),
+            uuid: vm.uuid.clone(),
+            guest: spec.name.clone(),
+            run: record.clone.name.clone(),
+            quiesce: vm.quiesce,
+        };
+        PlanStep::new(Stage::Duplicate, snapshot, 20.0)
+    }));
     steps.extend(hooks.after(Verb::Clone));
     let mut page = Page::new(format!("Upgrade {} itself, in place ({}, {}).", spec.name, record.host, machine.release));
     page.rows.push(Row::new("kernel", format!("{}, kept to fall back to", machine.kernel)));
@@ -43,17 +58,28 @@ pub fn clone(spec: &GuestSpec, record: &RunFacts, machine: &Machine, seen: &Seen
             format!("{} in {}, line {}", exclude.patterns.join(" "), exclude.file.display(), exclude.first),
         ));
     }
-    page.rows.push(Row::new("now", "nothing is changed: the guest is measured, and keeps serving"));
-    page.rows.push(Row::new(
-        "way back",
-        format!(
-            "upgradectl abort {}: boots {} and gives every file that was changed its bytes back",
-            spec.name, machine.kernel
-        ),
-    ));
-    page.rows.push(lost(record));
-    page.rows
-        .push(Row::new("backup", "yours to have, by who runs the machine: that you approve says that there is one"));
+    match &machine.vm {
+        Some(vm) => {
+            page.rows.push(Row::new("machine", vm.path.clone()));
+            page.rows.push(Row::new("now", "a snapshot is made; the guest keeps serving"));
+            page.rows.push(Row::new("way back", format!("upgradectl abort {}: back to the snapshot", spec.name)));
+        }
+        None => {
+            page.rows.push(Row::new("now", "nothing is changed: the guest is measured, and keeps serving"));
+            page.rows.push(Row::new(
+                "way back",
+                format!(
+                    "upgradectl abort {}: boots {} and gives every file that was changed its bytes back",
+                    spec.name, machine.kernel
+                ),
+            ));
+            page.rows.push(Row::new(
+                "backup",
+                "yours to have, by who runs the machine: that you approve says that there is one",
+            ));
+        }
+    }
+    page.rows.push(lost(record, machine));
     page.confirm = Some(spec.name.clone());
     let plan =
         Plan { failure_closes: true, ..record.plan("clone", [State::Cloning, State::Cloned, State::Aborted], steps) };
@@ -139,6 +165,12 @@ pub fn upgrade(
     if newer {
         steps.extend(boots(record, machine, seen, &declared, spec.upgrade.as_ref().and_then(|it| it.reboot_timeout_s)));
     }
+    if machine.vm.is_some() {
+        // All of it goes when the machine is brought back.
+        for step in steps.iter_mut().filter(|step| step.undo == Undo::Own && !step.temporary) {
+            step.undo = if matches!(step.op.action(), Action::Hook(_)) { Undo::Own } else { Undo::WithClone };
+        }
+    }
     steps.extend(hooks.after(Verb::Upgrade));
 
     page.rows
@@ -158,11 +190,12 @@ pub fn upgrade(
         }
         None => page.rows.push(Row::new("outage", "none but what the upgrade takes from services")),
     }
-    page.rows.push(Row::new(
-        "way back",
-        format!("upgradectl abort {name}: {} and the files that were changed", machine.kernel),
-    ));
-    page.rows.push(lost(record));
+    let back = match &machine.vm {
+        Some(_) => format!("upgradectl abort {name}: back to the snapshot of {}", record.clone.name),
+        None => format!("upgradectl abort {name}: {} and the files that were changed", machine.kernel),
+    };
+    page.rows.push(Row::new("way back", back));
+    page.rows.push(lost(record, machine));
     page.confirm = Some(name.clone());
     (plan, page)
 }
@@ -237,7 +270,10 @@ fn forget(record: &RunFacts) -> PlanStep {
 }
 
 /// `commit`: the kernel that runs is the one that is booted from now on.
-pub fn commit(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Past]) -> (Plan, Page) {
+///
+/// # Errors
+/// The journal does not have the snapshot.
+pub fn commit(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Past]) -> Result<(Plan, Page), Failure> {
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Commit);
     if booted(pasts) {
@@ -249,6 +285,10 @@ pub fn commit(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[P
         };
         steps.push(PlanStep::new(Stage::Fold, default, 0.5).undo(Undo::None).on_failure(OnFailure::Stop));
     }
+    if let Some(vm) = &machine.vm {
+        let remove = RemoveSnapshot { of: made(spec, record, vm, pasts)? };
+        steps.push(PlanStep::new(Stage::Fold, remove, 30.0).undo(Undo::None).on_failure(OnFailure::Stop));
+    }
     steps.push(forget(record));
     steps.extend(hooks.after(Verb::Commit));
     let mut page = Page::new(format!("Commit the upgrade of {}.", spec.name));
@@ -259,7 +299,74 @@ pub fn commit(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[P
     page.confirm = Some(spec.name.clone());
     let plan =
         Plan { closes: true, ..record.plan("commit", [State::Committing, State::Committed, State::Verified], steps) };
-    (plan, page)
+    Ok((plan, page))
+}
+
+/// The run's snapshot, by the step that made it.
+fn made(spec: &GuestSpec, record: &RunFacts, vm: &Vm, pasts: &[Past]) -> Result<Made, Failure> {
+    let steps = pasts
+        .iter()
+        .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)));
+    let mut making = steps.filter(|(.., step)| matches!(step.op, Op::Do(Action::SnapshotMachine(_))));
+    let (plan, index, _) = making.next().ok_or_else(|| {
+        Failure::new(exit::JOURNAL, format!("find the snapshot of {}", spec.name)).cause("no plan of this run made one")
+    })?;
+    Ok(Made {
+        host: record.host.clone(),
+        uuid: vm.uuid.clone(),
+        guest: spec.name.clone(),
+        run: record.clone.name.clone(),
+        by: StepRef { plan, index },
+    })
+}
+
+/// `abort` of a machine that has a snapshot: back to it, if the guest was worked on; then it goes.
+///
+/// # Errors
+/// The journal does not have the snapshot.
+pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Past]) -> Result<(Plan, Page), Failure> {
+    let name = &spec.name;
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Abort);
+    let worked_on = begun(pasts, |action| {
+        !matches!(action, Action::Hook(_) | Action::TakeBaseline(_) | Action::SnapshotMachine(_))
+    });
+    for past in pasts.iter().rev().filter(|past| past.plan.verb != "abort") {
+        // What was done inside goes with what was written; the guest need not answer.
+        let undos = undo_steps(past.id, &past.plan, &past.histories).unwrap_or_default();
+        steps.extend(undos.into_iter().filter(|step| matches!(step.op.action(), Action::Hook(_))));
+    }
+    let made = machine.vm.as_ref().map(|vm| made(spec, record, vm, pasts)).transpose()?;
+    let stop = |step: PlanStep| step.on_failure(OnFailure::Stop);
+    if let (true, Some(made)) = (worked_on, &made) {
+        let revert = RevertMachine { to: made.clone(), start: true };
+        steps.push(stop(PlanStep::new(Stage::Fold, revert, 60.0).undo(Undo::None)).outage_begins());
+        let timeout_s = spec.upgrade.as_ref().and_then(|upgrade| upgrade.reboot_timeout_s).unwrap_or(900);
+        let settle = upgrade::Settle { host: record.host.clone(), link: record.original.clone(), timeout_s };
+        steps.push(stop(PlanStep::new(Stage::Settle, settle, 60.0).undo(Undo::Nothing)).outage_ends());
+        steps.push(stop(machine.proof(record, false)));
+    }
+    if let Some(made) = made {
+        steps.push(stop(PlanStep::new(Stage::Tidy, RemoveSnapshot { of: made }, 30.0).undo(Undo::None)));
+    }
+    steps.extend(hooks.after(Verb::Abort));
+    let mut page = Page::new(format!("Abort {}.", record.clone.name));
+    page.rows.push(Row::new("removed", format!("the snapshot {}", record.clone.name)));
+    match worked_on {
+        true => {
+            page.rows.push(Row::new("lost", format!("what {name} wrote since `clone`, the upgrade included")));
+            page.rows.push(Row::new("outage", "about 2 m: the machine is brought back and started"));
+            page.rows.push(Row::new("way back", "none once it is brought back"));
+            page.confirm = Some(name.clone());
+        }
+        false => page.rows.push(Row::new("outage", "none: the guest was not worked on")),
+    }
+    let plan = Plan {
+        closes: true,
+        undoes: pasts.first().map(|past| past.id),
+        ..record.plan("abort", [State::Aborting, State::Aborted, State::Aborting], steps)
+    };
+    Ok((plan, page))
 }
 
 /// `abort`: files as they were, the old kernel booted. `runs`: the kernel that runs now. `None` if something irreversible was begun.

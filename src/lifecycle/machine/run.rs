@@ -17,9 +17,12 @@ use crate::lifecycle::preflight::Findings;
 use crate::recipe::yum::Seen;
 
 impl App {
-    /// Whether a guest's host lets nobody at its hypervisor.
+    /// Whether nothing of a guest can be opened from here: its host offers its machines whole, or lets nobody at its hypervisor.
     pub(in crate::lifecycle) fn is_machine(&self, spec: &GuestSpec) -> bool {
-        self.inventory.hosts.get(&spec.host).is_some_and(|host| host.hypervisor == HypervisorKind::None)
+        self.inventory
+            .hosts
+            .get(&spec.host)
+            .is_some_and(|host| matches!(host.hypervisor, HypervisorKind::None | HypervisorKind::Vsphere))
     }
 
     /// `clone` of a guest that is upgraded itself.
@@ -33,7 +36,7 @@ impl App {
     ) -> Result<Finish, Failure> {
         let facts = Facts::gather(self, spec).await?;
         let mut findings = Findings::default();
-        check::for_clone(spec, strategy, options.accept_loss, &facts.seen, &mut findings);
+        check::for_clone(&facts, strategy, options.accept_loss, &mut findings);
         let record = facts.record(&self.state, &self.scratch);
         let machine = record.of_machine()?.clone();
         let (plan, page) = plan::clone(spec, &record, &machine, &facts.seen);
@@ -50,7 +53,7 @@ impl App {
         findings: &mut Findings,
     ) -> Result<(), Failure> {
         let facts = Facts::gather(self, spec).await?;
-        check::for_clone(spec, spec.clone.strategy, true, &facts.seen, findings);
+        check::for_clone(&facts, spec.clone.strategy, true, findings);
         check::newer(&*facts.guest, &facts.seen, findings).await?;
         Ok(())
     }
@@ -93,13 +96,17 @@ impl Held<'_> {
                 .place("--rename")
                 .help("leave it out"));
         }
-        let (plan, page) = plan::commit(&self.spec, &self.record, &self.machine()?, &self.pasts()?);
+        let (plan, page) = plan::commit(&self.spec, &self.record, &self.machine()?, &self.pasts()?)?;
         self.propose(plan, page, Vec::new(), options).await
     }
 
     /// `abort` of the guest itself.
     pub(in crate::lifecycle) async fn abort_machine(&mut self, options: &Options) -> Result<Finish, Failure> {
         let (machine, name) = (self.machine()?, self.spec.name.clone());
+        if machine.vm.is_some() {
+            let (plan, page) = plan::back(&self.spec, &self.record, &machine, &self.pasts()?)?;
+            return self.propose(plan, page, Vec::new(), options).await;
+        }
         let guest = self.hypervisor.guest(&self.record.original)?;
         let command = Command::new(["uname", "-r"]);
         let runs = match guest.run(&command).await {

@@ -1,0 +1,236 @@
+//! Steps on a whole machine, by the API of who runs it: a snapshot that leads back, the way back to it, and its removal.
+//!
+//! A snapshot is known by the id that making it returned; the journal has it. Its name is for people. If the process died between
+//! the call and the journal, it is told by its description, which holds the run's id and is no other run's.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hypervisors::machines::SnapshotFacts;
+use hypervisors::{Change, Machines, Power};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Done, Manners, Probe, Step, StepError, StepRef, World};
+
+fn machines(world: &World, host: &str) -> Result<Arc<dyn Machines>, StepError> {
+    world.hypervisor(host)?.machines().ok_or_else(|| {
+        StepError::failed(
+            format!("{host} has no API for whole machines"),
+            "hypervisor = \"vsphere\" in the inventory, as it was",
+        )
+    })
+}
+
+/// What the description of a run's snapshot says.
+fn description(run: &str) -> String {
+    format!("upgradectl {run}: leads back; removed by commit or abort")
+}
+
+async fn snapshots(machines: &dyn Machines, uuid: &str) -> Result<Vec<SnapshotFacts>, StepError> {
+    let facts = machines.machine(uuid).await?;
+    let facts = facts.ok_or_else(|| {
+        StepError::failed(format!("there is no machine {uuid} any more"), "look for it in the platform's own inventory")
+    })?;
+    Ok(facts.snapshots)
+}
+
+/// Makes a snapshot of a machine that leads back (kind `machine.snapshot`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotMachine {
+    /// Inventory host.
+    pub host: String,
+    /// Instance UUID of the machine.
+    pub uuid: String,
+    /// What it is called in the inventory.
+    pub guest: String,
+    /// The run.
+    pub run: String,
+    /// The guest's file systems are quiesced, by its tools.
+    pub quiesce: bool,
+}
+
+impl SnapshotMachine {
+    /// The run's snapshot, as the platform has it.
+    async fn made(&self, machines: &dyn Machines) -> Result<Option<SnapshotFacts>, StepError> {
+        let all = snapshots(machines, &self.uuid).await?;
+        one(all.into_iter().filter(|one| one.description == description(&self.run)).collect(), &self.run)
+    }
+}
+
+/// At most one.
+fn one(found: Vec<SnapshotFacts>, run: &str) -> Result<Option<SnapshotFacts>, StepError> {
+    match found.len() {
+        0 | 1 => Ok(found.into_iter().next()),
+        many => Err(StepError::failed(
+            format!("{many} snapshots say that they are of {run}"),
+            "remove all but the oldest in the platform's own client: it is the one that leads back",
+        )),
+    }
+}
+
+#[async_trait]
+impl Step for SnapshotMachine {
+    fn title(&self) -> String {
+        format!("snapshot {} as {}", self.guest, self.run)
+    }
+    fn undo_title(&self) -> String {
+        "remove it".into()
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        vec![
+            ["govc", "snapshot.create", "-vm.uuid", &self.uuid, "-m=false", &format!("-q={}", self.quiesce), &self.run]
+                .map(str::to_owned)
+                .to_vec(),
+        ]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let made = self.made(&*machines(world, &self.host)?).await?;
+        Ok(if made.is_some() { Probe::Present } else { Probe::Absent })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let machines = machines(world, &self.host)?;
+        if let Some(made) = self.made(&*machines).await? {
+            return Ok(Done::new(Change::Unchanged).with(json!({ "snapshot": made.id })));
+        }
+        let id = machines.snapshot(&self.uuid, &self.run, &description(&self.run), self.quiesce).await?;
+        Ok(Done::new(Change::Created).with(json!({ "snapshot": id })))
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let machines = machines(world, &self.host)?;
+        let id = match world.last["data"]["snapshot"].as_str() {
+            Some(id) => Some(id.to_owned()),
+            None => self.made(&*machines).await?.map(|made| made.id),
+        };
+        Ok(match id {
+            Some(id) => machines.remove_snapshot(&self.uuid, &id).await?.into(),
+            None => Change::Unchanged.into(),
+        })
+    }
+}
+
+/// A snapshot of a machine that an earlier plan made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Inventory host.
+    pub host: String,
+    /// Instance UUID of the machine.
+    pub uuid: String,
+    /// What it is called in the inventory.
+    pub guest: String,
+    /// The run.
+    pub run: String,
+    /// The step that made it.
+    pub by: StepRef,
+}
+
+impl Made {
+    /// Its id: by the journal, else by what its description says. `None`: it is gone.
+    async fn id(&self, world: &World, machines: &dyn Machines) -> Result<Option<String>, StepError> {
+        let all = snapshots(machines, &self.uuid).await?;
+        let done = world.memory.done(self.by)?;
+        let id = done.as_ref().and_then(|done| done["data"]["snapshot"].as_str());
+        let known = |one: &SnapshotFacts| match id {
+            Some(id) => one.id == id,
+            None => one.description == description(&self.run),
+        };
+        Ok(one(all.into_iter().filter(known).collect(), &self.run)?.map(|found| found.id))
+    }
+}
+
+/// Brings a machine back to the run's snapshot, and starts it (kind `machine.revert`). What was written since is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevertMachine {
+    /// The snapshot.
+    pub to: Made,
+    /// It is started afterwards.
+    pub start: bool,
+}
+
+#[async_trait]
+impl Step for RevertMachine {
+    fn title(&self) -> String {
+        format!("bring {} back to {}{}", self.to.guest, self.to.run, if self.start { ", and start it" } else { "" })
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        let word = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let mut all = vec![word(&["govc", "snapshot.revert", "-vm.uuid", &self.to.uuid, &self.to.run])];
+        if self.start {
+            all.push(word(&["govc", "vm.power", "-on", "-vm.uuid", &self.to.uuid]));
+        }
+        all
+    }
+    /// A machine does not tell whether it wrote since: it is brought back once more.
+    async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
+        Ok(Probe::Absent)
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let machines = machines(world, &self.to.host)?;
+        let id = self.to.id(world, &*machines).await?.ok_or_else(|| {
+            StepError::failed(
+                format!("the snapshot of {} is gone", self.to.run),
+                format!("nothing leads back any more: upgradectl commit {}, or a backup", self.to.guest),
+            )
+        })?;
+        machines.revert(&self.to.uuid, &id).await?;
+        if self.start {
+            machines.power_on(&self.to.uuid).await?;
+        }
+        Ok(Change::Changed.into())
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+}
+
+/// Removes the run's snapshot (kind `machine.remove_snapshot`). What was written since stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveSnapshot {
+    /// The snapshot.
+    pub of: Made,
+}
+
+#[async_trait]
+impl Step for RemoveSnapshot {
+    fn title(&self) -> String {
+        format!("remove the snapshot {} of {}", self.of.run, self.of.guest)
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        vec![["govc", "snapshot.remove", "-vm.uuid", &self.of.uuid, &self.of.run].map(str::to_owned).to_vec()]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let machines = machines(world, &self.of.host)?;
+        Ok(if self.of.id(world, &*machines).await?.is_some() { Probe::Absent } else { Probe::Present })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let machines = machines(world, &self.of.host)?;
+        let Some(id) = self.of.id(world, &*machines).await? else { return Ok(Change::Unchanged.into()) };
+        let removed = machines.remove_snapshot(&self.of.uuid, &id).await?;
+        let facts = machines.machine(&self.of.uuid).await?;
+        // A disk that was busy is folded when it is asked for once more.
+        if facts.is_some_and(|facts| facts.needs_consolidation) {
+            machines.consolidate(&self.of.uuid).await?;
+        }
+        Ok(removed.into())
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+}
+
+/// Starts a machine that is off, before its guest is worked in.
+///
+/// # Errors
+/// The platform does not answer.
+pub async fn started(machines: &dyn Machines, uuid: &str) -> Result<bool, hypervisors::Error> {
+    match machines.machine(uuid).await?.map(|facts| facts.power) {
+        Some(Power::Off) => machines.power_on(uuid).await.map(|change| change != Change::Unchanged),
+        _ => Ok(false),
+    }
+}
