@@ -1,8 +1,8 @@
 //! Configuration files that an upgrade left undecided: what is in force, and what lies beside it.
 //!
 //! dpkg(1) keeps the old file and leaves the new one as `.dpkg-dist` (or `.dpkg-new` while undecided); where the new
-//! one was taken, the old lies as `.dpkg-old`. ucf(1) does the same with `.ucf-dist`, `.ucf-new`, `.ucf-old`. Looked
-//! for below `/etc` and `/usr/local/etc`. May not: decide anything, or follow links.
+//! one was taken, the old lies as `.dpkg-old`. ucf(1) does the same with `.ucf-dist`, `.ucf-new`, `.ucf-old`; rpm(8) with `.rpmnew`
+//! (kept), and `.rpmsave` and `.rpmorig` (replaced). Looked for below `/etc` and `/usr/local/etc`. May not: decide anything, or follow links.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,7 +54,15 @@ const SUFFIXES: &[(&str, Kind)] = &[
     (".ucf-dist", Kind::Kept),
     (".ucf-new", Kind::Kept),
     (".ucf-old", Kind::Replaced),
+    (".rpmnew", Kind::Kept),
+    (".rpmsave", Kind::Replaced),
+    (".rpmorig", Kind::Replaced),
 ];
+
+/// Whether it lies there by rpm's doing.
+fn by_rpm(beside: &str) -> bool {
+    beside.rsplit_once('.').is_some_and(|(_, suffix)| suffix.starts_with("rpm"))
+}
 
 /// The argv that lists them, NUL-separated.
 pub fn find_argv() -> Vec<String> {
@@ -135,10 +143,22 @@ pub async fn collect<E: From<Error>>(
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let mut command = Command::new(OWNERS.iter().copied());
-    command.limit = 16 << 20;
-    let owners = guest.run(&command).await?.checked("tell the owners of conffiles", &command)?.text();
-    let owners = parse_owners(&owners);
+    let mut owners = String::new();
+    if paths.iter().any(|path| !by_rpm(path)) {
+        let mut command = Command::new(OWNERS.iter().copied());
+        command.limit = 16 << 20;
+        owners = guest.run(&command).await?.checked("tell the owners of conffiles", &command)?.text();
+    }
+    let mut owners: BTreeMap<String, String> =
+        parse_owners(&owners).into_iter().map(|(path, package)| (path.to_owned(), package.to_owned())).collect();
+    for beside in paths.iter().filter(|path| by_rpm(path)) {
+        let Some((path, _)) = in_force(beside) else { continue };
+        let command = Command::new(["rpm", "-qf", "--qf", "%{NAME}\n", path]);
+        let answer = guest.run(&command).await?;
+        if answer.status == 0 {
+            owners.insert(path.to_owned(), answer.text().lines().next().unwrap_or_default().to_owned());
+        }
+    }
     let mut found = Vec::new();
     for beside in paths {
         let Some((path, kind)) = in_force(&beside) else { continue };
@@ -147,7 +167,7 @@ pub async fn collect<E: From<Error>>(
         found.push(Conffile {
             path: path.to_owned(),
             kind,
-            package: owners.get(path).map(|package| (*package).to_owned()),
+            package: owners.get(path).cloned(),
             in_force: current,
             older: other.is_some() && older.get(&beside) == other.as_ref(),
             other,
@@ -218,6 +238,8 @@ mod tests {
     fn suffixes_tell_which_side_is_in_force() {
         assert_eq!(in_force("/etc/a.dpkg-old"), Some(("/etc/a", Kind::Replaced)));
         assert_eq!(in_force("/etc/dovecot/conf.d/10-mail.conf.ucf-dist").unwrap().1, Kind::Kept);
+        assert_eq!(in_force("/etc/yum.conf.rpmnew"), Some(("/etc/yum.conf", Kind::Kept)));
+        assert!(by_rpm("/etc/x.rpmsave") && !by_rpm("/etc/rpm.dpkg-old"));
         assert_eq!(in_force("/etc/a.bak"), None);
         assert!(find_argv().join(" ").contains("( -name *.dpkg-dist -o -name *.dpkg-new -o"));
     }

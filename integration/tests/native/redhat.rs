@@ -75,6 +75,9 @@ fn a_kernel_comes_goes_and_stays() -> Result<()> {
     );
     ensure!(trial.on("cat /etc/dnf/dnf.conf")?.contains("\nexclude=kernel.*\n"), "the exclude was never off");
 
+    let said = trial.says("conffiles list web1", 0)?;
+    ensure!(said.stdout.contains("/etc/app.conf") && said.stdout.contains("kept      app"), "{said}");
+
     trial.says("verify web1", 0)?;
     let said = trial.says("promote web1", 9)?;
     ensure!(said.stderr.contains("the guest itself is upgraded"), "{said}");

@@ -1,5 +1,7 @@
 //! The plan of each verb of a run on a guest itself.
 
+use std::collections::BTreeMap;
+
 use super::{Machine, Vm};
 use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
 use crate::inventory::{GuestSpec, Recipe, Verb, YumKernel};
@@ -93,15 +95,19 @@ fn tools(seen: &Seen) -> String {
     }
 }
 
-/// `upgrade`: packages, then kernels past what hides them; then the new kernel is booted once, and proven. `newer`: one is expected.
-pub fn upgrade(
-    spec: &GuestSpec,
-    record: &RunFacts,
-    machine: &Machine,
-    seen: &Seen,
-    newer: bool,
-    number: usize,
-) -> (Plan, Page) {
+/// What the plan of an upgrade rests on.
+pub struct Look {
+    /// The guest as it is.
+    pub seen: Seen,
+    /// A newer kernel is expected.
+    pub newer: bool,
+    /// Undecided configuration files that lay there before the run, path to SHA-256.
+    pub older: BTreeMap<String, String>,
+}
+
+/// `upgrade`: packages, then kernels past what hides them; then the new kernel is booted once, and proven.
+pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Look, number: usize) -> (Plan, Page) {
+    let (seen, newer) = (&look.seen, look.newer);
     let name = &spec.name;
     let (host, link) = (record.host.clone(), record.original.clone());
     let declared = match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
@@ -165,6 +171,12 @@ pub fn upgrade(
     if newer {
         steps.extend(boots(record, machine, seen, &declared, spec.upgrade.as_ref().and_then(|it| it.reboot_timeout_s)));
     }
+    let collect = upgrade::CollectConffiles {
+        host: record.host.clone(),
+        link: record.original.clone(),
+        older: look.older.clone(),
+    };
+    steps.push(step(Stage::Settle, collect.into(), 2.0).undo(Undo::Nothing));
     if machine.vm.is_some() {
         // All of it goes when the machine is brought back.
         for step in steps.iter_mut().filter(|step| step.undo == Undo::Own && !step.temporary) {

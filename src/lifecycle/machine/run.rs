@@ -14,6 +14,7 @@ use crate::lifecycle::held::Held;
 use crate::lifecycle::invocation::{Finish, Options};
 use crate::lifecycle::page::Proposal;
 use crate::lifecycle::preflight::Findings;
+use crate::recipe::conffiles;
 use crate::recipe::yum::Seen;
 
 impl App {
@@ -78,7 +79,12 @@ impl Held<'_> {
             Some(_) => under_way,
         };
         let number = self.journal.plans(&self.run.id)?.len() + 1;
-        let (plan, page) = plan::upgrade(&self.spec, &self.record, &machine, &seen, newer, number);
+        let older = match crate::lifecycle::query::conffiles_before(&self.pasts()?) {
+            Some(older) => older,
+            None => conffiles::leftovers(&*guest).await?,
+        };
+        let look = plan::Look { seen, newer, older };
+        let (plan, page) = plan::upgrade(&self.spec, &self.record, &machine, &look, number);
         self.propose(plan, page, findings.0, options).await
     }
 
