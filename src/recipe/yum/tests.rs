@@ -36,7 +36,8 @@ fn refused(seen: &Seen) -> Vec<String> {
 #[test]
 fn each_thing_that_stands_in_the_way_is_told() {
     assert!(refused(&seen()).is_empty());
-    let cases: [(&str, fn(&mut Seen)); 9] = [
+    type Change = fn(&mut Seen);
+    let cases: [(&str, Change); 9] = [
         ("yum.root", |it| it.user = "500".into()),
         ("yum.tool", |it| it.tool = None),
         ("yum.kernel", |it| it.kernel = "2.6.39-own".into()),
