@@ -36,7 +36,7 @@ pub fn one(texts: &Texts, config: &Config, name: &str, running: &[Running]) -> R
         disks: root.map(disk).into_iter().collect(),
         nics: nics(&effective, name)?,
         managed_save: false,
-        mark: config.mark(name)?,
+        mark: texts.mark_of(config, name)?,
         kernel: None,
     })
 }

@@ -230,6 +230,67 @@ async fn production_is_defined_where_the_host_has_its_jails() {
     assert!(empty.text("/etc/jail.conf").is_none(), "as it was");
 }
 
+/// A host whose jails are all of the old way.
+const OLD_WAY: &str = "hostname=\"jailhost\"\njail_enable=\"YES\"\njail_list=\"mercure\"\njail_devfs_enable=\"YES\"\n\
+    jail_mercure_rootdir=\"/data/jails/mercure\"\njail_mercure_hostname=\"mercure.example\"\njail_mercure_ip=\"em0|10.0.5.12\"\n\
+    sshd_enable=\"YES\"\n";
+
+#[tokio::test]
+async fn a_host_of_variables_gets_variables() {
+    let world = World::new(&[("/etc/rc.conf", OLD_WAY)]);
+    let clone = world.jails.compose(&World::clone()).await.unwrap();
+    insta::assert_snapshot!(clone.text);
+    assert_eq!(world.jails.define(&clone).await.unwrap(), Change::Created);
+    assert_eq!(world.jails.define(&clone).await.unwrap(), Change::Unchanged);
+    assert_eq!(world.text("/etc/rc.conf").unwrap(), format!("{OLD_WAY}{}\n", clone.text));
+    assert_eq!(world.jails.definition("ServerB--k3f9").await.unwrap().unwrap(), clone);
+    let all = world.jails.list().await.unwrap();
+    let names: Vec<&str> = all.iter().map(|guest| guest.name.as_str()).collect();
+    assert_eq!(names, ["ServerB--k3f9", "mercure"], "its mark tells its name");
+    assert_eq!(all[0].mark.as_ref().unwrap().role, Role::Clone);
+    assert!(!all[0].autostart && all[1].autostart);
+    assert_eq!(all[1].nics[0].addresses, ["10.0.5.12".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(world.jails.start("ServerB--k3f9").await.unwrap(), Change::Changed);
+    assert!(matches!(world.jails.undefine("ServerB--k3f9").await.unwrap_err().cause, Cause::Refused(_)));
+    world.jails.shutdown("ServerB--k3f9", Duration::from_secs(5)).await.unwrap();
+
+    // In its server's place, beside its own clone.
+    let mark = Some(Mark { run: "ServerB--k3f9".into(), role: Role::Production });
+    let production = NewGuest { name: "ServerB".into(), mark, ..World::clone() };
+    let production = world.jails.compose(&production).await.unwrap();
+    world.jails.undefine("ServerB--k3f9").await.unwrap();
+    assert_eq!(world.text("/etc/rc.conf").unwrap(), OLD_WAY);
+    world.jails.define(&production).await.unwrap();
+    world.jails.set_autostart("ServerB", true).await.unwrap();
+    assert!(world.jails.autostart("ServerB").await.unwrap());
+    let unmarked = DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() };
+    let last = world.jails.derive(&production, &unmarked).unwrap();
+    assert_eq!(world.jails.define(&last).await.unwrap(), Change::Changed);
+    assert!(!world.text("/etc/rc.conf").unwrap().contains('#'));
+    assert_eq!(world.jails.undefine("ServerB").await.unwrap(), Change::Removed);
+    assert_eq!(world.text("/etc/rc.conf").unwrap(), OLD_WAY, "out of jail_list too");
+
+    // As a clone found it, byte for byte.
+    let found = world.jails.definition("mercure").await.unwrap().unwrap();
+    let moved = DefinitionEdit {
+        addresses: BTreeMap::from([("10.0.5.12".parse().unwrap(), Some("10.0.5.99".parse().unwrap()))]),
+        ..DefinitionEdit::default()
+    };
+    world.jails.define(&world.jails.derive(&found, &moved).unwrap()).await.unwrap();
+    assert!(world.text("/etc/rc.conf").unwrap().contains("jail_mercure_ip=\"em0|10.0.5.99\"\nsshd"));
+    world.jails.define(&found).await.unwrap();
+    assert_eq!(world.text("/etc/rc.conf").unwrap(), OLD_WAY);
+
+    // With one jail.conf the host's way is another.
+    let both = World::new(&[("/etc/rc.conf", OLD_WAY), ("/etc/jail.conf", SHARED)]);
+    assert!(both.jails.compose(&World::clone()).await.unwrap().text.starts_with("ServerB--k3f9 {"));
+    let named = Definition { name: "ServerA".into(), text: clone.text.replace("ServerB__k3f9", "ServerA") };
+    assert!(both.jails.define(&named).await.unwrap_err().to_string().contains("a jail.conf defines"));
+    // Divided between files: left alone.
+    let divided = World::new(&[("/etc/rc.conf", OLD_WAY), ("/etc/rc.conf.local", "jail_mercure_fib=1\n")]);
+    assert!(divided.jails.definition("mercure").await.unwrap_err().to_string().contains("stand in /etc/rc.conf"));
+}
+
 #[tokio::test]
 async fn a_definition_is_derived_and_put_back_byte_for_byte() {
     let world = World::new(&[("/etc/jail.conf", SHARED)]);
