@@ -113,7 +113,8 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
 fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> {
     let trial = Trial::new(OLD)?;
     // Its host has jails of the old way only: it becomes one of them.
-    let old = "jail_old_rootdir=\"/usr/old\"\njail_old_hostname=\"old.lab\"\njail_old_ip=\"em0|192.0.2.9\"\n";
+    let old = "jail_old_rootdir=\"/usr/old\"\njail_old_hostname=\"old.lab\"\njail_old_ip=\"em0|192.0.2.9\"\n\
+        jail_alone_rootdir=\"/usr/alone\"\njail_alone_hostname=\"alone.lab\"\n";
     trial.on(JAILHOST.host, &format!("printf '%s' '{old}' >> /etc/rc.conf"))?;
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
     let fault = |host: u8, line: &str| trial.on(host, &format!("echo '{line}' > /var/db/jailhost/faults"));
@@ -137,6 +138,10 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
     let said = trial.says("clone ServerA", 7)?;
     ensure!(said.stderr.contains("it has neither a"), "{said}");
     fs::write(trial.lab.inventory(), &inventory)?;
+    for line in ["plan clone ServerA", "doctor"] {
+        let said = trial.product.run(line.split(' '))?;
+        ensure!(said.stdout.contains("vnet, left alone: alone of jailhost"), "{said}");
+    }
     as_before("refused")?;
 
     // The stream is cut in the middle of /usr.

@@ -7,6 +7,7 @@
 //!   `/etc/jail.conf.d` if it has files there, else in `/etc/jail.conf`.
 //! * On a host that has no jail.conf, and jails of the old way (`jail_NAME_…` variables of rc.conf(5)), a new jail is of that way too, a clone
 //!   as well: it starts with the host only if `jail_list` names it.
+//! * A jail with a network stack of its own (vnet) is listed and left alone: what addresses it has is set within it.
 //! * Jails that Bastille or iocage keep are listed, since what they have is taken, and refused.
 //!
 //! `texts`: files; `running`: what jls prints; `guests`: facts of the two together; `trees`: what runs made.
@@ -138,6 +139,9 @@ impl Jails {
         if there.is_some_and(|there| !variables::is_variables(&there)) {
             return Err(Error::refused(doing, "a jail.conf defines a jail of that name"));
         }
+        if let Some(config) = texts.config_of(name).map_err(bad)? {
+            may_change(doing, &config, name)?;
+        }
         let (path, rc) = texts.rc_of(name).map_err(bad)?;
         let edited = rc.with_jail(name, &definition.text).map_err(bad)?;
         let before = texts.files.get(path).map(String::as_str);
@@ -148,6 +152,12 @@ impl Jails {
             _ => Err(Error::unknown(doing, format!("{path} has it, and rc.d/jail would not find it there"))),
         }
     }
+}
+
+/// Refuses to touch a jail that is left alone.
+fn may_change(doing: &str, config: &Config, guest: &str) -> Result<()> {
+    let help = "upgrade it by hand, or give it an address of the host's instead of vnet";
+    guests::left_alone(config, guest).map_or(Ok(()), |why| Err(Error::refused(doing, why).help(help)))
 }
 
 /// The file that a new definition goes into.
@@ -282,6 +292,7 @@ impl Hypervisor for Jails {
             if config.block(name).map_err(bad)? == definition.text {
                 return Ok(Change::Unchanged);
             }
+            may_change(&doing, &config, name)?;
             let edited = config.with_block(name, &definition.text).map_err(bad)?;
             let before = texts.files.get(&edited.file).map(String::as_str);
             return self.shelf.write(&edited.file, before, &edited.text).await;
@@ -308,6 +319,7 @@ impl Hypervisor for Jails {
         let bad = |error| wrong(&*doing, error);
         let texts = self.texts().await?;
         let Some(config) = texts.config_of(guest).map_err(bad)? else { return Ok(Change::Unchanged) };
+        may_change(&doing, &config, guest)?;
         if self.is_running(&doing, guest).await? {
             return Err(Error::refused(doing, "it runs").help(format!("service jail onestop {guest}")));
         }
@@ -423,6 +435,7 @@ impl Hypervisor for Jails {
         if guests::autostart(&texts, &config, guest).map_err(bad)? == on {
             return Ok(Change::Unchanged);
         }
+        may_change(&doing, &config, guest)?;
         let listed = texts.rc.jail_list().map_err(bad)?;
         if on && !texts.rc.jail_enable().map_err(bad)? {
             return Err(Error::refused(doing, "this host starts no jails: jail_enable is not YES")

@@ -8,7 +8,7 @@ use super::super::conf::{Config, Dialect, Files};
 use super::super::rc::Rc;
 use super::super::wrong::{Place, Wrong};
 use crate::host::{Command, printable};
-use crate::{Cause, Change, Error, Host, Mark, Result};
+use crate::{Cause, Change, Error, Host, Mark, Result, versions};
 
 /// Where rc.d/jail finds variables, in the order in which they are read.
 const RC: [&str; 3] = ["/etc/rc.conf", "/etc/rc.conf.local", "/etc/rc.conf.d/jail"];
@@ -117,7 +117,11 @@ impl Shelf {
             Some(_) => self.mode(&doing, &at).await?,
             None => 0o644,
         };
-        self.host.write_file(&at, after.as_bytes(), mode).await
+        let versioned = versions::before(&self.host, &at).await;
+        let change = self.host.write_file(&at, after.as_bytes(), mode).await?;
+        let did = if before.is_none() { "define jails in" } else { "change" };
+        versions::commit(versioned, format!("{did} {}", printable(path))).await;
+        Ok(change)
     }
 
     /// Removes a file that is as it was read.
@@ -133,8 +137,11 @@ impl Shelf {
             }
             Some(_) => {}
         }
+        let versioned = versions::before(&self.host, &at).await;
         let command = Command::new(["rm".to_owned(), "--".to_owned(), at.to_string_lossy().into_owned()]);
-        self.host.run(&command).await?.checked(doing, &command).map(|_| Change::Removed)
+        self.host.run(&command).await?.checked(doing, &command)?;
+        versions::commit(versioned, format!("remove {}", printable(path))).await;
+        Ok(Change::Removed)
     }
 
     async fn mode(&self, doing: &str, at: &Path) -> Result<u32> {

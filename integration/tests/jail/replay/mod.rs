@@ -10,6 +10,7 @@ mod needs_root;
 mod recording;
 mod stage;
 mod standins;
+mod unit_standin;
 mod world;
 
 use compare::Rule;
