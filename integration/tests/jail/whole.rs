@@ -175,6 +175,9 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
 #[test]
 fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> {
     let trial = Trial::new(ANCIENT)?;
+    // Its host keeps each jail in a dataset of its own.
+    trial.on(JAILHOST.host, "printf 'zroot/jails\\t/usr/jails\\t-\\t-\\n' > /var/db/jailhost/zfs")?;
+    ensure!(trial.says("plan clone ServerA", 0)?.stdout.contains("the dataset zroot/jails/ServerA--"));
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
 
     // In the middle of /usr: what is whole is not copied again.
@@ -188,6 +191,8 @@ fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> 
     let events = trial.says("resume ServerA --json", 0)?.events()?;
     let copied = |of: &str| events.iter().any(|seen| event("step_started", "transfer.filesystems", of)(seen));
     ensure!(copied(&tree(&run)) && !copied(&format!("copy / of ServerA to /usr/jails/{run}")), "{events:#?}");
+    let datasets = trial.on(JAILHOST.host, "zfs list -H -o name,mountpoint,org.upgradectl:run -r zroot/jails")?;
+    ensure!(datasets.contains(&format!("zroot/jails/{run}\t/usr/jails/{run}\t{run}.clone\n")), "{datasets}");
     base_system::goes_by_mergemaster(&trial, now_and_then)?;
     trial.says("verify ServerA", 0)?;
 

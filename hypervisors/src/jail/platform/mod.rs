@@ -469,8 +469,9 @@ impl Hypervisor for Jails {
     }
 
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {
-        let trees: [Arc<dyn Storage>; 1] = [Arc::new(Trees::new(&self.host))];
-        storage::driver(&trees, kind, &*self.host)
+        let drivers: [Arc<dyn Storage>; 2] =
+            [Arc::new(Trees::new(&self.host)), Arc::new(storage::ZfsStorage::new(&self.host))];
+        storage::driver(&drivers, kind, &*self.host)
     }
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {

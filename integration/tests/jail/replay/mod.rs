@@ -12,6 +12,7 @@ mod stage;
 mod standins;
 mod unit_standin;
 mod world;
+mod zfs;
 
 use compare::Rule;
 use recording::{Case, Recording};
