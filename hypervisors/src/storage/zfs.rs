@@ -30,13 +30,15 @@ use crate::{Cause, Change, Error, Host, Result};
 /// The user property that marks what a run made.
 pub const RUN: &str = "org.upgradectl:run";
 
-/// Columns of a dataset. The last ones are asked for again with their source: an inherited mark is another dataset's.
-const COLUMNS: &str = "name,mountpoint,origin,used,available";
+/// Columns of a dataset; the mark comes last.
+const COLUMNS: &str = "name,mountpoint,origin,used,available,org.upgradectl:run";
 
-/// Arguments: what to list, more options. A line of [`COLUMNS`] and the mark that is set there itself, for each; none without ZFS.
+/// Arguments: what to list, columns, more options. A line of the columns for each; nothing without ZFS. A mark that is inherited is another
+/// dataset's, and left out.
 const LIST: &str = "command -v zfs >/dev/null 2>&1 || exit 0; t=$(printf '\\t'); \
-    zfs list -H -p -o \"$2\" $3 -- \"$1\" 2>/dev/null | while IFS= read -r l; do \
-    printf '%s\\t%s\\n' \"$l\" \"$(zfs get -H -s local -o value org.upgradectl:run \"${l%%\"$t\"*}\" 2>/dev/null)\"; done; exit 0";
+    zfs list -H -p -o \"$2\" $3 \"$1\" 2>/dev/null | while IFS= read -r l; do case $l in *\"$t-\") printf '%s\\n' \"$l\";; \
+    *) printf '%s\\t%s\\n' \"${l%\"$t\"*}\" \"$(zfs get -H -s local -o value org.upgradectl:run \"${l%%\"$t\"*}\" 2>/dev/null)\";; \
+    esac; done; exit 0";
 
 /// A file system of ZFS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +89,19 @@ pub async fn at(host: &dyn Host, path: &Path) -> Result<Option<Dataset>> {
     Ok(list(host, text, "").await?.into_iter().find(|dataset| dataset.mountpoint == path))
 }
 
+/// The marked dataset that would be mounted at a path, and perhaps is not.
+///
+/// # Errors
+/// The host cannot be asked.
+pub async fn made_for(host: &dyn Host, path: &Path) -> Result<Option<Dataset>> {
+    if let Some(dataset) = at(host, path).await? {
+        return Ok(Some(dataset));
+    }
+    let Some(directory) = path.parent().and_then(Path::to_str) else { return Ok(None) };
+    let near = list(host, directory, "-r -t filesystem").await?;
+    Ok(near.into_iter().find(|dataset| dataset.mountpoint == path && dataset.mark.is_some()))
+}
+
 /// The driver.
 #[derive(Clone, Debug)]
 pub struct ZfsStorage {
@@ -114,7 +129,7 @@ impl ZfsStorage {
 
     /// Snapshots of a run in the datasets of a pool: name, and the mark that is set on each.
     async fn snapshots(&self, doing: &str, pool: &str, run: &str) -> Result<Vec<(String, Mark)>> {
-        let command = Command::new(["sh", "-c", LIST, "sh", pool, "name", "-r -t snapshot"]);
+        let command = Command::new(["sh", "-c", LIST, "sh", pool, &format!("name,{RUN}"), "-r -t snapshot"]);
         let text = self.host.run(&command).await?.checked(doing, &command)?.text();
         let one = |line: &str| {
             let (name, mark) = line.split_once('\t')?;
@@ -124,7 +139,14 @@ impl ZfsStorage {
         Ok(text.lines().filter_map(one).collect())
     }
 
-    /// Arguments: path. What is there that is no dataset of its own.
+    /// A dataset of the pool in which a volume is, or would be: the one that holds the directory around it.
+    async fn near(&self, volume: &VolumeRef) -> Result<Option<Dataset>> {
+        let directory = volume.path.parent().unwrap_or(Path::new("/"));
+        let Some(text) = directory.to_str() else { return Ok(None) };
+        Ok(list(&*self.host, text, "").await?.into_iter().next())
+    }
+
+    /// Whether there is something of that name, whatever it is.
     async fn is_taken(&self, path: &Path) -> Result<bool> {
         let command = Command::new(["sh", "-c", "test -e \"$1\" -o -L \"$1\"", "sh", &path.to_string_lossy()]);
         Ok(self.host.run(&command).await?.status == 0)
@@ -198,7 +220,7 @@ impl Storage for ZfsStorage {
             None if self.is_taken(&target.path).await? => {
                 Snapshot::Foreign(format!("{target} is there, and no dataset"))
             }
-            None => match self.near(&doing, target).await? {
+            None => match self.near(target).await? {
                 Some(near) if !self.snapshots(&doing, pool(&near.name), &mark.run).await?.is_empty() => {
                     Snapshot::Partial
                 }
@@ -211,7 +233,7 @@ impl Storage for ZfsStorage {
     async fn remove(&self, volume: &VolumeRef, run: &str) -> Result<Change> {
         let doing = format!("remove {volume} on {}", self.host.name());
         let mut change = Change::Unchanged;
-        let near = self.near(&doing, volume).await?;
+        let near = self.near(volume).await?;
         if let Some(dataset) = self.there(volume).await? {
             let Some(mark) = dataset.mark.filter(|mark| mark.run == run) else {
                 return Err(Error::refused(doing, format!("{} is not of run {run}", dataset.name))
@@ -255,9 +277,8 @@ impl Storage for ZfsStorage {
 
     /// Clones only: what a transfer made is known by its tree.
     async fn marked(&self, directory: &Path) -> Result<Vec<(VolumeRef, Mark)>> {
-        let doing = format!("look for clones in {}", directory.display());
         let place = VolumeRef { kind: VolumeKind::Zfs, path: directory.join("any") };
-        let Some(near) = self.near(&doing, &place).await? else { return Ok(Vec::new()) };
+        let Some(near) = self.near(&place).await? else { return Ok(Vec::new()) };
         let all = list(&*self.host, pool(&near.name), "-r -t filesystem").await?;
         let ours = all.into_iter().filter(|one| one.origin.is_some() && one.mountpoint.parent() == Some(directory));
         let one = |one: Dataset| Some((VolumeRef { kind: VolumeKind::Zfs, path: one.mountpoint }, one.mark?));
@@ -270,15 +291,6 @@ impl Storage for ZfsStorage {
     }
 }
 
-impl ZfsStorage {
-    /// A dataset of the pool in which a volume is, or would be: the one that holds the directory around it.
-    async fn near(&self, _doing: &str, volume: &VolumeRef) -> Result<Option<Dataset>> {
-        let directory = volume.path.parent().unwrap_or(Path::new("/"));
-        let Some(text) = directory.to_str() else { return Ok(None) };
-        Ok(list(&*self.host, text, "").await?.into_iter().next())
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -286,7 +298,7 @@ mod tests {
 
     #[test]
     fn lines_are_read_and_others_left_out() {
-        let text = "zroot/jails\t/usr/jails\t-\t98304\t1024\t\nzroot/jails/a\t/usr/jails/a\tzroot/jails/web@a--k3f9\t1\t2\ta--k3f9.clone\n\
+        let text = "zroot/jails\t/usr/jails\t-\t98304\t1024\t-\nzroot/jails/a\t/usr/jails/a\tzroot/jails/web@a--k3f9\t1\t2\ta--k3f9.clone\n\
             odd\tline\nzroot/x\t/x\t-\tmany\t2\t-\n";
         let found = read(text);
         assert_eq!(found.len(), 2);

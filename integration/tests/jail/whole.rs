@@ -177,7 +177,8 @@ fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> 
     let trial = Trial::new(ANCIENT)?;
     // Its host keeps each jail in a dataset of its own.
     trial.on(JAILHOST.host, "printf 'zroot/jails\\t/usr/jails\\t-\\t-\\n' > /var/db/jailhost/zfs")?;
-    ensure!(trial.says("plan clone ServerA", 0)?.stdout.contains("the dataset zroot/jails/ServerA--"));
+    let said = trial.says("plan clone ServerA", 0)?;
+    ensure!(said.stdout.contains("zroot/jails/ServerA--"), "the plan names the dataset: {said}");
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
 
     // In the middle of /usr: what is whole is not copied again.

@@ -138,7 +138,7 @@ impl Storage for Trees {
             self.stop_work(&volume.path, run).await?;
         }
         let script = format!("{REMOVE}{FORGET}");
-        let dataset = match zfs::at(&*self.host, &volume.path).await? {
+        let dataset = match zfs::made_for(&*self.host, &volume.path).await? {
             Some(dataset) if dataset.mark.as_ref().is_none_or(|mark| mark.run != run) => {
                 return Err(Error::refused(doing, format!("the dataset {} is not of run {run}", dataset.name))
                     .help("zfs destroy it by hand, if it is of no use any more"));

@@ -215,6 +215,12 @@ async fn the_tree_of_a_transfer_goes_by_its_own_dataset_only() {
     assert!(!tree.path.exists() && bench.pool().is_empty(), "{}", bench.pool());
     assert!(!bench.jails.join(".upgradectl").exists());
 
+    // One that is not mounted, after a reboot of its host say.
+    make(&format!("{RUN}.clone")).await;
+    std::fs::remove_dir_all(&tree.path).unwrap();
+    trees.remove(&tree, RUN).await.unwrap();
+    assert_eq!(bench.pool(), "");
+
     // Its property is another's: nothing of it goes, whatever the mark beside it says.
     make("other--1111.clone").await;
     let error = trees.remove(&tree, RUN).await.unwrap_err();
@@ -228,6 +234,12 @@ async fn the_tree_of_a_transfer_goes_by_its_own_dataset_only() {
     let error = trees.remove(&tree, RUN).await.unwrap_err();
     assert!(error.to_string().contains("something is mounted in it"), "{error}");
     assert_eq!(bench.zfs(&format!("destroy zroot/jails/{RUN}/var")).await.0, 0);
+    // A mark that comes from above is another's.
+    bench.zfs(&format!("inherit org.upgradectl:run zroot/jails/{RUN}")).await;
+    bench.zfs(&format!("set org.upgradectl:run={RUN}.clone zroot/jails")).await;
+    assert!(trees.remove(&tree, RUN).await.is_err() && tree.path.join("etc").is_dir());
+    bench.zfs("inherit org.upgradectl:run zroot/jails").await;
+    bench.zfs(&format!("set org.upgradectl:run={RUN}.clone zroot/jails/{RUN}")).await;
     // Kept for good: no mark is left on it, and nobody removes it.
     trees.mark(&tree, None).await.unwrap();
     assert_eq!(bench.pool(), format!("zroot/jails/{RUN}\t-\t-\t-\n"));

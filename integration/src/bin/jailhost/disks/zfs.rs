@@ -79,8 +79,7 @@ impl Pool {
         self.all.iter().find(|of| of.name == name)
     }
 
-    fn needed(&self, verb: &str, name: &str) -> Result<&Dataset, Failed> {
-        let _ = verb;
+    fn needed(&self, name: &str) -> Result<&Dataset, Failed> {
         self.find(name).ok_or_else(|| format!("cannot open '{name}': dataset does not exist"))
     }
 
@@ -286,7 +285,7 @@ fn list(host: &Host, pool: &Pool, asked: &Asked) -> Result<(), Failed> {
                 let holding = pool.all.iter().filter(|of| !of.is_snapshot() && at.starts_with(pool.mountpoint(of)));
                 holding.max_by_key(|of| pool.mountpoint(of).len()).ok_or(format!("'{name}': not a ZFS filesystem"))?
             }
-            false => pool.needed("list", name)?,
+            false => pool.needed(name)?,
         };
         let below = |of: &&Dataset| {
             of.name == found.name
@@ -312,7 +311,7 @@ fn get(pool: &Pool, asked: &Asked) -> Result<(), Failed> {
     let ([property, name], ["value"], true) = (asked.names.as_slice(), asked.of('o').as_slice(), asked.has('H')) else {
         return Err("jailhost: zfs get is played as get -H -o value PROPERTY NAME".to_owned());
     };
-    let of = pool.needed("get", name)?;
+    let of = pool.needed(name)?;
     let local = asked.of('s').contains(&"local");
     match pool.property(of, property) {
         Some((value, own)) if own || !local => say::out(&format!("{value}\n")),
@@ -365,7 +364,7 @@ fn clone(host: &Host, pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
     let [snapshot, name] = asked.names.as_slice() else {
         return Err("missing source or target dataset argument".to_owned());
     };
-    if !pool.needed("clone", snapshot)?.is_snapshot() {
+    if !pool.needed(snapshot)?.is_snapshot() {
         return Err(format!("cannot open '{snapshot}': operation not applicable to datasets of this type"));
     }
     if snapshot.split(['/', '@']).next() != name.split('/').next() {
@@ -379,7 +378,7 @@ fn snapshot(host: &Host, pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
     let Some((of, word)) = name.split_once('@') else {
         return Err(format!("cannot create snapshot '{name}': not a snapshot name"));
     };
-    let source = pool.needed("snapshot", of)?;
+    let source = pool.needed(of)?;
     if !is_name(word) || word.contains('/') {
         return Err(format!("cannot create snapshot '{name}': invalid character in name"));
     }
@@ -400,7 +399,7 @@ fn snapshot(host: &Host, pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
 
 fn destroy(host: &Host, pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
     let [name] = asked.names.as_slice() else { return Err("missing dataset argument".to_owned()) };
-    let of = pool.needed("destroy", name)?.clone();
+    let of = pool.needed(name)?.clone();
     let within = |one: &&Dataset| one.name.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(['/', '@']));
     let children: Vec<String> = pool.all.iter().filter(within).map(|one| one.name.clone()).collect();
     if !asked.has('r') && !children.is_empty() {
@@ -441,7 +440,7 @@ fn destroy(host: &Host, pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
 /// The snapshot that was cloned, and any before it, are the clone's afterwards; the file system that it was made from is a clone of it.
 fn promote(host: &Host, pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
     let [name] = asked.names.as_slice() else { return Err("missing clone filesystem argument".to_owned()) };
-    let Some(origin) = pool.needed("promote", name)?.origin.clone() else {
+    let Some(origin) = pool.needed(name)?.origin.clone() else {
         return Err(format!("cannot promote '{name}': not a cloned filesystem"));
     };
     let (source, _) = origin.split_once('@').unwrap_or((&origin, ""));
@@ -479,7 +478,7 @@ fn promote(host: &Host, pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
 fn set(pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
     let [assign, name] = asked.names.as_slice() else { return Err("missing property=value argument".to_owned()) };
     let asked = Asked { flags: Vec::new(), values: vec![('o', assign.clone())], names: Vec::new() };
-    pool.needed("set", name)?;
+    pool.needed(name)?;
     for (property, value) in asked.set()? {
         for of in pool.all.iter_mut().filter(|of| of.name == *name) {
             of.own.retain(|(own, _)| *own != property);
@@ -491,7 +490,7 @@ fn set(pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
 
 fn inherit(pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
     let [property, name] = asked.names.as_slice() else { return Err("missing property argument".to_owned()) };
-    pool.needed("inherit", name)?;
+    pool.needed(name)?;
     for of in pool.all.iter_mut().filter(|of| of.name == *name) {
         of.own.retain(|(own, _)| own != property);
     }
@@ -500,7 +499,7 @@ fn inherit(pool: &mut Pool, asked: &Asked) -> Result<(), Failed> {
 
 fn mount(host: &Host, pool: &Pool, asked: &Asked) -> Result<(), Failed> {
     let [name] = asked.names.as_slice() else { return Err("jailhost: zfs mount is played with one name".to_owned()) };
-    let at = host.path(pool.mountpoint(pool.needed("mount", name)?));
+    let at = host.path(pool.mountpoint(pool.needed(name)?));
     match at.is_dir() {
         true => Err(format!("cannot mount '{name}': filesystem already mounted")),
         false => std::fs::create_dir_all(&at).map_err(|wrong| say::reason(&wrong)),
