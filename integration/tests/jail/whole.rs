@@ -192,8 +192,9 @@ fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> 
     let events = trial.says("resume ServerA --json", 0)?.events()?;
     let copied = |of: &str| events.iter().any(|seen| event("step_started", "transfer.filesystems", of)(seen));
     ensure!(copied(&tree(&run)) && !copied(&format!("copy / of ServerA to /usr/jails/{run}")), "{events:#?}");
-    let datasets = trial.on(JAILHOST.host, "zfs list -H -o name,mountpoint,org.upgradectl:run -r zroot/jails")?;
-    ensure!(datasets.contains(&format!("zroot/jails/{run}\t/usr/jails/{run}\t{run}.clone\n")), "{datasets}");
+    let datasets =
+        trial.on(JAILHOST.host, "zfs list -H -o name,mountpoint,org.upgradectl:run -r zroot/jails | tr '\\t' ' '")?;
+    ensure!(datasets.contains(&format!("zroot/jails/{run} /usr/jails/{run} {run}.clone")), "{datasets}");
     base_system::goes_by_mergemaster(&trial, now_and_then)?;
     trial.says("verify ServerA", 0)?;
 
