@@ -147,7 +147,7 @@ pub(super) fn rc_conf(bytes: &[u8], _: &Path) {
 fn by_variables(rc: &Rc, jail: &str, text: &str) {
     let Ok(Some(old)) = rc.jail_text(jail).inspect_err(told) else { return };
     let old = Definition { name: jail.to_owned(), text: old };
-    let root = VolumeRef { kind: VolumeKind::Directory, path: "/data/it's $name".into() };
+    let root = VolumeRef { kind: VolumeKind::Directory, path: "/data/mercure--k3f9".into() };
     let disks = [("/".to_owned(), DiskEdit::Source(root))].into();
     let mark = Some(Some(Mark { run: "mercure--k3f9".into(), role: Role::Production }));
     let Ok(new) = derived(&old, &DefinitionEdit { mark, disks, ..DefinitionEdit::default() }).inspect_err(told) else {

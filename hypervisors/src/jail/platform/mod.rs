@@ -35,7 +35,7 @@ pub use self::trees::{RUNS, passing_jail};
 use super::address;
 use super::conf::edit::{Change as ConfChange, Setting};
 use super::conf::{Config, Dialect, Files, NewJail, name_of};
-use super::rc::variables;
+use super::rc::{Value, variables};
 use crate::host::{Command, Output, SshHost, printable_tail};
 use crate::{
     Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskEdit, DiskSource, Error, GuestFacts, GuestLink,
@@ -441,9 +441,12 @@ impl Hypervisor for Jails {
             return Err(Error::refused(doing, "this host starts no jails: jail_enable is not YES")
                 .help("sysrc jail_enable=YES, if they shall start with it"));
         }
-        if listed.is_none() {
+        // Where there is no jail.conf an empty list starts no other jail than the one that comes into it.
+        let old = texts.rc.is_old_style(guest).map_err(bad)?;
+        let may_begin = old && texts.is_old_way().map_err(bad)? && texts.rc.value("jail_list") != Value::Unset;
+        if listed.is_none() && !may_begin {
             let help = "name the jails that start with the host: sysrc jail_list=\"…\"";
-            let why = match texts.rc.is_old_style(guest).map_err(bad)? {
+            let why = match old {
                 true => "jail_list is not set: no jail of rc.conf starts",
                 false => "jail_list is not set: all jails of /etc/jail.conf start",
             };

@@ -281,6 +281,19 @@ async fn a_host_of_variables_gets_variables() {
     world.jails.define(&found).await.unwrap();
     assert_eq!(world.text("/etc/rc.conf").unwrap(), OLD_WAY);
 
+    // An empty list begins with it; one that is not set is the operator's to make.
+    for (list, may) in [("jail_list=\"\"\n", true), ("", false)] {
+        let alone = OLD_WAY.replace("jail_list=\"mercure\"\n", list);
+        let world = World::new(&[("/etc/rc.conf", &alone)]);
+        let on = world.jails.set_autostart("mercure", true).await;
+        assert_eq!(on.is_ok(), may, "{on:?}");
+        if may {
+            assert!(world.text("/etc/rc.conf").unwrap().contains("jail_list=\"mercure\"\n"));
+            world.jails.set_autostart("mercure", false).await.unwrap();
+        }
+        assert_eq!(world.text("/etc/rc.conf").unwrap(), alone);
+    }
+
     // With one jail.conf the host's way is another.
     let both = World::new(&[("/etc/rc.conf", OLD_WAY), ("/etc/jail.conf", SHARED)]);
     assert!(both.jails.compose(&World::clone()).await.unwrap().text.starts_with("ServerB--k3f9 {"));

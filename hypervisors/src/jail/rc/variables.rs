@@ -56,7 +56,7 @@ pub fn compose(rc: &Rc, guest: &NewGuest) -> Result<Definition, Wrong> {
     }
     let mut lines: Vec<String> = guest.mark.iter().map(comment).collect();
     for (name, value) in own {
-        lines.push(format!("jail_{}_{name}={}", part(&guest.name), rc.quoted(&value, Some('"'))?));
+        lines.push(format!("jail_{}_{name}={}", part(&guest.name), rc.written(&value, Some('"'))?));
     }
     Ok(Definition { name: guest.name.clone(), text: lines.join("\n") })
 }
@@ -90,7 +90,7 @@ pub fn derived(original: &Definition, edit: &DefinitionEdit) -> Result<Definitio
             _ => None,
         };
         let value = match &new {
-            Some(value) => rc.quoted(value, assign.quote)?,
+            Some(value) => rc.written(value, assign.quote)?,
             None => rc.text[assign.value_span.clone()].to_owned(),
         };
         lines.push(format!("jail_{}_{suffix}={value}", part(name)));
@@ -200,6 +200,18 @@ impl Rc {
         match edited.own_assigns(jail)?.is_empty() {
             true => Ok(edited),
             false => Err(Wrong::new(Place::whole(&self.file), format!("{jail} would still be there"))),
+        }
+    }
+
+    /// A value as it is written. rc.d/jail copies it between the quotes of a jail.conf as it is: what ends them there, or is a variable to
+    /// jail(8), would say something else than it does here.
+    fn written(&self, value: &str, quote: Option<char>) -> Result<String, Wrong> {
+        match value.contains(|c: char| c.is_control() || "\"'\\$`".contains(c)) {
+            true => {
+                Err(Wrong::new(Place::whole(&self.file), format!("{value:?} cannot be a value of a jail of rc.conf"))
+                    .help("give it a name without quotes, dollar signs and backslashes"))
+            }
+            false => self.quoted(value, quote),
         }
     }
 

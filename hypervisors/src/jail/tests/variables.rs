@@ -43,6 +43,10 @@ fn a_new_jail_says_what_the_host_does_not_say_for_all() {
     for name in ["", "a.b", "a/b", "a b"] {
         assert!(compose(&rc(""), &guest(name, None)).is_err(), "{name:?}");
     }
+    for hostname in ["a\"; exec.prestart = \"id", "$name", "a\nb", "a\\b", "`id`"] {
+        let hostile = NewGuest { hostname: hostname.into(), ..guest("a", None) };
+        assert!(compose(&rc(""), &hostile).is_err(), "rc.d/jail writes it into a jail.conf as it is: {hostname}");
+    }
     let alone = NewGuest { addresses: Vec::new(), ..guest("a", None) };
     assert!(compose(&rc(""), &alone).unwrap_err().what.contains("no address"));
 }
