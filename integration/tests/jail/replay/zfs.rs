@@ -1,4 +1,5 @@
 //! `zfs`, of which no recording shows anything: the stand-in by its manual pages, and the product's drivers on it.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
