@@ -62,9 +62,9 @@ fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
         "net" | "sight" | "storage" | "transfer" => &["error", "host"],
         "vsphere" => &["error", "host", "machines", "net", "sight", "storage"],
         "libvirt" | "sim" => &["error", "host", "net", "sight", "storage"],
-        "xl" => &["error", "host", "net", "occasion", "sight", "storage"],
-        // Texts only.
-        "jail" => &["host", "net", "sight", "storage"],
+        "versions" => &["host", "occasion"],
+        "xl" => &["error", "host", "net", "sight", "storage", "versions"],
+        "jail" => &["host", "net", "sight", "storage", "versions"],
         // Made of two platforms, whatever they are.
         "placed" => &["error", "host", "net", "sight", "storage"],
         "fuzz" => &["host", "net", "sight", "storage", "jail", "libvirt", "transfer", "xl"],

@@ -13,6 +13,7 @@
 //! * [`machines`]: whole virtual machines behind an API; `vsphere` (a cargo feature): VMware's.
 //! * [`transfer`]: a server's file systems, copied while it runs into a tree on another machine.
 //! * [`Placed`]: a platform made of two, one that holds the volumes and one that runs the guests; [`sight`]: what each sees.
+//! * `versions`: definitions under git or subversion.
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
 
 pub mod bare;
@@ -30,6 +31,7 @@ pub mod sight;
 pub mod sim;
 pub mod storage;
 pub mod transfer;
+mod versions;
 #[cfg(feature = "vsphere")]
 pub mod vsphere;
 pub mod xl;
@@ -179,6 +181,10 @@ pub struct GuestFacts {
     pub mark: Option<Mark>,
     /// The kernel of the host that it is started with; `None`: it boots its own, or shares the host's.
     pub kernel: Option<HostKernel>,
+    /// A jail with a network stack of its own (vnet): its addresses are set within, and known to nobody here. Such a guest is shown and
+    /// left alone.
+    #[serde(default)]
+    pub vnet: bool,
 }
 
 /// A stored guest definition, byte for byte as the platform gave it (libvirt: inactive, with secrets).

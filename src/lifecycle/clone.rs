@@ -66,6 +66,11 @@ pub(super) fn machine_id(run: &str) -> String {
     sha256(format!("machine-id {run}").as_bytes())[..32].to_owned()
 }
 
+/// A name as a part of a variable's, as definitions that are variables have it (rc.conf(5)).
+fn variable(name: &str) -> String {
+    name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
+
 /// Puts a run's id, and what is made from it, in place of `GUEST--RUN` and what was made from that.
 ///
 /// # Errors
@@ -73,7 +78,8 @@ pub(super) fn machine_id(run: &str) -> String {
 pub fn bind(plan: &Plan, record: &RunFacts, run: &str) -> Result<(Plan, RunFacts), serde_json::Error> {
     let from = &record.clone.name;
     let bound = |text: String| {
-        text.replace(&uuid(from), &uuid(run)).replace(&machine_id(from), &machine_id(run)).replace(from.as_str(), run)
+        let text = text.replace(&uuid(from), &uuid(run)).replace(&machine_id(from), &machine_id(run));
+        text.replace(from.as_str(), run).replace(&variable(from), &variable(run))
     };
     let approved_as = Some(plan.digest());
     let plan = Plan { approved_as, ..serde_json::from_str(&bound(serde_json::to_string(plan)?))? };

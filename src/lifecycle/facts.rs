@@ -111,6 +111,12 @@ impl Facts {
                 .place(format!("guests.{name} in the inventory"))
                 .help(format!("the guests there: {}", list(hypervisor).await)));
         };
+        if platform.vnet {
+            return Err(Failure::new(exit::REFUSED, format!("look at {name}"))
+                .cause("it has a network stack of its own (vnet), and is left alone")
+                .place(format!("guests.{name} in the inventory"))
+                .help("upgrade it by hand, or give it an address of the host's instead of vnet"));
+        }
         let definition = hypervisor
             .definition(name)
             .await?

@@ -339,9 +339,14 @@ impl App {
             paths.iter().filter_map(|path| path.parent()).filter(|directory| elsewhere || directory.is_dir()).collect();
         directories.extend(self.inventory.hosts.get(host).and_then(|spec| spec.jails.as_deref()));
         let mut volumes = BTreeMap::new();
-        for kind in
-            [VolumeKind::Btrfs, VolumeKind::Directory, VolumeKind::LvmThick, VolumeKind::LvmThin, VolumeKind::Sim]
-        {
+        for kind in [
+            VolumeKind::Btrfs,
+            VolumeKind::Directory,
+            VolumeKind::LvmThick,
+            VolumeKind::LvmThin,
+            VolumeKind::Zfs,
+            VolumeKind::Sim,
+        ] {
             let Ok(storage) = hypervisor.storage(kind) else { continue };
             for directory in &directories {
                 for (volume, mark) in storage.marked(directory).await? {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use hypervisors::host::Command;
-use hypervisors::storage::Snapshot;
+use hypervisors::storage::{Snapshot, zfs};
 use hypervisors::{Change, Mark, Role, VolumeKind, VolumeRef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,11 +23,19 @@ pub struct MakeTree {
     pub root: PathBuf,
     /// The run's directory.
     pub scratch: PathBuf,
+    /// The dataset that it is, where the directory of jails is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
 }
 
-/// Arguments: tree, run's directory, mark. Status 98: the tree is there and is not of this run.
+/// Arguments: tree, run's directory, mark, the tree's dataset or nothing. Status 98: the tree, or the dataset, is there and is not of this
+/// run; 97: the dataset is mounted elsewhere.
 const MAKE: &str = "umask 077; if test -e \"$1\" -o -L \"$1\"; then test \"$(cat \"$2/mark\" 2>/dev/null)\" = \"$3\" || exit 98; fi; \
     mkdir -p \"$2\" && printf '%s\\n' \"$3\" >\"$2/mark.new\" && mv \"$2/mark.new\" \"$2/mark\" && sync && \
+    if test -n \"$4\"; then p=org.upgradectl:run; m=$(zfs list -H -o $p \"$4\" 2>/dev/null); \
+    case $m in \"$3\") ;; '') zfs create -o \"$p=$3\" \"$4\" || exit 1;; *) exit 98;; esac; \
+    test \"$(zfs list -H -o mountpoint \"$4\")\" = \"$1\" || exit 97; \
+    test \"$(zfs list -H -o mounted \"$4\")\" = yes || zfs mount \"$4\" || exit 1; fi; \
     { test -d \"$1\" || mkdir \"$1\"; } && chmod 0755 \"$1\"";
 
 fn tree(root: &Path) -> VolumeRef {
@@ -58,7 +66,8 @@ impl MakeTree {
 #[async_trait]
 impl Step for MakeTree {
     fn title(&self) -> String {
-        format!("make {} on {}", self.root.display(), self.host)
+        let dataset = self.dataset.as_ref().map(|name| format!(" (dataset {name})")).unwrap_or_default();
+        format!("make {}{dataset} on {}", self.root.display(), self.host)
     }
     fn undo_title(&self) -> String {
         "remove it".into()
@@ -67,8 +76,13 @@ impl Step for MakeTree {
         format!("remove {} on {}", self.root.display(), self.host)
     }
     fn commands(&self, manners: &super::Manners) -> Vec<Vec<String>> {
-        let words = ["mkdir".to_owned(), self.root.display().to_string()];
-        vec![manners.on(&self.host, words.to_vec())]
+        let words = match &self.dataset {
+            Some(name) => {
+                vec!["zfs".into(), "create".into(), "-o".into(), format!("{}={}", zfs::RUN, self.mark()), name.clone()]
+            }
+            None => vec!["mkdir".to_owned(), self.root.display().to_string()],
+        };
+        vec![manners.on(&self.host, words)]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let volume = tree(&self.root);
@@ -82,10 +96,16 @@ impl Step for MakeTree {
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let host = world.hypervisor(&self.host)?.host();
         let mark = self.mark().to_string();
-        let command = Command::new(["sh", "-c", MAKE, "sh", text(&self.root)?, text(&self.scratch)?, &mark]);
+        let dataset = self.dataset.as_deref().unwrap_or_default();
+        let command = Command::new(["sh", "-c", MAKE, "sh", text(&self.root)?, text(&self.scratch)?, &mark, dataset]);
         let output = host.run(&command).await?;
-        if output.status == 98 {
-            return Err(self.foreign());
+        match output.status {
+            98 => return Err(self.foreign()),
+            97 => {
+                let why = format!("{dataset} is not mounted at {}", self.root.display());
+                return Err(StepError::failed(why, "let the datasets of jails inherit their mount points"));
+            }
+            _ => {}
         }
         output.checked(format!("make {}", self.root.display()), &command)?;
         Ok(Change::Created.into())

@@ -343,6 +343,7 @@ impl Step for RemoveVolumes {
         let remove = |volume: &VolumeRef| match volume.kind {
             VolumeKind::Btrfs => ["btrfs", "subvolume", "delete", &volume.to_string()].map(str::to_owned).to_vec(),
             VolumeKind::Directory | VolumeKind::Sim => ["rm", "-r", &volume.to_string()].map(str::to_owned).to_vec(),
+            VolumeKind::Zfs => ["zfs", "destroy", "-r", &volume.to_string()].map(str::to_owned).to_vec(),
             VolumeKind::LvmThick | VolumeKind::LvmThin => ["lvremove", &lv(volume)].map(str::to_owned).to_vec(),
         };
         self.volumes.iter().map(remove).collect()

@@ -6,9 +6,10 @@ use super::{shown, text};
 use crate::jail::conf::edit::{Change, Setting};
 use crate::jail::conf::{Config, Dialect, Files};
 use crate::jail::managed::{Known, managed};
+use crate::jail::rc::variables::derived;
 use crate::jail::rc::{Rc, Value};
 use crate::jail::{Wrong, address};
-use crate::{Mark, Role};
+use crate::{Definition, DefinitionEdit, DiskEdit, Mark, Role, VolumeKind, VolumeRef};
 
 /// What is wrong may be shown; nothing else is wanted of it.
 fn told(wrong: &Wrong) {
@@ -112,6 +113,15 @@ pub(super) fn rc_conf(bytes: &[u8], _: &Path) {
     for jail in rc.jail_list().inspect_err(told).ok().flatten().unwrap_or_default().iter().take(3) {
         let _ = (rc.generated(jail, &|_| true).inspect_err(told), rc.jail_files(jail));
     }
+    for jail in rc.old_jails().inspect_err(told).unwrap_or_default().iter().take(3) {
+        by_variables(&rc, jail, &text);
+    }
+    let new = "jail_k3f9_rootdir=\"/data/k3f9\"\njail_k3f9_hostname=\"k3f9\"";
+    if let (Ok(None), Ok(more)) = (rc.jail_text("k3f9"), rc.with_jail("k3f9", new).inspect_err(told)) {
+        let own = rc.jail_variables("k3f9").is_ok_and(|own| own.is_empty());
+        let gone = more.without_jail("k3f9").map(|gone| gone.text().to_owned());
+        assert!(!own || gone.as_deref() == Ok(&*text), "{gone:?}");
+    }
     for alias in rc.aliases().iter().take(3) {
         let Ok(new) = "10.0.5.16".parse() else { continue };
         if let Ok(moved) = rc.set_address(&alias.variable, alias.ip, new).inspect_err(told) {
@@ -131,4 +141,20 @@ pub(super) fn rc_conf(bytes: &[u8], _: &Path) {
         let gone = more.remove_word("jail_list", "k3f9");
         assert!(gone.is_ok_and(|gone| gone.words("jail_list").iter().all(|word| word != "k3f9")));
     }
+}
+
+/// A jail of the old way is put elsewhere, and back.
+fn by_variables(rc: &Rc, jail: &str, text: &str) {
+    let Ok(Some(old)) = rc.jail_text(jail).inspect_err(told) else { return };
+    let old = Definition { name: jail.to_owned(), text: old };
+    let root = VolumeRef { kind: VolumeKind::Directory, path: "/data/mercure--k3f9".into() };
+    let disks = [("/".to_owned(), DiskEdit::Source(root))].into();
+    let mark = Some(Some(Mark { run: "mercure--k3f9".into(), role: Role::Production }));
+    let Ok(new) = derived(&old, &DefinitionEdit { mark, disks, ..DefinitionEdit::default() }).inspect_err(told) else {
+        return;
+    };
+    let Ok(after) = rc.with_jail(jail, &new.text).inspect_err(told) else { return };
+    assert_eq!(after.jail_text(jail).ok().flatten().as_deref(), Some(&*new.text));
+    let back = after.with_jail(jail, &old.text).map(|back| back.text().to_owned());
+    assert_eq!(back.as_deref(), Ok(text), "{jail}");
 }

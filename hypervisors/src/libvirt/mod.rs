@@ -180,6 +180,7 @@ fn facts_of(connect: &Connect, domain: &Domain, doing: &str) -> Called<GuestFact
         managed_save: optional(domain.has_managed_save(0))?,
         mark: facts.mark,
         kernel: facts.kernel,
+        vnet: false,
     })
 }
 

@@ -43,6 +43,7 @@ impl Locked {
             managed_save: false,
             mark: parsed.mark(),
             kernel: parsed.kernel.clone(),
+            vnet: false,
         }))
     }
 

@@ -9,6 +9,7 @@ mod mount;
 mod parts;
 mod readonly;
 mod shown;
+pub mod zfs;
 
 pub use btrfs::BtrfsStorage;
 pub use directory::DirectoryStorage;
@@ -16,6 +17,7 @@ pub use lvm::{LvmStorage, look_anew, one_look};
 pub use marked::detect;
 pub use mount::{Access, Opened, open_device};
 pub use shown::{Place, Shown};
+pub use zfs::ZfsStorage;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,8 @@ pub enum VolumeKind {
     LvmThick,
     /// A logical volume in a thin pool: origin and snapshot are peers, the pool can fill, and merging is a swap.
     LvmThin,
+    /// A ZFS file system (FreeBSD): a copy is a clone of a snapshot.
+    Zfs,
     /// A volume of the simulated world.
     Sim,
 }

@@ -8,9 +8,9 @@ use tokio::time::{Instant, sleep};
 use super::cfg::Wrong;
 use super::domains::{self, Details, Domain};
 use super::facts::{self, CfgFacts};
-use super::{POLL, QUICK, SLOW, Xl, versions};
+use super::{POLL, QUICK, SLOW, Xl};
 use crate::host::{Command, LEASE_VARIABLE, Output, printable};
-use crate::{Cause, Change, Disk, DiskSource, Error, GuestFacts, Nic, Power, Result, occasion};
+use crate::{Cause, Change, Disk, DiskSource, Error, GuestFacts, Nic, Power, Result};
 
 impl Xl {
     pub(super) async fn xl(&self, doing: &str, limit: Duration, words: &[&str]) -> Result<(Command, Output)> {
@@ -190,15 +190,6 @@ impl Xl {
         self.host.run(&command).await.map_err(|error| Error { doing: doing.to_owned(), ..error })
     }
 
-    /// Commits a change of a definition, if it is versioned; what goes wrong there is told.
-    pub(super) async fn commit(&self, before: Option<versions::Versioned>, fallback: String) {
-        let Some(before) = before else { return };
-        let message = occasion::reason().unwrap_or(fallback);
-        if let Some(words) = before.after(&message).await {
-            occasion::notice(words);
-        }
-    }
-
     pub(super) async fn known(&self, path: &Path, facts: CfgFacts, power: Power) -> Result<GuestFacts> {
         let autostart = match &self.places().await?.auto {
             Some(auto) => Some(self.shelf.links(auto, path).await?),
@@ -215,6 +206,7 @@ impl Xl {
             managed_save: self.image(&facts.name).await?.is_some(),
             mark: facts.mark,
             kernel: facts.kernel,
+            vnet: false,
             name: facts.name,
         })
     }
@@ -268,5 +260,6 @@ pub(super) fn stranger(domain: &Domain, details: Option<&Details>) -> GuestFacts
         managed_save: false,
         mark: None,
         kernel: None,
+        vnet: false,
     }
 }

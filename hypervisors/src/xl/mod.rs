@@ -1,7 +1,7 @@
 //! Plain Xen: `xl` and its `.cfg` files, on the dom0 this program runs on or on one it reaches by ssh.
 //!
 //! xl keeps no definitions: a guest is a file `NAME.cfg` in a directory of the operator's, perhaps under git or subversion. They are
-//! edited by cuts on their text ([`edit`]), replaced whole, and committed where they are versioned (`versions`).
+//! edited by cuts on their text ([`edit`]), replaced whole, and committed where they are versioned ([`crate::versions`]).
 //!
 //! * Exit statuses of xl say little (1 and 3 for many things, 0 before a guest is really gone): after every command that changes
 //!   something, the list of domains decides.
@@ -12,7 +12,7 @@
 //!   the file is replaced, so that a reboot from inside never brings back what the definition no longer says.
 //!
 //! * [`cfg`] (by `parse`), [`spec`], [`facts`], [`edit`], [`domains`]: pure, on text.
-//! * `look`: what there is; `files`, `shelf`: the directories; `versions`: git and subversion.
+//! * `look`: what there is; `files`, `shelf`: the directories.
 
 pub mod cfg;
 pub mod domains;
@@ -26,7 +26,6 @@ pub mod spec;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
-mod versions;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +40,7 @@ use self::files::Places;
 use self::look::{malformed, read, stranger};
 use self::shelf::Shelf;
 use crate::host::SshHost;
+use crate::versions;
 use crate::{
     Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, FreeMemory, GuestFacts, GuestLink, Host,
     Hypervisor, Net, Power, Result, Storage, VolumeKind, VolumeRef, sight, storage,
@@ -240,7 +240,7 @@ impl Hypervisor for Xl {
             return Err(Error::unknown(doing, "somebody else wrote it at the same time"));
         }
         let run = wanted.mark.as_ref().map(|mark| format!("{}: ", mark.run)).unwrap_or_default();
-        self.commit(before, format!("{run}{} {name}", if existed { "change" } else { "define" })).await;
+        versions::commit(before, format!("{run}{} {name}", if existed { "change" } else { "define" })).await;
         Ok(if existed { Change::Changed } else { Change::Created })
     }
 
@@ -264,7 +264,7 @@ impl Hypervisor for Xl {
             self.shelf.unlink(link).await?;
         }
         let run = facts.mark.map(|mark| format!("{}: ", mark.run)).unwrap_or_default();
-        self.commit(before, format!("{run}remove {guest}")).await;
+        versions::commit(before, format!("{run}remove {guest}")).await;
         Ok(Change::Removed)
     }
 

@@ -258,19 +258,6 @@ impl Shelf {
         let told = self.told(format!("follow {}", path.display()), "readlink -f -- \"$1\"", &[path]).await;
         told.ok().map(|text| PathBuf::from(text.trim_end_matches('\n'))).unwrap_or_else(|| path.to_owned())
     }
-
-    /// Our user's number, and the owner and group of a directory.
-    pub async fn owner(&self, directory: &Path) -> Option<(u32, u32, u32)> {
-        if self.host.is_local() {
-            use std::os::unix::fs::MetadataExt;
-            let facts = std::fs::metadata(directory).ok()?;
-            return Some((nix::unistd::geteuid().as_raw(), facts.uid(), facts.gid()));
-        }
-        let script = "id -u && stat -c '%u %g' -- \"$1\"";
-        let text = self.told(format!("look at {}", directory.display()), script, &[directory]).await.ok()?;
-        let mut numbers = text.split_ascii_whitespace().map(str::parse);
-        Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
-    }
 }
 
 fn checked(doing: String, output: Output) -> Result<String> {

@@ -95,7 +95,7 @@ impl Trial {
     /// # Errors
     /// That failed.
     pub fn host(&self) -> Result<String> {
-        let look = "cd /etc && for f in rc.conf jail.conf jail.*.conf; do test -f $f && { echo \"== $f\"; cat $f; }; done; jls -n name; ls /usr/jails; ls /usr/jails/.upgradectl 2>/dev/null | grep -v '^packages-'; ip -4 -o address show dev eth0 | awk '{ print $4 }'";
+        let look = "cd /etc && for f in rc.conf jail.conf jail.*.conf; do test -f $f && { echo \"== $f\"; cat $f; }; done; jls -n name; ls /usr/jails; ls /usr/jails/.upgradectl 2>/dev/null | grep -v '^packages-'; ip -4 -o address show dev eth0 | awk '{ print $4 }'; cat /var/db/jailhost/zfs 2>/dev/null; true";
         self.on(JAILHOST.host, look)
     }
 

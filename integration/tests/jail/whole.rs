@@ -27,11 +27,11 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
     let said = trial.says("plan clone ServerA", 0)?;
     ensure!(said.stdout.contains("goes over") && trial.host()? == host, "{said}");
 
-    trial.on(SERVER.host, "mkdir -p /var/spool/mqueue; echo old > /var/spool/mqueue/qfOld")?;
+    trial.on(SERVER.host, "mkdir -p /var/spool/mqueue /var/at/jobs; echo old > /var/spool/mqueue/qfOld; echo old > /var/at/jobs/c000010190aaaa; echo 1 > /var/at/jobs/.lockfile")?;
     let said = trial.says("clone ServerA", 0)?;
     let tree = trial.tree()?;
     ensure!(
-        trial.on(JAILHOST.host, &format!("ls {tree}/var/spool/mqueue"))?.is_empty(),
+        trial.on(JAILHOST.host, &format!("ls {tree}/var/spool/mqueue; ls {tree}/var/at/jobs"))?.is_empty(),
         "what waits is the server's to send"
     );
     ensure!(trial.on(JAILHOST.host, "jls -n name")?.trim().is_empty(), "it is left stopped: {said}");
@@ -50,7 +50,8 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
 
     trial.on(
         SERVER.host,
-        "echo late > /var/mail/late; rm /var/spool/mqueue/qfOld; echo waits > /var/spool/mqueue/qfA; echo sent > /var/spool/mqueue/qfB",
+        "echo late > /var/mail/late; rm /var/spool/mqueue/qfOld; echo waits > /var/spool/mqueue/qfA; echo sent > /var/spool/mqueue/qfB; \
+         cd /var/at/jobs && rm c000010190aaaa && echo runs > c000020190bbbb && echo waits > c000030190cccc",
     )?;
     let said = trial.says("promote ServerA --yes", 0)?;
     ensure!(said.stdout.contains("without its services, at"), "{said}");
@@ -69,6 +70,8 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
         "{parked}"
     );
     ensure!(trial.on(SERVER.host, "ls /var/spool/mqueue")?.trim() == "qfA\nqfB", "its queue is the server's");
+    ensure!(trial.on(SERVER.host, "ls /var/at/jobs")?.trim() == "c000020190bbbb\nc000030190cccc", "so are its jobs");
+    trial.on(SERVER.host, "cd /var/at/jobs && rm c000020190bbbb && echo new > c000040190dddd")?;
     trial.on(SERVER.host, "echo promoted > /root/promoted; cd /var/spool/mqueue && rm qfB && echo new > qfC")?;
 
     trial.says("rollback ServerA --yes", 0)?;
@@ -77,6 +80,11 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
         "ls /var/spool/mqueue; rm -rf /var/spool/mqueue/*; ls /var/db/upgradectl-*-aside/var/spool/mqueue",
     )?;
     ensure!(queue == "qfA\nqfC\nqfB", "what the jail accepted came back, what it sent is laid aside: {queue}");
+    let jobs = trial.on(SERVER.host, "ls /var/at/jobs; ls /var/db/upgradectl-*-aside/var/at/jobs")?;
+    ensure!(
+        jobs.trim() == "c000030190cccc\nc000040190dddd\nc000020190bbbb",
+        "no job is lost, none is done twice: {jobs}"
+    );
     trial.on(SERVER.host, "rm -rf /var/db/upgradectl-*-aside")?;
     ensure!(trial.server(SERVER.host)? == server, "as it was:\n{}", trial.server(SERVER.host)?);
     ensure!(
@@ -104,6 +112,10 @@ fn needs_root_a_server_becomes_a_jail_and_goes_back_and_stays() -> Result<()> {
 #[test]
 fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> {
     let trial = Trial::new(OLD)?;
+    // Its host has jails of the old way only: it becomes one of them.
+    let old = "jail_old_rootdir=\"/usr/old\"\njail_old_hostname=\"old.lab\"\njail_old_ip=\"em0|192.0.2.9\"\n\
+        jail_alone_rootdir=\"/usr/alone\"\njail_alone_hostname=\"alone.lab\"\n";
+    trial.on(JAILHOST.host, &format!("printf '%s' '{old}' >> /etc/rc.conf"))?;
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
     let fault = |host: u8, line: &str| trial.on(host, &format!("echo '{line}' > /var/db/jailhost/faults"));
     let as_before = |what: &str| -> Result<()> {
@@ -126,6 +138,10 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
     let said = trial.says("clone ServerA", 7)?;
     ensure!(said.stderr.contains("it has neither a"), "{said}");
     fs::write(trial.lab.inventory(), &inventory)?;
+    for line in ["plan clone ServerA", "doctor"] {
+        let said = trial.product.run(line.split(' '))?;
+        ensure!(said.stdout.contains("vnet, left alone: alone of jailhost"), "{said}");
+    }
     as_before("refused")?;
 
     // The stream is cut in the middle of /usr.
@@ -135,6 +151,9 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
     as_before("the stream was cut")?;
 
     trial.says("clone ServerA", 0)?;
+    let clone = trial.host()?;
+    ensure!(clone.contains("# upgradectl run ServerA--") && clone.contains("jail_ServerA__"), "{clone}");
+    ensure!(clone.contains(old) && !clone.contains("jail.conf"), "{clone}");
     base_system::goes_wrong_and_on(&trial, &trial.tree()?)?;
     trial.says("verify ServerA", 0)?;
 
@@ -145,6 +164,9 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
     // Once more, and given up from there; the controller is killed now and then on both ways.
     trial.says("verify ServerA", 0)?;
     goes_on(&trial, "promote ServerA --yes", now_and_then)?;
+    let promoted = trial.host()?;
+    ensure!(promoted.contains("role production\njail_ServerA_rootdir=\"/usr/jails/ServerA--"), "{promoted}");
+    ensure!(promoted.contains("jail_list=\"ServerA\"") && promoted.contains(old), "{promoted}");
     ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1", "the jail answers in its place");
     goes_on(&trial, "abort ServerA --yes", now_and_then)?;
     as_before("given up from promoted")
@@ -153,6 +175,10 @@ fn needs_root_what_goes_wrong_on_the_way_is_told_and_taken_back() -> Result<()> 
 #[test]
 fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> {
     let trial = Trial::new(ANCIENT)?;
+    // Its host keeps each jail in a dataset of its own.
+    trial.on(JAILHOST.host, "printf 'zroot/jails\\t/usr/jails\\t-\\t-\\n' > /var/db/jailhost/zfs")?;
+    let said = trial.says("plan clone ServerA", 0)?;
+    ensure!(said.stdout.contains("zroot/jails/ServerA--"), "the plan names the dataset: {said}");
     let (host, server) = (trial.host()?, trial.server(SERVER.host)?);
 
     // In the middle of /usr: what is whole is not copied again.
@@ -166,6 +192,9 @@ fn needs_root_a_killed_controller_and_a_lost_state_lose_nothing() -> Result<()> 
     let events = trial.says("resume ServerA --json", 0)?.events()?;
     let copied = |of: &str| events.iter().any(|seen| event("step_started", "transfer.filesystems", of)(seen));
     ensure!(copied(&tree(&run)) && !copied(&format!("copy / of ServerA to /usr/jails/{run}")), "{events:#?}");
+    let datasets =
+        trial.on(JAILHOST.host, "zfs list -H -o name,mountpoint,org.upgradectl:run -r zroot/jails | tr '\\t' ' '")?;
+    ensure!(datasets.contains(&format!("zroot/jails/{run} /usr/jails/{run} {run}.clone")), "{datasets}");
     base_system::goes_by_mergemaster(&trial, now_and_then)?;
     trial.says("verify ServerA", 0)?;
 

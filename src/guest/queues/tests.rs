@@ -85,6 +85,23 @@ fn known_queues_are_found_and_counted() {
 }
 
 #[test]
+fn jobs_of_at_on_freebsd_are_a_queue() {
+    let root = tempfile::tempdir().unwrap();
+    for (path, text) in
+        [("var/at/jobs/c00001019b2a3c", "job"), ("var/at/jobs/.lockfile", "1"), ("var/at/spool/c00002", "")]
+    {
+        fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
+        fs::write(root.path().join(path), text).unwrap();
+    }
+    // What cron(8) is told itself is no job.
+    fs::create_dir_all(root.path().join("var/cron/tabs")).unwrap();
+    let queues = found(&tree(&root)).unwrap();
+    assert_eq!(queues.len(), 1);
+    assert_eq!((queues[0].directories.len(), queues[0].messages), (2, 1), "{queues:?}");
+    assert!(!directories().unwrap().iter().any(|path| path.starts_with("var/cron")));
+}
+
+#[test]
 fn aside_and_back_is_identity_and_both_can_be_repeated() {
     let root = guest();
     let tree = tree(&root);

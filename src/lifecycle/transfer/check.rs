@@ -224,6 +224,13 @@ fn names(facts: &Facts, record: &RunFacts, findings: &mut Findings) {
             "give the guest another name in the inventory",
         );
     }
+    let vnet: Vec<&str> = facts.neighbours.iter().filter(|jail| jail.vnet).map(|jail| jail.name.as_str()).collect();
+    if !vnet.is_empty() {
+        // Whether it has one of ours is seen by asking for it.
+        let why =
+            format!("vnet, left alone: {} of {} (addresses set within are not read)", vnet.join(", "), facts.spec.host);
+        findings.warn("vnet", why);
+    }
     let ours = [Some(record.addressing.clone), Some(record.addressing.original)];
     for jail in &facts.neighbours {
         let taken = jail.nics.iter().flat_map(|nic| &nic.addresses).find(|ip| ours.contains(&Some(**ip)));

@@ -228,6 +228,7 @@ pub fn plan(
         run: record.clone.name.clone(),
         root: run.root.clone(),
         scratch: run.scratch.clone(),
+        dataset: dataset(facts, record),
     };
     steps.push(PlanStep::new(Stage::Duplicate, tree, 0.5));
     steps.extend(moves);
@@ -239,6 +240,11 @@ pub fn plan(
     let plan =
         Plan { failure_closes: true, ..record.plan("clone", [State::Cloning, State::Cloned, State::Aborted], steps) };
     Ok((plan, page(facts, record, run)))
+}
+
+/// The dataset that the jail's tree is.
+fn dataset(facts: &Facts, record: &RunFacts) -> Option<String> {
+    facts.dataset.as_ref().map(|jails| format!("{jails}/{}", record.clone.name))
 }
 
 fn page(facts: &Facts, record: &RunFacts, run: &Transfer) -> Page {
@@ -265,7 +271,8 @@ fn page(facts: &Facts, record: &RunFacts, run: &Transfer) -> Page {
         let becomes = if moved.contains(&one.mount) { "goes over" } else { "stays with the server" };
         page.disks.push(vec![point, what, becomes.into()]);
     }
-    page.rows.push(Row::new("tree", format!("{} on {}", run.root.display(), facts.spec.host)));
+    let dataset = dataset(facts, record).map(|name| format!(", the dataset {name}")).unwrap_or_default();
+    page.rows.push(Row::new("tree", format!("{} on {}{dataset}", run.root.display(), facts.spec.host)));
     if let Some(parking) = &run.parking {
         page.rows.push(Row::new("parking", format!("the server goes to {} when the jail takes its place", parking.ip)));
     }

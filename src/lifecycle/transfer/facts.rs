@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hypervisors::host::{Command, SshHost};
 use hypervisors::jail::ifconfig::{self, Interface};
+use hypervisors::storage::zfs;
 use hypervisors::transfer::{Source, Usage};
 use hypervisors::{GuestFacts, GuestLink, Host, Hypervisor};
 
@@ -29,6 +30,8 @@ pub struct Facts {
     pub jails: PathBuf,
     /// Space there; `None`: there is no such directory.
     pub space: Option<Usage>,
+    /// The dataset of ZFS that it is, if it is one.
+    pub dataset: Option<String>,
     /// Its interfaces.
     pub host_interfaces: Vec<Interface>,
     /// Its release.
@@ -145,6 +148,7 @@ impl Facts {
         let host_release = ask(&*host, "ask the host for its release", &["uname", "-r"]).await?.trim().to_owned();
         let host_interfaces = ifconfig::read(&ask(&*host, "look at the host's interfaces", &["ifconfig", "-a"]).await?);
         let space = space(&*host, &jails).await?;
+        let dataset = zfs::at(&*host, &jails).await?.map(|dataset| dataset.name);
 
         let name = declared.ssh.address.clone().unwrap_or_default();
         let address = resolve(spec, &name).await?;
@@ -175,6 +179,7 @@ impl Facts {
             hypervisor,
             jails,
             space,
+            dataset,
             host_interfaces,
             host_release,
             neighbours,

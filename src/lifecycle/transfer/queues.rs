@@ -11,11 +11,12 @@ use crate::lifecycle::error::Failure;
 use crate::lifecycle::preflight::Findings;
 
 /// Arguments: root, then directories in it, which may be links. A line `empty DIRECTORY` or `full DIRECTORY` for each that is there, by
-/// its own path below the root (`outside` if it is not below), and `rsync` if that is there. What a service keeps of itself is no message.
+/// its own path below the root (`outside` if it is not below), and `rsync` if that is there. What a service keeps of itself (sendmail's
+/// pid, at's `.lockfile`) is no message.
 const LOOK: &str = "r=$(cd -P \"$1/\" && pwd -P) || exit 1; r=${r%/}; shift; command -v rsync >/dev/null 2>&1 && echo rsync; for d do \
     test -d \"$r/$d\" || continue; p=$(cd -P \"$r/$d\" && pwd -P) || continue; \
     case $p in \"$r\"/*) ;; *) echo \"outside $d\"; continue;; esac; \
-    if test -n \"$(find \"$p\" -type f | grep -v '/sm-client[.]' | head -n 1)\"; then echo \"full ${p#\"$r\"/}\"; \
+    if test -n \"$(find \"$p\" -type f | grep -v -e '/sm-client[.]' -e '/[.][^/]*$' | head -n 1)\"; then echo \"full ${p#\"$r\"/}\"; \
     else echo \"empty ${p#\"$r\"/}\"; fi; done; exit 0";
 
 struct Seen {
@@ -91,15 +92,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let make = |path: &str| std::fs::create_dir_all(dir.path().join(path)).unwrap();
         let file = |path: &str| std::fs::write(dir.path().join(path), "x").unwrap();
-        ["usr/spool/mqueue", "var/spool/clientmqueue", "var/spool/exim/input"].into_iter().for_each(make);
+        ["usr/spool/mqueue", "var/spool/clientmqueue", "var/spool/exim/input", "var/at/jobs"]
+            .into_iter()
+            .for_each(make);
         std::os::unix::fs::symlink("../../usr/spool/mqueue", dir.path().join("var/spool/mqueue")).unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("var/spool/cups")).unwrap();
-        ["usr/spool/mqueue/qfA", "var/spool/clientmqueue/sm-client.pid"].into_iter().for_each(file);
+        ["usr/spool/mqueue/qfA", "var/spool/clientmqueue/sm-client.pid", "var/at/jobs/.lockfile"]
+            .into_iter()
+            .for_each(file);
         let known: Vec<String> =
             queues::directories().unwrap().iter().map(|path| path.to_string_lossy().into_owned()).collect();
         let seen = look(&LocalHost::new("here"), &dir.path().to_string_lossy(), &known).await.unwrap();
         let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
-        assert_eq!(names(&seen.there), "usr/spool/mqueue var/spool/clientmqueue var/spool/exim/input");
+        assert_eq!(names(&seen.there), "usr/spool/mqueue var/at/jobs var/spool/clientmqueue var/spool/exim/input");
         assert_eq!(names(&seen.full), "usr/spool/mqueue");
     }
 

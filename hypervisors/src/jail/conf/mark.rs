@@ -27,18 +27,26 @@ pub(super) fn find(text: &str, block: &Block) -> Result<Option<(Mark, Range<usiz
     } else {
         return Ok(None);
     };
-    let Some(words) = words.trim_ascii().strip_prefix(WORDS) else { return Ok(None) };
+    let words = words.trim_ascii();
+    if !words.starts_with(WORDS) {
+        return Ok(None);
+    }
     let bad = || (block.open + start, format!("this run mark is not \"{WORDS}RUN role ROLE\""));
-    let (run, role) = words.split_once(" role ").ok_or_else(bad)?;
-    let mark = format!("{run}.{role}").parse().map_err(|_| bad())?;
+    let mark = of_words(words).ok_or_else(bad)?;
     // The line end before it came with it, what stands after the brace did not.
     let between = &text[block.open..block.open + start];
     let from = between.rfind('\n').map_or(0, |newline| newline - usize::from(between[..newline].ends_with('\r')));
     Ok(Some((mark, block.open + from..block.open + start + comment)))
 }
 
+/// The mark that these words are.
+pub(in crate::jail) fn of_words(words: &str) -> Option<Mark> {
+    let (run, role) = words.strip_prefix(WORDS)?.split_once(" role ")?;
+    format!("{run}.{role}").parse().ok()
+}
+
 /// The words of a mark.
-pub(super) fn words(mark: &Mark) -> String {
+pub(in crate::jail) fn words(mark: &Mark) -> String {
     format!("{WORDS}{} role {}", mark.run, mark.role.as_str())
 }
 

@@ -11,7 +11,7 @@ pub mod edit;
 pub mod effective;
 mod glob;
 mod lex;
-mod mark;
+pub(super) mod mark;
 mod parse;
 mod write;
 

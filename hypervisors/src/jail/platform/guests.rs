@@ -36,9 +36,26 @@ pub fn one(texts: &Texts, config: &Config, name: &str, running: &[Running]) -> R
         disks: root.map(disk).into_iter().collect(),
         nics: nics(&effective, name)?,
         managed_save: false,
-        mark: config.mark(name)?,
+        mark: texts.mark_of(config, name)?,
         kernel: None,
+        vnet: vnet(&effective) || now.is_some_and(|jail| jail.vnet),
     })
+}
+
+/// Whether a jail has a network stack of its own: `vnet` as a flag, or `new` (jail(8), vnet).
+fn vnet(effective: &Effective) -> bool {
+    let stated = effective.get("vnet").is_some_and(|vnet| match vnet.values.last() {
+        Some(value) if value == "inherit" => false,
+        Some(value) if value == "new" => true,
+        _ => vnet.is_true(),
+    });
+    stated || effective.get("vnet.interface").is_some()
+}
+
+/// Why a jail's definition is not changed here, if it is not.
+pub fn left_alone(config: &Config, name: &str) -> Option<&'static str> {
+    let effective = config.effective(name).ok()?;
+    vnet(&effective).then_some("it has a network stack of its own (vnet), and is left alone")
 }
 
 /// Whether a jail starts with its host: `jail_enable`, and it is in `jail_list` or, where that is not set, in the file that rc.d/jail
@@ -125,5 +142,6 @@ fn stranger(jail: &Running) -> GuestFacts {
         managed_save: false,
         mark: None,
         kernel: None,
+        vnet: jail.vnet,
     }
 }

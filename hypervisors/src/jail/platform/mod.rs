@@ -5,6 +5,9 @@
 //! * Definitions are blocks of jail.conf(5). A clone's stands in a file of its own (`/etc/jail.NAME.conf`), which rc.d/jail reads
 //!   first for that jail and does not start with the host; any other's stands where the host has its jails: in a file of
 //!   `/etc/jail.conf.d` if it has files there, else in `/etc/jail.conf`.
+//! * On a host that has no jail.conf, and jails of the old way (`jail_NAME_…` variables of rc.conf(5)), a new jail is of that way too, a clone
+//!   as well: it starts with the host only if `jail_list` names it.
+//! * A jail with a network stack of its own (vnet) is listed and left alone: what addresses it has is set within it.
 //! * Jails that Bastille or iocage keep are listed, since what they have is taken, and refused.
 //!
 //! `texts`: files; `running`: what jls prints; `guests`: facts of the two together; `trees`: what runs made.
@@ -32,6 +35,7 @@ pub use self::trees::{RUNS, passing_jail};
 use super::address;
 use super::conf::edit::{Change as ConfChange, Setting};
 use super::conf::{Config, Dialect, Files, NewJail, name_of};
+use super::rc::{Value, variables};
 use crate::host::{Command, Output, SshHost, printable_tail};
 use crate::{
     Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskEdit, DiskSource, Error, GuestFacts, GuestLink,
@@ -123,6 +127,39 @@ impl Jails {
     }
 }
 
+impl Jails {
+    /// Stores a definition by variables of rc.conf.
+    async fn define_variables(&self, doing: &str, definition: &Definition) -> Result<Change> {
+        let bad = |error| wrong(doing, error);
+        let (name, texts) = (&definition.name, self.texts().await?);
+        let there = texts.definition_of(name).map_err(bad)?;
+        if there.as_ref() == Some(&definition.text) {
+            return Ok(Change::Unchanged);
+        }
+        if there.is_some_and(|there| !variables::is_variables(&there)) {
+            return Err(Error::refused(doing, "a jail.conf defines a jail of that name"));
+        }
+        if let Some(config) = texts.config_of(name).map_err(bad)? {
+            may_change(doing, &config, name)?;
+        }
+        let (path, rc) = texts.rc_of(name).map_err(bad)?;
+        let edited = rc.with_jail(name, &definition.text).map_err(bad)?;
+        let before = texts.files.get(path).map(String::as_str);
+        let new = !texts.rc.is_old_style(name).map_err(bad)?;
+        self.shelf.write(path, before, edited.text()).await?;
+        match self.definition(name).await? {
+            Some(stored) if stored.text == definition.text => Ok(if new { Change::Created } else { Change::Changed }),
+            _ => Err(Error::unknown(doing, format!("{path} has it, and rc.d/jail would not find it there"))),
+        }
+    }
+}
+
+/// Refuses to touch a jail that is left alone.
+fn may_change(doing: &str, config: &Config, guest: &str) -> Result<()> {
+    let help = "upgrade it by hand, or give it an address of the host's instead of vnet";
+    guests::left_alone(config, guest).map_or(Ok(()), |why| Err(Error::refused(doing, why).help(help)))
+}
+
 /// The file that a new definition goes into.
 fn file_for(texts: &Texts, name: &str, role: Option<Role>) -> String {
     let directory = texts.files.keys().any(|path| path.starts_with("/etc/jail.conf.d/"));
@@ -190,14 +227,16 @@ impl Hypervisor for Jails {
     async fn definition(&self, guest: &str) -> Result<Option<Definition>> {
         let doing = format!("read the definition of {guest}");
         let texts = self.texts().await?;
-        let Some(config) = texts.config_of(guest).map_err(|error| wrong(&*doing, error))? else { return Ok(None) };
-        let text = config.block(guest).map_err(|error| wrong(doing, error))?.to_owned();
-        Ok(Some(Definition { name: guest.to_owned(), text }))
+        let text = texts.definition_of(guest).map_err(|error| wrong(doing, error))?;
+        Ok(text.map(|text| Definition { name: guest.to_owned(), text }))
     }
 
     async fn compose(&self, guest: &NewGuest) -> Result<Definition> {
         let doing = format!("write a definition of {}", guest.name);
         let texts = self.texts().await?;
+        if texts.is_old_way().map_err(|error| wrong(&*doing, error))? {
+            return variables::compose(&texts.rc, guest).map_err(|error| wrong(doing, error));
+        }
         let file = file_for(&texts, &guest.name, guest.mark.as_ref().map(|mark| mark.role));
         let config = with_file(&texts, &file).map_err(|error| wrong(&*doing, error))?;
         let mut wanted = vec![
@@ -230,6 +269,7 @@ impl Hypervisor for Jails {
     /// On the block alone: what the host's wildcards say of it is not known here, and what is asked for is set in the block.
     fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition> {
         let doing = format!("edit the definition of {}", original.name);
+        let derived = if variables::is_variables(&original.text) { variables::derived } else { derived };
         derived(original, edit).map_err(|error| wrong(doing, error))
     }
 
@@ -237,6 +277,9 @@ impl Hypervisor for Jails {
         let name = &definition.name;
         let doing = format!("define {name}");
         let bad = |error| wrong(&*doing, error);
+        if variables::is_variables(&definition.text) {
+            return self.define_variables(&doing, definition).await;
+        }
         let named = name_of(&definition.text).map_err(bad)?;
         if named != *name {
             return Err(Error::new(doing, Cause::Malformed(format!("its definition is that of {named:?}"))));
@@ -249,6 +292,7 @@ impl Hypervisor for Jails {
             if config.block(name).map_err(bad)? == definition.text {
                 return Ok(Change::Unchanged);
             }
+            may_change(&doing, &config, name)?;
             let edited = config.with_block(name, &definition.text).map_err(bad)?;
             let before = texts.files.get(&edited.file).map(String::as_str);
             return self.shelf.write(&edited.file, before, &edited.text).await;
@@ -275,6 +319,7 @@ impl Hypervisor for Jails {
         let bad = |error| wrong(&*doing, error);
         let texts = self.texts().await?;
         let Some(config) = texts.config_of(guest).map_err(bad)? else { return Ok(Change::Unchanged) };
+        may_change(&doing, &config, guest)?;
         if self.is_running(&doing, guest).await? {
             return Err(Error::refused(doing, "it runs").help(format!("service jail onestop {guest}")));
         }
@@ -283,6 +328,12 @@ impl Hypervisor for Jails {
         let without = rc.remove_word("jail_list", guest).map_err(bad)?;
         if without.text() != rc.text() {
             self.shelf.write(path, Some(rc.text()), without.text()).await?;
+        }
+        if texts.rc.is_old_style(guest).map_err(bad)? {
+            let texts = self.texts().await?;
+            let (path, rc) = texts.rc_of(guest).map_err(bad)?;
+            let without = rc.without_jail(guest).map_err(bad)?;
+            return self.shelf.write(path, Some(rc.text()), without.text()).await.map(|_| Change::Removed);
         }
         let edited = config.remove(guest).map_err(bad)?;
         let before = texts.files.get(&edited.file).map_or("", String::as_str);
@@ -384,14 +435,22 @@ impl Hypervisor for Jails {
         if guests::autostart(&texts, &config, guest).map_err(bad)? == on {
             return Ok(Change::Unchanged);
         }
+        may_change(&doing, &config, guest)?;
         let listed = texts.rc.jail_list().map_err(bad)?;
         if on && !texts.rc.jail_enable().map_err(bad)? {
             return Err(Error::refused(doing, "this host starts no jails: jail_enable is not YES")
                 .help("sysrc jail_enable=YES, if they shall start with it"));
         }
-        if listed.is_none() {
+        // Where there is no jail.conf an empty list starts no other jail than the one that comes into it.
+        let old = texts.rc.is_old_style(guest).map_err(bad)?;
+        let may_begin = old && texts.is_old_way().map_err(bad)? && texts.rc.value("jail_list") != Value::Unset;
+        if listed.is_none() && !may_begin {
             let help = "name the jails that start with the host: sysrc jail_list=\"…\"";
-            return Err(Error::refused(doing, "jail_list is not set: all jails of /etc/jail.conf start").help(help));
+            let why = match old {
+                true => "jail_list is not set: no jail of rc.conf starts",
+                false => "jail_list is not set: all jails of /etc/jail.conf start",
+            };
+            return Err(Error::refused(doing, why).help(help));
         }
         let (path, rc) = texts.rc_with("jail_list").map_err(bad)?;
         let edited = match on {
@@ -413,8 +472,9 @@ impl Hypervisor for Jails {
     }
 
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {
-        let trees: [Arc<dyn Storage>; 1] = [Arc::new(Trees::new(&self.host))];
-        storage::driver(&trees, kind, &*self.host)
+        let drivers: [Arc<dyn Storage>; 2] =
+            [Arc::new(Trees::new(&self.host)), Arc::new(storage::ZfsStorage::new(&self.host))];
+        storage::driver(&drivers, kind, &*self.host)
     }
 
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {

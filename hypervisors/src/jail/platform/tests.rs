@@ -230,6 +230,80 @@ async fn production_is_defined_where_the_host_has_its_jails() {
     assert!(empty.text("/etc/jail.conf").is_none(), "as it was");
 }
 
+/// A host whose jails are all of the old way.
+const OLD_WAY: &str = "hostname=\"jailhost\"\njail_enable=\"YES\"\njail_list=\"mercure\"\njail_devfs_enable=\"YES\"\n\
+    jail_mercure_rootdir=\"/data/jails/mercure\"\njail_mercure_hostname=\"mercure.example\"\njail_mercure_ip=\"em0|10.0.5.12\"\n\
+    sshd_enable=\"YES\"\n";
+
+#[tokio::test]
+async fn a_host_of_variables_gets_variables() {
+    let world = World::new(&[("/etc/rc.conf", OLD_WAY)]);
+    let clone = world.jails.compose(&World::clone()).await.unwrap();
+    insta::assert_snapshot!(clone.text);
+    assert_eq!(world.jails.define(&clone).await.unwrap(), Change::Created);
+    assert_eq!(world.jails.define(&clone).await.unwrap(), Change::Unchanged);
+    assert_eq!(world.text("/etc/rc.conf").unwrap(), format!("{OLD_WAY}{}\n", clone.text));
+    assert_eq!(world.jails.definition("ServerB--k3f9").await.unwrap().unwrap(), clone);
+    let all = world.jails.list().await.unwrap();
+    let names: Vec<&str> = all.iter().map(|guest| guest.name.as_str()).collect();
+    assert_eq!(names, ["ServerB--k3f9", "mercure"], "its mark tells its name");
+    assert_eq!(all[0].mark.as_ref().unwrap().role, Role::Clone);
+    assert!(!all[0].autostart && all[1].autostart);
+    assert_eq!(all[1].nics[0].addresses, ["10.0.5.12".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(world.jails.start("ServerB--k3f9").await.unwrap(), Change::Changed);
+    assert!(matches!(world.jails.undefine("ServerB--k3f9").await.unwrap_err().cause, Cause::Refused(_)));
+    world.jails.shutdown("ServerB--k3f9", Duration::from_secs(5)).await.unwrap();
+
+    // In its server's place, beside its own clone.
+    let mark = Some(Mark { run: "ServerB--k3f9".into(), role: Role::Production });
+    let production = NewGuest { name: "ServerB".into(), mark, ..World::clone() };
+    let production = world.jails.compose(&production).await.unwrap();
+    world.jails.undefine("ServerB--k3f9").await.unwrap();
+    assert_eq!(world.text("/etc/rc.conf").unwrap(), OLD_WAY);
+    world.jails.define(&production).await.unwrap();
+    world.jails.set_autostart("ServerB", true).await.unwrap();
+    assert!(world.jails.autostart("ServerB").await.unwrap());
+    let unmarked = DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() };
+    let last = world.jails.derive(&production, &unmarked).unwrap();
+    assert_eq!(world.jails.define(&last).await.unwrap(), Change::Changed);
+    assert!(!world.text("/etc/rc.conf").unwrap().contains('#'));
+    assert_eq!(world.jails.undefine("ServerB").await.unwrap(), Change::Removed);
+    assert_eq!(world.text("/etc/rc.conf").unwrap(), OLD_WAY, "out of jail_list too");
+
+    // As a clone found it, byte for byte.
+    let found = world.jails.definition("mercure").await.unwrap().unwrap();
+    let moved = DefinitionEdit {
+        addresses: BTreeMap::from([("10.0.5.12".parse().unwrap(), Some("10.0.5.99".parse().unwrap()))]),
+        ..DefinitionEdit::default()
+    };
+    world.jails.define(&world.jails.derive(&found, &moved).unwrap()).await.unwrap();
+    assert!(world.text("/etc/rc.conf").unwrap().contains("jail_mercure_ip=\"em0|10.0.5.99\"\nsshd"));
+    world.jails.define(&found).await.unwrap();
+    assert_eq!(world.text("/etc/rc.conf").unwrap(), OLD_WAY);
+
+    // An empty list begins with it; one that is not set is the operator's to make.
+    for (list, may) in [("jail_list=\"\"\n", true), ("", false)] {
+        let alone = OLD_WAY.replace("jail_list=\"mercure\"\n", list);
+        let world = World::new(&[("/etc/rc.conf", &alone)]);
+        let on = world.jails.set_autostart("mercure", true).await;
+        assert_eq!(on.is_ok(), may, "{on:?}");
+        if may {
+            assert!(world.text("/etc/rc.conf").unwrap().contains("jail_list=\"mercure\"\n"));
+            world.jails.set_autostart("mercure", false).await.unwrap();
+        }
+        assert_eq!(world.text("/etc/rc.conf").unwrap(), alone);
+    }
+
+    // With one jail.conf the host's way is another.
+    let both = World::new(&[("/etc/rc.conf", OLD_WAY), ("/etc/jail.conf", SHARED)]);
+    assert!(both.jails.compose(&World::clone()).await.unwrap().text.starts_with("ServerB--k3f9 {"));
+    let named = Definition { name: "ServerA".into(), text: clone.text.replace("ServerB__k3f9", "ServerA") };
+    assert!(both.jails.define(&named).await.unwrap_err().to_string().contains("a jail.conf defines"));
+    // Divided between files: left alone.
+    let divided = World::new(&[("/etc/rc.conf", OLD_WAY), ("/etc/rc.conf.local", "jail_mercure_fib=1\n")]);
+    assert!(divided.jails.definition("mercure").await.unwrap_err().to_string().contains("stand in /etc/rc.conf"));
+}
+
 #[tokio::test]
 async fn a_definition_is_derived_and_put_back_byte_for_byte() {
     let world = World::new(&[("/etc/jail.conf", SHARED)]);
@@ -256,6 +330,108 @@ async fn a_definition_is_derived_and_put_back_byte_for_byte() {
     assert!(world.jails.derive(&old, &renamed).unwrap().text.starts_with("ServerC {"));
     let foreign = Definition { name: "ServerA".into(), text: "ServerX { path = /x; }".into() };
     assert!(matches!(world.jails.define(&foreign).await.unwrap_err().cause, Cause::Malformed(_)));
+}
+
+/// Runs a command of the test's own in a directory; `None` if there is no such program.
+fn run(directory: &Path, line: &[&str]) -> Option<String> {
+    let mut command = std::process::Command::new(line[0]);
+    let output =
+        command.args(&line[1..]).current_dir(directory).env("HOME", directory).env("LC_ALL", "C").output().ok()?;
+    assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn definitions_under_git_or_subversion_are_committed_alone() {
+    let listed = "jail_enable=YES\njail_list=\"ServerA\"\n";
+    let production = || NewGuest { name: "ServerB".into(), mark: None, ..World::clone() };
+    // What a run does: a clone in a file of its own, production in jail.conf and in jail_list, and back.
+    let work = async |world: &World| {
+        let occasion = crate::occasion::Occasion::new("ServerB--k3f9: a step");
+        let run = async {
+            let clone = world.jails.compose(&World::clone()).await.unwrap();
+            world.jails.define(&clone).await.unwrap();
+            world.jails.undefine("ServerB--k3f9").await.unwrap();
+            world.jails.define(&world.jails.compose(&production()).await.unwrap()).await.unwrap();
+            world.jails.set_autostart("ServerB", true).await.unwrap();
+            world.jails.undefine("ServerB").await.unwrap();
+        };
+        Arc::clone(&occasion).during(run).await;
+        occasion.notices()
+    };
+    let world = World::new(&[("/etc/jail.conf", SHARED), ("/etc/rc.conf", listed), ("/etc/other", "theirs\n")]);
+    let etc = world.directory.path().join("etc");
+    let git = |words: &[&str]| {
+        run(&etc, &[&["git", "-c", "user.name=op", "-c", "user.email=op@example.org"], words].concat())
+    };
+    match git(&["init", "--quiet"]) {
+        None => eprintln!("SKIPPED: needs git"),
+        Some(_) => {
+            git(&["add", "."]);
+            git(&["commit", "--quiet", "-m", "as it is"]);
+            std::fs::write(etc.join("other"), "half done\n").unwrap();
+            assert_eq!(work(&world).await, Vec::<String>::new());
+            let log = git(&["log", "--reverse", "--name-status", "--format=%an: %s"]).unwrap();
+            let step = "upgradectl: ServerB--k3f9: a step";
+            let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).skip(4).collect();
+            let own = "jail.ServerB--k3f9.conf";
+            let changed = [
+                format!("A\t{own}"),
+                format!("D\t{own}"),
+                "M\tjail.conf".into(),
+                "M\trc.conf".into(),
+                "M\trc.conf".into(),
+                "M\tjail.conf".into(),
+            ];
+            assert_eq!(lines, changed.iter().flat_map(|line| [step, line]).collect::<Vec<_>>());
+            assert_eq!(git(&["status", "--porcelain"]).unwrap(), " M other\n", "what others do stays theirs");
+            // What somebody has not committed is not committed by us.
+            std::fs::write(etc.join("jail.conf"), format!("{SHARED}# half done\n")).unwrap();
+            let told = work(&world).await;
+            assert!(told.len() == 2 && told[0].contains("jail.conf is not committed: it had changes"), "{told:?}");
+            assert_eq!(git(&["diff", "--", "jail.conf"]).unwrap().matches("+# half done").count(), 1);
+        }
+    }
+    let world = World::new(&[("/etc/jail.conf", SHARED), ("/etc/rc.conf", listed)]);
+    let top = world.directory.path();
+    if run(top, &["svnadmin", "create", "repository"]).is_none() {
+        eprintln!("SKIPPED: needs svnadmin");
+        return;
+    }
+    let url = format!("file://{}", top.join("repository").display());
+    run(top, &["svn", "import", "--quiet", "-m", "as it is", "etc", &url]);
+    run(top, &["svn", "checkout", "--quiet", "--force", &url, "etc"]);
+    assert_eq!(work(&world).await, Vec::<String>::new());
+    assert_eq!(run(top, &["svn", "status", "etc"]).unwrap(), "");
+    assert_eq!(run(top, &["svn", "log", "--quiet", &url]).unwrap().matches("\nr").count(), 7);
+}
+
+#[tokio::test]
+async fn a_jail_with_a_network_of_its_own_is_shown_and_left_alone() {
+    let own = "web { path = /srv/web; vnet; vnet.interface = epair0b; }\ndb { path = /srv/db; vnet = new; }\n\
+        off { path = /srv/off; novnet; ip4.addr = 10.0.0.1; }\nin { path = /srv/in; vnet = inherit; }\n";
+    let rc = "jail_list=\"web old\"\njail_enable=YES\njail_old_rootdir=/o\njail_old_hostname=old\njail_old_vnet_interface=epair1b\n";
+    let world = World::new(&[("/etc/jail.conf", own), ("/etc/rc.conf", rc)]);
+    let all = world.jails.list().await.unwrap();
+    let vnet: Vec<(&str, bool)> = all.iter().map(|guest| (guest.name.as_str(), guest.vnet)).collect();
+    assert_eq!(vnet, [("db", true), ("in", false), ("off", false), ("old", true), ("web", true)]);
+    assert!(world.jails.facts("web").await.unwrap().unwrap().vnet);
+    let left = |error: crate::Error| {
+        assert!(error.to_string().contains("vnet") && error.help.is_some(), "{error}");
+    };
+    for name in ["web", "db", "old"] {
+        let now = world.jails.definition(name).await.unwrap().unwrap();
+        assert_eq!(world.jails.define(&now).await.unwrap(), Change::Unchanged);
+        let mark = Some(Some(Mark { run: "x--k3f9".into(), role: Role::Production }));
+        let other = world.jails.derive(&now, &DefinitionEdit { mark, ..DefinitionEdit::default() }).unwrap();
+        left(world.jails.define(&other).await.unwrap_err());
+        left(world.jails.undefine(name).await.unwrap_err());
+    }
+    left(world.jails.set_autostart("web", false).await.unwrap_err());
+    assert_eq!(
+        (world.text("/etc/jail.conf").unwrap(), world.text("/etc/rc.conf").unwrap()),
+        (own.to_owned(), rc.to_owned())
+    );
 }
 
 #[tokio::test]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use super::super::conf::{Config, Dialect, Files};
 use super::super::rc::Rc;
-use super::super::wrong::Wrong;
+use super::super::wrong::{Place, Wrong};
 use crate::host::{Command, printable};
-use crate::{Cause, Change, Error, Host, Result};
+use crate::{Cause, Change, Error, Host, Mark, Result, versions};
 
 /// Where rc.d/jail finds variables, in the order in which they are read.
 const RC: [&str; 3] = ["/etc/rc.conf", "/etc/rc.conf.local", "/etc/rc.conf.d/jail"];
 const BASTILLE: &str = "/usr/local/etc/bastille/bastille.conf";
+const ALL: [&str; 5] = ["/etc/jail.conf", "/etc/jail.*.conf", "/etc/jail.conf.d/*.conf", "/etc/fstab.*", BASTILLE];
 /// Bytes that all texts together may have.
 const LIMIT: usize = 8 << 20;
 /// Rounds of includes.
@@ -67,7 +68,7 @@ impl Shelf {
         let dialect = dialect(version);
         let mut files = Files::new();
         let mut wanted: Vec<String> = RC.map(str::to_owned).to_vec();
-        wanted.extend(["/etc/jail.conf", "/etc/jail.*.conf", "/etc/jail.conf.d/*.conf", BASTILLE].map(str::to_owned));
+        wanted.extend(ALL.map(str::to_owned));
         let mut asked: Vec<String> = Vec::new();
         for _ in 0..ROUNDS {
             let new: Vec<String> = wanted.iter().filter(|path| !asked.contains(path)).cloned().collect();
@@ -116,7 +117,11 @@ impl Shelf {
             Some(_) => self.mode(&doing, &at).await?,
             None => 0o644,
         };
-        self.host.write_file(&at, after.as_bytes(), mode).await
+        let versioned = versions::before(&self.host, &at).await;
+        let change = self.host.write_file(&at, after.as_bytes(), mode).await?;
+        let did = if before.is_none() { "define jails in" } else { "change" };
+        versions::commit(versioned, format!("{did} {}", printable(path))).await;
+        Ok(change)
     }
 
     /// Removes a file that is as it was read.
@@ -132,8 +137,11 @@ impl Shelf {
             }
             Some(_) => {}
         }
+        let versioned = versions::before(&self.host, &at).await;
         let command = Command::new(["rm".to_owned(), "--".to_owned(), at.to_string_lossy().into_owned()]);
-        self.host.run(&command).await?.checked(doing, &command).map(|_| Change::Removed)
+        self.host.run(&command).await?.checked(doing, &command)?;
+        versions::commit(versioned, format!("remove {}", printable(path))).await;
+        Ok(Change::Removed)
     }
 
     async fn mode(&self, doing: &str, at: &Path) -> Result<u32> {
@@ -190,8 +198,14 @@ fn joined(files: &Files) -> Result<Rc, Wrong> {
 }
 
 impl Texts {
-    /// The configuration in which a jail is found: that of the first file of rc.d/jail's order that is there. `None`: there is none.
+    /// The configuration in which a jail is found: what rc.d/jail makes of its variables, or the first file of its order that is there.
+    /// `None`: there is none.
     pub fn config_of(&self, jail: &str) -> Result<Option<Config>, Wrong> {
+        let table = |path: &str| !path.starts_with("/etc/fstab.") || self.files.contains_key(path);
+        if let Some(text) = self.rc.generated(jail, &table)? {
+            let root = format!("/var/run/jail.{jail}.conf");
+            return Config::read(&root, &Files::from([(root.clone(), text)]), self.dialect).map(Some);
+        }
         let Some(root) = self.rc.jail_files(jail)?.into_iter().find(|path| self.files.contains_key(path)) else {
             return Ok(None);
         };
@@ -205,14 +219,63 @@ impl Texts {
         for root in roots(&self.files) {
             let config = Config::read(&root, &self.files, self.dialect)?;
             for jail in config.jails() {
-                if self.rc.jail_files(jail)?.into_iter().find(|path| self.files.contains_key(path))
-                    == Some(root.clone())
+                if !self.rc.is_old_style(jail)?
+                    && self.rc.jail_files(jail)?.into_iter().find(|path| self.files.contains_key(path))
+                        == Some(root.clone())
                 {
                     all.insert(jail.to_owned(), config.clone());
                 }
             }
         }
+        for jail in self.rc.old_jails()? {
+            all.extend(self.config_of(&jail)?.map(|config| (jail, config)));
+        }
         Ok(all)
+    }
+
+    /// Whether the host defines its jails by variables of rc.conf: it has such jails, and no jail.conf.
+    pub fn is_old_way(&self) -> Result<bool, Wrong> {
+        Ok(roots(&self.files).is_empty() && !self.rc.old_jails()?.is_empty())
+    }
+
+    /// A jail's definition: its block, or its variables.
+    pub fn definition_of(&self, jail: &str) -> Result<Option<String>, Wrong> {
+        if self.rc.is_old_style(jail)? {
+            return self.rc_of(jail)?.1.jail_text(jail);
+        }
+        self.config_of(jail)?.map(|config| config.block(jail).map(str::to_owned)).transpose()
+    }
+
+    /// The run mark of a jail that is defined in a configuration.
+    pub fn mark_of(&self, config: &Config, jail: &str) -> Result<Option<Mark>, Wrong> {
+        match self.rc.is_old_style(jail)? {
+            true => self.rc.jail_mark(jail),
+            false => config.mark(jail),
+        }
+    }
+
+    /// The file of variables in which those of a jail stand; of a new one, those of the host's last jail.
+    pub fn rc_of(&self, jail: &str) -> Result<(&'static str, Rc), Wrong> {
+        let (mut own, mut others) = (Vec::new(), None);
+        for path in RC {
+            let Some(text) = self.files.get(path) else { continue };
+            let rc = Rc::parse(path, text)?;
+            let has = !rc.jail_variables(jail)?.is_empty();
+            if has {
+                own.push((path, rc));
+            } else if !rc.old_jails()?.is_empty() {
+                others = Some((path, rc));
+            }
+        }
+        match (own.pop(), own.pop(), others) {
+            (Some((path, _)), Some((other, _)), _) => {
+                let what = format!("variables of the jail {jail} stand in {other} too");
+                Err(Wrong::new(Place::whole(path), what).help("put all of them into one of the files"))
+            }
+            (Some(own), None, _) => Ok(own),
+            (None, _, Some(others)) => Ok(others),
+            (None, ..) => self.rc_with("jail_list"),
+        }
     }
 
     /// Bastille's own configuration.

@@ -1,5 +1,8 @@
 //! Trees of jails that runs made, in a directory of the host: found by their marks, removed, kept for good.
 //!
+//! On a host whose directory of jails is a dataset of ZFS, a tree is a dataset of its own, marked by a property too: it goes only by
+//! `zfs destroy -r`, and only if that says that it is the run's.
+//!
 //! A tree's mark lies beside it, not in it: what is in a tree is its jail's. `DIRECTORY/.upgradectl/RUN/mark` says `RUN.ROLE`, and is the
 //! first thing that is made of a tree and the last that goes.
 
@@ -10,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::host::{Command, job, printable_tail};
-use crate::storage::{Access, Opened, Snapshot, VolumeFacts};
+use crate::storage::{Access, Opened, Snapshot, VolumeFacts, zfs};
 use crate::{Cause, Change, Error, Host, Mark, Result, Storage, VolumeKind, VolumeRef};
 
 /// Where the runs of a directory of jails have their things.
@@ -24,12 +27,12 @@ const LOOK: &str = "cat \"$2/mark\" 2>/dev/null || echo; \
     if test -d \"$1\" -a ! -L \"$1\"; then echo there; elif test -e \"$1\" -o -L \"$1\"; then echo other; else echo none; fi; \
     df -k \"$(dirname \"$1\")\" 2>/dev/null | tail -1";
 
-/// Arguments: tree, the run's directory, run. Status 98: not of this run, 97: something is mounted in it. File flags are taken off first
-/// (chflags(1)); no link is followed. The mark goes last.
+/// Arguments: tree, the run's directory, run, the tree's dataset or nothing. Status 98: not of this run, 97: something is mounted in it. File
+/// flags are taken off first (chflags(1)); no link is followed. The mark goes last.
 const REMOVE: &str = "case \"$(cat \"$2/mark\" 2>/dev/null)\" in \"$3\".*) ;; *) test -e \"$1\" -o -L \"$1\" && exit 98; exit 0;; esac; \
     test -L \"$1\" && exit 98; \
-    m=$(mount -p 2>/dev/null | awk -v r=\"$1/\" 'index($2 \"/\", r) == 1 { print $2 }'); test -n \"$m\" && { echo \"$m\"; exit 97; }; \
-    if test -d \"$1\"; then command -v chflags >/dev/null 2>&1 && chflags -R 0 \"$1\" 2>/dev/null; rm -rf -- \"$1\" || exit 1; fi; \
+    m=$(mount -p 2>/dev/null | awk -v r=\"$1/\" -v d=\"$4\" '(d == \"\" || $1 != d) && index($2 \"/\", r) == 1 { print $2 }'); test -n \"$m\" && { echo \"$m\"; exit 97; }; \
+    if test -n \"$4\"; then zfs destroy -r \"$4\" || exit 1; rmdir -- \"$1\" 2>/dev/null; elif test -d \"$1\"; then command -v chflags >/dev/null 2>&1 && chflags -R 0 \"$1\" 2>/dev/null; rm -rf -- \"$1\" || exit 1; fi; \
     test -e \"$1\" && { echo \"$1 is still there\" >&2; exit 1; }; ";
 
 /// Arguments: tree, name. What was left of a jail that was made for one command ([`passing_jail`]) goes, and its devices.
@@ -135,8 +138,15 @@ impl Storage for Trees {
             self.stop_work(&volume.path, run).await?;
         }
         let script = format!("{REMOVE}{FORGET}");
-        let command =
-            Self::command(&script, &[&tree, &scratch.to_string_lossy(), run]).timeout(Duration::from_secs(4 * 3600));
+        let dataset = match zfs::made_for(&*self.host, &volume.path).await? {
+            Some(dataset) if dataset.mark.as_ref().is_none_or(|mark| mark.run != run) => {
+                return Err(Error::refused(doing, format!("the dataset {} is not of run {run}", dataset.name))
+                    .help("zfs destroy it by hand, if it is of no use any more"));
+            }
+            dataset => dataset.map(|dataset| dataset.name).unwrap_or_default(),
+        };
+        let command = Self::command(&script, &[&tree, &scratch.to_string_lossy(), run, &dataset])
+            .timeout(Duration::from_secs(4 * 3600));
         let output = self.host.run(&command).await?;
         match output.status {
             98 => Err(Error::refused(doing, format!("it is not of run {run}"))
@@ -156,6 +166,10 @@ impl Storage for Trees {
         }
         let doing = format!("keep {} on {}", volume.path.display(), self.host.name());
         self.end_jobs(&run_of(&volume.path)).await?;
+        if let Some(dataset) = zfs::at(&*self.host, &volume.path).await?.filter(|dataset| dataset.mark.is_some()) {
+            let command = Command::new(["zfs", "inherit", zfs::RUN, &dataset.name]);
+            self.host.run(&command).await?.checked(&*doing, &command)?;
+        }
         let scratch = scratch(&volume.path, &run_of(&volume.path));
         let command = Self::command(FORGET, &[&volume.path.to_string_lossy(), &scratch.to_string_lossy()]);
         let command = command.timeout(Duration::from_secs(3600));

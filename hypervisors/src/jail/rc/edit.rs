@@ -107,7 +107,7 @@ impl Rc {
     }
 
     /// What a variable is, if code has no part in it.
-    fn known(&self, name: &str) -> Result<Value, Wrong> {
+    pub(super) fn known(&self, name: &str) -> Result<Value, Wrong> {
         match self.value(name) {
             Value::Unknown(place) => Err(Wrong::new(place, format!("{name} is set by code here, which is not edited"))
                 .help("write the value out, or change it by hand")),
@@ -115,7 +115,7 @@ impl Rc {
         }
     }
 
-    fn quoted(&self, value: &str, quote: Option<char>) -> Result<String, Wrong> {
+    pub(super) fn quoted(&self, value: &str, quote: Option<char>) -> Result<String, Wrong> {
         if value.contains(|c: char| c.is_control() && c != '\t') {
             return Err(self.broken(format!("{value:?} cannot be written: it has control characters")));
         }
@@ -138,7 +138,7 @@ impl Rc {
     }
 
     /// A line at the end.
-    fn appended(&self, line: &str) -> Cut {
+    pub(super) fn appended(&self, line: &str) -> Cut {
         let end = self.text.len();
         match self.text.is_empty() || self.text.ends_with('\n') {
             true => (end..end, format!("{line}\n")),
@@ -147,7 +147,7 @@ impl Rc {
     }
 
     /// An assignment with the semicolon after it, if it has one.
-    fn with_separator(&self, span: &Range<usize>) -> Range<usize> {
+    pub(super) fn with_separator(&self, span: &Range<usize>) -> Range<usize> {
         let after = &self.text[span.end..];
         let blanks = after.len() - after.trim_start_matches([' ', '\t']).len();
         let semicolon = after[blanks..].starts_with(';') && !after[blanks..].starts_with(";;");
@@ -160,16 +160,17 @@ impl Rc {
         if edited.value(name) != *wanted {
             return Err(self.broken(format!("{name} is not read back as {wanted:?}")));
         }
-        if self.others(name) != edited.others(name) {
+        let is_own = |other: &str| other == name;
+        if self.others(&is_own) != edited.others(&is_own) {
             return Err(self.broken(format!("the edit of {name} would change something else")));
         }
         Ok(edited)
     }
 
-    /// All that is not an assignment of a variable, as it stands there.
-    fn others(&self, name: &str) -> Vec<&str> {
+    /// All that is not an assignment of certain variables, as it stands there.
+    pub(super) fn others(&self, is_own: &dyn Fn(&str) -> bool) -> Vec<&str> {
         let spans = self.statements.iter().filter_map(|statement| match statement {
-            Statement::Assign(assign) if assign.name == name => None,
+            Statement::Assign(assign) if is_own(&assign.name) => None,
             Statement::Assign(assign) => Some(&assign.span),
             Statement::Code(code) => Some(&code.span),
         });

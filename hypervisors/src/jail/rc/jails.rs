@@ -18,7 +18,7 @@ pub fn jail_name(word: &str) -> String {
 }
 
 /// The part of a variable's name that stands for a jail.
-fn part(jail: &str) -> String {
+pub(super) fn part(jail: &str) -> String {
     jail.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
@@ -47,14 +47,11 @@ impl Rc {
         ])
     }
 
-    /// The variables of one jail, in the order of the file; those of a jail of `jail_list` whose name only begins like it are
-    /// not among them.
+    /// The variables of one jail, in the order of the file; those of another jail, of `jail_list` or with a root of its own, whose
+    /// name only begins like it are not among them.
     pub fn jail_variables(&self, jail: &str) -> Result<Vec<&str>, Wrong> {
-        let begin = |jail: &str| format!("jail_{}_", part(jail));
-        let own = begin(jail);
-        let listed = self.jail_list()?.unwrap_or_default();
-        let others: Vec<String> =
-            listed.iter().map(|other| begin(other)).filter(|other| *other != own && other.starts_with(&own)).collect();
+        let own = format!("jail_{}_", part(jail));
+        let others = self.longer(jail)?;
         let mut found: Vec<&str> = Vec::new();
         for name in self.assigns().map(|assign| assign.name.as_str()) {
             let is_other = others.iter().any(|other| name.starts_with(other));

@@ -6,13 +6,14 @@
 //!
 //! * `parse`: from a text to its statements. [`edit`]: one variable set, unset, a word more or less in a list.
 //! * [`kind`]: what a variable is about, for the reduction of a server's rc.conf to what a jail needs.
-//! * [`jails`]: the jails of rc.d/jail's conventions. [`alias`]: addresses of interfaces.
+//! * [`jails`]: the jails of rc.d/jail's conventions. [`variables`]: one of the old way as a definition. [`alias`]: addresses of interfaces.
 
 pub mod alias;
 pub mod edit;
 pub mod jails;
 pub mod kind;
 mod parse;
+pub mod variables;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

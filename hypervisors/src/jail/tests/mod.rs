@@ -7,6 +7,7 @@ mod random;
 mod rc;
 mod rc_random;
 mod refused;
+mod variables;
 
 use std::path::Path;
 

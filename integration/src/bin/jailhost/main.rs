@@ -64,6 +64,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("tunefs", disks::mount::tunefs),
     ("umount", disks::mount::umount),
     ("uname", tools::release::uname),
+    ("zfs", disks::zfs::main),
 ];
 
 /// In which release a program appeared, where there are older hosts. Unproven.
@@ -77,6 +78,7 @@ const SINCE: &[(&str, u32)] = &[
     ("pkg-static", 9),
     ("service", 8),
     ("sysrc", 10),
+    ("zfs", 7),
 ];
 
 fn main() -> ExitCode {

@@ -11,7 +11,7 @@ const NOT_APPLYING: &[NotApplying] = &[(
 )];
 
 /// The name of the directory that a new tree is made in.
-const RULES: &[Rule] = &[|line| {
+pub(super) const RULES: &[Rule] = &[|line| {
     let is_own = |word: &str| word.split('/').next().is_some_and(|name| name.len() > 3);
     let mut parts = line.split("/etcupdate-");
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -23,7 +23,7 @@ const RULES: &[Rule] = &[|line| {
 }];
 
 /// The releases' trees, as far as the recording shows them.
-fn trees(stage: &Stage) {
+pub(super) fn trees(stage: &Stage) {
     let filler = |front: &str, lines: usize| (1..=lines).map(|n| format!("{front}{n}\n")).collect::<String>();
     let users = |from: usize, to: usize| {
         (from..=to).map(|n| format!("u{n}:*:{n}:{n}::0:0:User:/nonexistent:/usr/sbin/nologin\n")).collect::<String>()

@@ -10,7 +10,9 @@ mod needs_root;
 mod recording;
 mod stage;
 mod standins;
+mod unit_standin;
 mod world;
+mod zfs;
 
 use compare::Rule;
 use recording::{Case, Recording};

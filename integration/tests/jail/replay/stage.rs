@@ -81,9 +81,10 @@ impl Stage {
         *self.working.borrow_mut() = self.root().join(path.trim_start_matches('/'));
     }
 
-    /// A small program on the PATH, of the shell.
+    /// A small program on the PATH, of the shell, in the place of a stand-in if there is one.
     pub fn program(&self, name: &str, script: &str) {
         let at = self.at("bin").join(name);
+        let _ = std::fs::remove_file(&at);
         std::fs::write(&at, format!("#!/bin/sh\n{script}\n")).expect("a program");
         std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o755)).expect("a program");
     }

@@ -7,9 +7,11 @@ use super::{NotApplying, replay};
 
 const NOT_APPLYING: &[NotApplying] = &[];
 
-/// "Thousands of lines of install(1) lie between"; and the dates.
-const RULES: &[Rule] = &[
-    |line| if line.starts_with("install  ") { DROPPED.to_owned() } else { line.to_owned() },
+/// "Thousands of lines of install(1) lie between", and of make(1)'s directories; and the dates.
+pub(super) const RULES: &[Rule] = &[
+    |line| {
+        if line.starts_with("install  ") || line.starts_with("===> ") { DROPPED.to_owned() } else { line.to_owned() }
+    },
     |line| match line.split_once("everything started on ").or_else(|| line.split_once("everything completed on ")) {
         Some((before, date)) if date.split(' ').count() == 6 => {
             format!("{before} DATE {}", date.split(' ').nth(4).unwrap_or_default())

@@ -1,6 +1,6 @@
 #!/bin/sh
 # FreeBSD's programs on a machine that has none, as far as the steps use them. Called by their names. What they know is in the directory
-# $FAKE; what they print is what src/recipe/fixtures/freebsd-13.2 recorded. They do something with the tree, and say no where the real ones do.
+# $FAKE; what they print is what was recorded (integration/tests/jail/replay/unit_standin.rs holds them to it). They do something with the tree, and say no where the real ones do.
 me=${0##*/}
 log() { echo "$me $*" >>"$FAKE/log"; }
 say() { cat "$FAKE/$1" 2>/dev/null; }
@@ -39,8 +39,8 @@ find)
     *) exec /usr/bin/find "$@";;
     esac;;
 make)
-    test "$1" = -C || exit 2
-    src=$2; shift 2
+    src=$(pwd)
+    if test "$1" = -C; then src=$2; shift 2; fi
     log "$@"
     dest=; target=; jobs=
     while test $# -gt 0; do
@@ -145,7 +145,9 @@ etcupdate)
         fi
         unpack "$work/tmp" || exit 1
         old=$work/current new=$work/tmp; warn=
-        { cd "$old" && /usr/bin/find . -type f; cd "$new" && /usr/bin/find . -type f; } | sort -u | sed 's/^\.//' >"$work/files"
+        # What is gone first, then what both have, then what is new.
+        for t in old new; do eval "cd \"\$$t\"" && /usr/bin/find . -type f | sed 's/^\.//' | sort >"$work/files.$t"; done
+        for c in -23 -12 -13; do comm $c "$work/files.old" "$work/files.new"; done >"$work/files"
         : >"$work/warnings.new"
         while read -r f; do
             if test -n "$pre"; then case $f in /etc/master.passwd|/etc/group) ;; *) continue;; esac; fi
@@ -171,7 +173,7 @@ etcupdate)
                 fi
             else
                 echo "  C $f"
-                test -n "$dry" || { mkdir -p "$work/conflicts${f%/*}"; diff3 -m -A "$dest$f" "$old$f" "$new$f" >"$work/conflicts$f"; }
+                test -n "$dry" || { mkdir -p "$work/conflicts${f%/*}"; diff3 -m -A -L yours -L original -L new "$dest$f" "$old$f" "$new$f" >"$work/conflicts$f"; }
             fi
         done <"$work/files"
         if test -s "$work/warnings.new"; then echo "Warnings:"; cat "$work/warnings.new"; fi
@@ -187,12 +189,12 @@ pwd_mkdb)
         echo "pwd_mkdb: corrupted entry" >&2; echo "pwd_mkdb: at line #1" >&2
         echo "pwd_mkdb: $4: Inappropriate file type or format" >&2; exit 1
     fi
-    echo db >"$3/spwd.db"; awk -F: -v OFS=: '{ print $1, "*", $3, $4, $8, $9, $10 }' "$4" >"$3/passwd";;
+    echo db >"$3/spwd.db"; awk -F: -v OFS=: '/^#/ { next } { print $1, "*", $3, $4, $8, $9, $10 }' "$4" >"$3/passwd";;
 cap_mkdb) log "$@"; test -f "$1" && echo db >"$1.db";;
 services_mkdb) log "$@"; test "$1 $2" = "-q -o" && mkdir -p "${3%/*}" && echo db >"$3";;
 mergemaster)
     log "$@"
-    dest=; src=; temp=
+    dest=; src=/usr/src; temp=
     while test $# -gt 0; do case $1 in -a) ;; -D) dest=$2; shift;; -m) src=$2; shift;; -t) temp=$2; shift;; *) exit 1;; esac; shift; done
     if ! test -d "$src/etc"; then
         echo; echo "*** $src was not found."; echo "    **** No suitable $src found, exiting"; exit 1
@@ -203,9 +205,8 @@ mergemaster)
 mount) test "$1" = -p && say mounted; exit 0;;
 umount) grep -v " $1 " "$FAKE/mounted" >"$FAKE/mounted.new"; mv "$FAKE/mounted.new" "$FAKE/mounted";;
 jls)
-    echo jid
-    test -e "$FAKE/jails/$2" || { echo "jls: jail \"$2\" not found" >&2; exit 1; }
-    echo 7;;
+    test -e "$FAKE/jails/$2" || { echo "jls: jail \"$2\" not found" >&2; test -n "$3" || echo "   JID  IP Address      Hostname                      Path"; exit 1; }
+    echo jid; echo 7;;
 jail)
     log "$@"
     case $1 in

@@ -26,6 +26,11 @@ pub struct Filesystem {
 
 /// All of them, mounted or not.
 pub fn all(host: &Host) -> Vec<Filesystem> {
+    table(host).into_iter().chain(super::zfs::mounted(host)).collect()
+}
+
+/// Those of the table.
+fn table(host: &Host) -> Vec<Filesystem> {
     match std::fs::read_to_string(host.of_state("filesystems")) {
         Ok(text) => text.lines().filter_map(line).collect(),
         Err(_) => of_this_machine(),
@@ -90,7 +95,7 @@ fn of_this_machine() -> Vec<Filesystem> {
 /// Notes whether a file system of the table is mounted; false if the table does not have it.
 pub fn set_mounted(host: &Host, what: &str, is_mounted: bool) -> bool {
     let _lock = host.lock();
-    let mut all = all(host);
+    let mut all = table(host);
     let what = host.pretended(what);
     let Some(found) = all.iter_mut().find(|of| of.device == what || of.mountpoint == what) else { return false };
     found.is_mounted = is_mounted;

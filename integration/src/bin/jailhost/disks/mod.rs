@@ -11,3 +11,4 @@ pub mod restore_said;
 pub mod snapshots;
 pub mod stream;
 pub mod time;
+pub mod zfs;

@@ -77,13 +77,6 @@ impl Conf {
         Ok(conf)
     }
 
-    /// Reads a text that is no file, as `rc.d/jail` makes them.
-    pub fn of_text(host: &Host, name: &str, text: &str) -> Result<Self, String> {
-        let mut conf = Self::default();
-        conf.take_text(host, name, text, 0)?;
-        Ok(conf)
-    }
-
     fn take(&mut self, host: &Host, file: &str, depth: usize) -> Result<(), String> {
         let text = host.read(file).map_err(|wrong| format!("{file}: {}", crate::say::reason(&wrong)))?;
         self.take_text(host, file, &text, depth)
@@ -325,7 +318,8 @@ mod tests {
 
     fn read(text: &str) -> Result<Conf, String> {
         let nowhere = Host { root: "/nonexistent".into(), state: "/nonexistent".into(), persona: Default::default() };
-        Conf::of_text(&nowhere, "jail.conf", text)
+        let mut conf = Conf::default();
+        conf.take_text(&nowhere, "jail.conf", text, 0).map(|()| conf)
     }
 
     #[test]

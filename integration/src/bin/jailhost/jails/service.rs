@@ -122,11 +122,8 @@ fn meant(host: &Host, rc: &RcConf, names: &[&str]) -> Vec<String> {
 
 /// A jail's configuration, where `rc.d/jail` looks for it: rc.conf, `/etc/jail.NAME.conf`, `/etc/jail.conf.d`, `/etc/jail.conf`.
 fn configuration(host: &Host, rc: &RcConf, name: &str) -> Result<Option<Jail>, String> {
-    if let Some(text) = obsolete::conf(rc, name) {
-        say::err(
-            "/etc/rc.d/jail: WARNING: Per-jail configuration via jail_* variables  is obsolete.  Please consider migrating to /etc/jail.conf.\n",
-        );
-        return Conf::of_text(host, &format!("/var/run/jail.{name}.conf"), &text)?.jail(name);
+    if let Some(path) = obsolete::conf(host, rc, name) {
+        return Conf::read(host, &path)?.jail(name);
     }
     let whole = rc.get("jail_conf").filter(|file| !file.is_empty()).unwrap_or_else(|| "/etc/jail.conf".to_owned());
     for file in [format!("/etc/jail.{name}.conf"), format!("/etc/jail.conf.d/{name}.conf"), whole] {
@@ -139,10 +136,11 @@ fn configuration(host: &Host, rc: &RcConf, name: &str) -> Result<Option<Jail>, S
 
 fn start(host: &Host, rc: &RcConf, names: &[&str]) {
     say::out("Starting jails:");
-    let mut wanted = Vec::new();
+    let (mut wanted, mut obsolete) = (Vec::new(), false);
     for name in meant(host, rc, names) {
         // What a jail depends on starts with it; jail(8) knows that from the one file.
-        if let Ok(Some(jail)) = configuration(host, rc, &name) {
+        obsolete = obsolete::is_one(rc, &name);
+        if !obsolete && let Ok(Some(jail)) = configuration(host, rc, &name) {
             wanted.extend(jail.list("depend").iter().filter(|other| running::find(host, other).is_none()).cloned());
         }
         if !wanted.contains(&name) {
@@ -172,6 +170,10 @@ fn start(host: &Host, rc: &RcConf, names: &[&str]) {
         }
     }
     say::out(".\n");
+    // Of the last jail it looked at.
+    if obsolete {
+        obsolete::warn();
+    }
 }
 
 /// What the jail's commands printed.

@@ -105,8 +105,14 @@ fn addresses(host: &Host, jail: &Jail, made: &mut Running) -> Result<(), String>
                 Some((interface, rest)) => (Some(interface.to_owned()), rest),
                 None => (jail.value("interface").map(str::to_owned), value),
             };
+            // jail(8): behind the address may stand words for ifconfig(8).
+            let (rest, mask) = rest.split_once(" netmask ").map_or((rest, None), |(rest, mask)| (rest, Some(mask)));
             let (address, prefix) =
                 rest.split_once('/').map_or((rest, None), |(address, prefix)| (address, Some(prefix)));
+            let prefix = prefix.map(str::to_owned).or_else(|| {
+                let mask: std::net::Ipv4Addr = mask?.parse().ok()?;
+                Some(u32::from(mask).leading_ones().to_string())
+            });
             let whole = if family == "inet" { 32 } else { 128 };
             let bad = || format!("{parameter}: not an IPv{} address: {address}", if family == "inet" { 4 } else { 6 });
             let parsed: std::net::IpAddr = address.parse().map_err(|_| bad())?;

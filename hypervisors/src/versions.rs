@@ -7,14 +7,15 @@
 //!   to the repository too, as it was found.
 //! * A file in which subversion would expand keywords is not committed: the commit would change its bytes under us.
 //! * The commands run as the owner of the directory, so that neither the repository's files nor its hooks become root's.
+//!
+//! Linux and FreeBSD hosts: setpriv(1) there, chroot(8) with `-u` and `-g` and the same root here.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::shelf::Shelf;
 use crate::host::{Command, Output, printable, printable_tail};
-use crate::{Host, Result};
+use crate::{Host, Result, occasion};
 
 /// A commit may run hooks and talk to a server.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,39 +43,48 @@ enum Standing {
 #[derive(Clone, Debug)]
 pub struct Versioned {
     host: Arc<dyn Host>,
-    shelf: Shelf,
     kind: Kind,
     file: PathBuf,
+    /// Words before a command that make it run as the owner of the file's directory.
+    as_owner: Vec<String>,
     standing: Standing,
 }
 
+/// Arguments: path. A line each: the path behind links, `git` or `svn` if a working copy is around it, what changes users, the numbers of
+/// our user, the owner and the group of its directory. The file itself may not be there.
+const LOOK: &str = "f=$(readlink -f -- \"$1\" 2>/dev/null); test -n \"$f\" || f=$1; d=$(dirname -- \"$f\"); w=$d; \
+    while :; do if test -e \"$w/.git\"; then k=git; break; elif test -d \"$w/.svn\"; then k=svn; break; fi; \
+    case $w in /|.) exit 0;; esac; w=$(dirname -- \"$w\"); done; \
+    printf '%s\\n%s\\n' \"$f\" $k; if command -v setpriv >/dev/null 2>&1; then echo setpriv; else echo chroot; fi; id -u; \
+    stat -f '%u %g' -- \"$d\" 2>/dev/null | grep '^[0-9]* [0-9]*$' || stat -c '%u %g' -- \"$d\"";
+
 /// Looks at a file before it is changed; `None` if it is not in a working copy.
 pub async fn before(host: &Arc<dyn Host>, file: &Path) -> Option<Versioned> {
-    let shelf = Shelf::new(host);
-    // a link's target is what changes
-    let file = shelf.real(file).await;
-    let kind = kind(&shelf, &file).await?;
-    let versioned = Versioned { host: Arc::clone(host), shelf, kind, file, standing: Standing::Clean };
+    let command = Command::new(["sh", "-c", LOOK, "sh", file.to_str()?]);
+    let text = host.run(&command).await.ok().filter(|output| output.status == 0)?.text();
+    let lines: Vec<&str> = text.lines().collect();
+    let [file, kind, changer, ours, owner] = lines.as_slice() else { return None };
+    let kind = if *kind == "git" { Kind::Git } else { Kind::Svn };
+    let as_owner = as_owner(changer, ours, owner);
+    // A link's target is what changes.
+    let versioned =
+        Versioned { host: Arc::clone(host), kind, file: PathBuf::from(file), as_owner, standing: Standing::Clean };
     let standing = versioned.stand(&**host).await.unwrap_or_else(Standing::Keep);
     Some(Versioned { standing, ..versioned })
 }
 
-/// The nearest working copy around a file.
-async fn kind(shelf: &Shelf, file: &Path) -> Option<Kind> {
-    for directory in file.ancestors().skip(1) {
-        if shelf.exists(&directory.join(".git")).await.ok()? {
-            return Some(Kind::Git);
-        }
-        if shelf.exists(&directory.join(".svn/.")).await.ok()? {
-            return Some(Kind::Svn);
-        }
+/// Commits a change of a file, if it is versioned; what goes wrong there is told. `message` stands for the reason of the occasion, if
+/// there is none.
+pub async fn commit(before: Option<Versioned>, message: String) {
+    let Some(before) = before else { return };
+    if let Some(words) = before.after(&occasion::reason().unwrap_or(message)).await {
+        occasion::notice(words);
     }
-    None
 }
 
 impl Versioned {
     /// Commits what was done to the file since. Returns what people should know.
-    pub async fn after(&self, message: &str) -> Option<String> {
+    async fn after(&self, message: &str) -> Option<String> {
         let host = &*self.host;
         let name = self.file.display();
         let result = match &self.standing {
@@ -91,7 +101,8 @@ impl Versioned {
     }
 
     async fn stand(&self, host: &dyn Host) -> std::result::Result<Standing, String> {
-        let there = self.shelf.exists(&self.file).await.map_err(|error| error.to_string())?;
+        let test = Command::new(["test", "-e", &self.file.to_string_lossy()]);
+        let there = host.run(&test).await.map_err(|error| error.to_string())?.status == 0;
         let dirty = || {
             Standing::Keep(
                 "it had changes that nobody had committed, which stay so; commit or revert them by hand".to_owned(),
@@ -207,8 +218,7 @@ impl Versioned {
     }
 
     async fn run(&self, host: &dyn Host, argv: &[&str]) -> std::result::Result<Output, String> {
-        let owner = self.shelf.owner(self.file.parent().unwrap_or(Path::new("/"))).await;
-        let mut whole = as_owner(owner);
+        let mut whole = self.as_owner.clone();
         whole.extend(argv.iter().map(|word| (*word).to_owned()));
         let command = Command::new(whole).timeout(PATIENCE).env("GIT_TERMINAL_PROMPT", "0");
         let output: Result<Output> = host.run(&command).await;
@@ -225,10 +235,38 @@ impl Versioned {
 /// The commands used of git and subversion.
 const VERBS: [&str; 7] = ["status", "add", "commit", "reset", "delete", "revert", "proplist"];
 
-/// The words before a command that make it run as the owner of a directory; none if that is us, or we could not. `owner`: our
-/// user's number, the owner's and the group's.
-fn as_owner(owner: Option<(u32, u32, u32)>) -> Vec<String> {
-    let Some((0, user, group)) = owner.filter(|(ours, user, _)| ours != user) else { return Vec::new() };
-    let (user, group) = (format!("--reuid={user}"), format!("--regid={group}"));
-    ["setpriv", &user, &group, "--clear-groups", "--reset-env", "--"].map(str::to_owned).to_vec()
+/// The words before a command that make it run as the owner of a directory; none if that is us, or we could not. `ours`: our
+/// user's number; `owner`: the owner's and the group's.
+fn as_owner(changer: &str, ours: &str, owner: &str) -> Vec<String> {
+    let Some((user, group)) = owner.split_once(' ').filter(|(user, _)| ours == "0" && *user != "0") else {
+        return Vec::new();
+    };
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    match changer {
+        "setpriv" => {
+            let (user, group) = (format!("--reuid={user}"), format!("--regid={group}"));
+            words(&["setpriv", &user, &group, "--clear-groups", "--reset-env", "--"])
+        }
+        // Root's HOME, whose files git would not be allowed to read, is not theirs.
+        _ => {
+            let path = "PATH=/usr/local/bin:/usr/bin:/bin";
+            words(&["chroot", "-u", user, "-g", group, "-G", group, "/", "env", "-i", path, "HOME=/nonexistent"])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::as_owner;
+
+    #[test]
+    fn the_owner_commits() {
+        assert!(as_owner("setpriv", "0", "0 0").is_empty() && as_owner("chroot", "1000", "1001 1001").is_empty());
+        assert_eq!(as_owner("setpriv", "0", "1001 1002")[..3], ["setpriv", "--reuid=1001", "--regid=1002"]);
+        assert_eq!(
+            as_owner("chroot", "0", "1001 1002")[..8],
+            ["chroot", "-u", "1001", "-g", "1002", "-G", "1002", "/"]
+        );
+        assert!(as_owner("chroot", "0", "").is_empty());
+    }
 }
