@@ -36,9 +36,7 @@ pub(crate) async fn read(host: &dyn Host, path: &Path, limit: u64) -> Result<Opt
         98 if said.contains("No such file or directory") || said.contains("Not a directory") => Ok(None),
         99 => Err(Error::refused(doing, "it is not a file")),
         97 => Err(Error::refused(doing, format!("it is larger than {limit} bytes"))),
-        0 if output.stdout.len() > limit_here => {
-            Err(Error::refused(doing, format!("it is larger than {limit} bytes")))
-        }
+        0 if output.stdout.len() > limit_here => Err(Error::refused(doing, format!("it is larger than {limit} bytes"))),
         _ => Ok(Some(output.checked(doing, &command)?.stdout)),
     }
 }

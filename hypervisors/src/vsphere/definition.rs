@@ -56,8 +56,9 @@ impl Text {
     }
 
     pub(super) fn write(&self) -> Result<Definition> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::new(format!("write the definition of {}", self.name), Cause::Malformed(error.to_string())))?;
+        let text = serde_json::to_string_pretty(self).map_err(|error| {
+            Error::new(format!("write the definition of {}", self.name), Cause::Malformed(error.to_string()))
+        })?;
         Ok(Definition { name: self.name.clone(), text })
     }
 }
@@ -96,8 +97,20 @@ mod tests {
     use super::*;
 
     fn original() -> Definition {
-        let card = Card { key: 4000, mac: "00:50:56:00:00:01".parse().ok(), network: "VM Network".into(), start_connected: true };
-        let text = Text { uuid: "u".into(), name: "web1".into(), memory_bytes: 1 << 30, cpus: 2, mark: None, nics: vec![card] };
+        let card = Card {
+            key: 4000,
+            mac: "00:50:56:00:00:01".parse().ok(),
+            network: "VM Network".into(),
+            start_connected: true,
+        };
+        let text = Text {
+            uuid: "u".into(),
+            name: "web1".into(),
+            memory_bytes: 1 << 30,
+            cpus: 2,
+            mark: None,
+            nics: vec![card],
+        };
         text.write().unwrap()
     }
 
@@ -113,7 +126,10 @@ mod tests {
             ..DefinitionEdit::default()
         };
         let text = Text::read("test", &derive(&original(), &edit).unwrap()).unwrap();
-        assert_eq!((text.name.as_str(), text.mark, text.nics[0].mac, text.cpus), ("web1--k3f9", Some(mark), Some(mac), 2));
+        assert_eq!(
+            (text.name.as_str(), text.mark, text.nics[0].mac, text.cpus),
+            ("web1--k3f9", Some(mark), Some(mac), 2)
+        );
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Inside {
         let session = self.platform.session().await?;
         let bad = |fault: Fault| lost(doing, fault);
         let vm = self.platform.known(&session, &self.uuid).await.map_err(|trouble| lost(doing, trouble))?;
-        let vm = vm.ok_or_else(|| Error::not_found(doing, format!("no machine has the instance UUID {}", self.uuid)))?;
+        let vm =
+            vm.ok_or_else(|| Error::not_found(doing, format!("no machine has the instance UUID {}", self.uuid)))?;
         let missing = || Error::new(doing, Cause::Unsupported("this API has no guest operations".into()));
         let manager = session.service_content().guest_operations_manager.as_ref().ok_or_else(missing)?;
         let manager = GuestOperationsManager::new(session.clone(), &manager.value);
@@ -88,7 +89,11 @@ impl Inside {
 
     async fn upload(&self, doing: &str, way: &Way, path: &str, bytes: Vec<u8>) -> Result<()> {
         let attributes = GuestPosixFileAttributes {
-            guest_file_attributes_: GuestFileAttributes { modification_time: None, access_time: None, symlink_target: None },
+            guest_file_attributes_: GuestFileAttributes {
+                modification_time: None,
+                access_time: None,
+                symlink_target: None,
+            },
             owner_id: None,
             group_id: None,
             permissions: Some(0o600),
@@ -96,7 +101,8 @@ impl Inside {
         let size = i64::try_from(bytes.len()).map_err(|_| Error::refused(doing, "it is too large"))?;
         let url = way.files.initiate_file_transfer_to_guest(&way.vm, &way.login, path, &attributes, size, true).await;
         let url = self.address(&url.map_err(|fault| lost(doing, fault))?);
-        let sent = way.session.http.put(url).header("Content-Type", "application/octet-stream").body(bytes).send().await;
+        let sent =
+            way.session.http.put(url).header("Content-Type", "application/octet-stream").body(bytes).send().await;
         let sent = sent.map_err(|error| Error::unknown(doing, chain(&error)))?;
         match sent.status().is_success() {
             true => Ok(()),
@@ -143,7 +149,14 @@ impl Inside {
         output
     }
 
-    async fn ran_in(&self, doing: &str, way: &Way, directory: &str, input: Vec<u8>, command: &Command) -> Result<Output> {
+    async fn ran_in(
+        &self,
+        doing: &str,
+        way: &Way,
+        directory: &str,
+        input: Vec<u8>,
+        command: &Command,
+    ) -> Result<Output> {
         let bad = |fault: Fault| lost(doing, fault);
         self.upload(doing, way, &format!("{directory}/in"), input).await?;
         let mut words = vec!["-c".to_owned(), RUN.to_owned(), directory.to_owned()];
@@ -172,7 +185,10 @@ impl Inside {
             if Instant::now() >= until {
                 let ended = way.processes.terminate_process_in_guest(&way.vm, &way.login, pid).await;
                 let ended = if ended.is_ok() { "" } else { ", and could not be ended" };
-                return Err(Error::unknown(doing, format!("it ran longer than {} s{ended}", command.timeout.as_secs())));
+                return Err(Error::unknown(
+                    doing,
+                    format!("it ran longer than {} s{ended}", command.timeout.as_secs()),
+                ));
             }
             sleep(pause).await;
             pause = (pause * 3 / 2).min(PAUSE.1);
@@ -184,9 +200,9 @@ impl Inside {
         let (mut stdout, more) = self.download(doing, way, &format!("{directory}/out"), most).await?;
         let (stderr, much) = self.download(doing, way, &format!("{directory}/err"), command.limit).await?;
         if let Stdout::File(path) = &command.stdout {
-            write_private(path, &std::mem::take(&mut stdout)).await.map_err(|error| {
-                Error::io(format!("{doing}: write {}", path.display()), error)
-            })?;
+            write_private(path, &std::mem::take(&mut stdout))
+                .await
+                .map_err(|error| Error::io(format!("{doing}: write {}", path.display()), error))?;
         }
         Ok(Output { status, stdout, stderr, truncated: more || much })
     }
@@ -230,11 +246,14 @@ impl Host for Inside {
             status: output.as_ref().ok().map(|output| output.status),
             elapsed: begun.elapsed(),
             stdout_tail: output.as_ref().map(|output| tail(&output.stdout)).unwrap_or_default(),
-            stderr_tail: output.as_ref().map_or_else(|error| error.to_string().into_bytes(), |output| tail(&output.stderr)),
+            stderr_tail: output
+                .as_ref()
+                .map_or_else(|error| error.to_string().into_bytes(), |output| tail(&output.stderr)),
         });
         let output = output?;
         let said = String::from_utf8_lossy(&output.stderr);
-        let (program, missing) = (command.argv.first().map_or("", String::as_str), ["not found", "No such file or directory"]);
+        let (program, missing) =
+            (command.argv.first().map_or("", String::as_str), ["not found", "No such file or directory"]);
         if output.status == 127 && said.contains(program) && missing.iter().any(|words| said.contains(words)) {
             return Err(Error::not_found(doing, format!("{program} is not installed")));
         }

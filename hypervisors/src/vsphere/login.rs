@@ -107,7 +107,8 @@ mod tests {
     async fn a_command_tells_them_and_its_words_stay_out_of_errors() {
         let told = Credentials::Command(vec!["printf".into(), "adm\\npw\\n".into()]);
         assert_eq!(told.read().await.unwrap().password, "pw");
-        let failed = Credentials::Command(vec!["sh".into(), "-c".into(), "echo s3cret; echo s3cret >&2; exit 3".into()]);
+        let failed =
+            Credentials::Command(vec!["sh".into(), "-c".into(), "echo s3cret; echo s3cret >&2; exit 3".into()]);
         let error = failed.read().await.unwrap_err().to_string();
         assert!(error.contains("exited with 3") && !error.contains("s3cret"), "{error}");
     }

@@ -70,7 +70,11 @@ impl Vsphere {
     }
 
     /// The server's reference of a machine.
-    pub(super) async fn known(&self, session: &Arc<Session>, uuid: &str) -> Result<Option<ManagedObjectReference>, Trouble> {
+    pub(super) async fn known(
+        &self,
+        session: &Arc<Session>,
+        uuid: &str,
+    ) -> Result<Option<ManagedObjectReference>, Trouble> {
         let known = || self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(found) = known().get(uuid).cloned() {
             return Ok(Some(found));
@@ -129,11 +133,16 @@ impl Vsphere {
         let references: Vec<_> =
             keys.iter().map(|key| props::reference(MoTypesEnum::DistributedVirtualPortgroup, *key)).collect();
         let seen = props::of_each(session, &references, "DistributedVirtualPortgroup", &["name"]).await?;
-        Ok(seen.into_iter().filter_map(|seen| Some((seen.reference.value.clone(), seen.text("name")?.to_owned()))).collect())
+        Ok(seen
+            .into_iter()
+            .filter_map(|seen| Some((seen.reference.value.clone(), seen.text("name")?.to_owned())))
+            .collect())
     }
 
     pub(super) async fn need(&self, doing: &str, uuid: &str) -> Result<Found> {
-        self.look(doing, uuid).await?.ok_or_else(|| Error::not_found(doing, format!("no machine has the instance UUID {uuid}")))
+        self.look(doing, uuid)
+            .await?
+            .ok_or_else(|| Error::not_found(doing, format!("no machine has the instance UUID {uuid}")))
     }
 
     /// The network of a name that a machine's host has.
@@ -161,8 +170,10 @@ impl Vsphere {
         if network.reference.r#type != MoTypesEnum::DistributedVirtualPortgroup {
             return Ok(Plug::Network(name.to_owned()));
         }
-        let told = props::of(session, &network.reference, &["key", "config.distributedVirtualSwitch"]).await.map_err(bad)?;
-        let malformed = || Error::new(doing, Cause::Malformed(format!("the port group {name:?} tells no key or no switch")));
+        let told =
+            props::of(session, &network.reference, &["key", "config.distributedVirtualSwitch"]).await.map_err(bad)?;
+        let malformed =
+            || Error::new(doing, Cause::Malformed(format!("the port group {name:?} tells no key or no switch")));
         let told = told.ok_or_else(malformed)?;
         let switch: ManagedObjectReference = told
             .properties
@@ -174,8 +185,16 @@ impl Vsphere {
         Ok(Plug::Portgroup { key, switch: switch.text("uuid").ok_or_else(malformed)?.to_owned() })
     }
 
-    async fn cloned(&self, doing: &str, uuid: &str, from: &str, new: &NewMachine, disks: Disks) -> Result<(Change, String)> {
-        let (machines, _) = self.everything(doing, &["name", "parent", "config.instanceUuid", "config.extraConfig"]).await?;
+    async fn cloned(
+        &self,
+        doing: &str,
+        uuid: &str,
+        from: &str,
+        new: &NewMachine,
+        disks: Disks,
+    ) -> Result<(Change, String)> {
+        let (machines, _) =
+            self.everything(doing, &["name", "parent", "config.instanceUuid", "config.extraConfig"]).await?;
         let found = self.need(doing, uuid).await?;
         let Some(folder) = facts::folder(&found.seen) else {
             return Err(Error::refused(doing, "it is in a vApp: its clone would have no folder"));
@@ -199,8 +218,11 @@ impl Vsphere {
             .with("name", new.name.clone())
             .typed::<VirtualMachineCloneSpec>("spec", &spec);
         let cloned = found.ask(doing, "CloneVM_Task", request).await?;
-        let cloned: ManagedObjectReference = props::typed(&cloned).map_err(|trouble| Error::unknown(doing, trouble.cause.to_string()))?;
-        let seen = props::of(&found.session, &cloned, &["config.instanceUuid"]).await.map_err(|trouble| wrong(doing, trouble))?;
+        let cloned: ManagedObjectReference =
+            props::typed(&cloned).map_err(|trouble| Error::unknown(doing, trouble.cause.to_string()))?;
+        let seen = props::of(&found.session, &cloned, &["config.instanceUuid"])
+            .await
+            .map_err(|trouble| wrong(doing, trouble))?;
         let uuid = seen.as_ref().and_then(facts::uuid);
         let uuid = uuid.ok_or_else(|| Error::unknown(doing, "the clone tells no UUID"))?;
         Ok((Change::Created, uuid))
@@ -263,7 +285,8 @@ impl Machines for Vsphere {
             return Err(Error::refused(doing, "its file systems cannot be quiesced: the tools do not run")
                 .help("without quiescing the snapshot is what a power cut would leave"));
         }
-        let asked = found.vm().create_snapshot_task(name, Some(description), false, quiesce).await.map_err(Trouble::from);
+        let asked =
+            found.vm().create_snapshot_task(name, Some(description), false, quiesce).await.map_err(Trouble::from);
         let made = task::ended(&found.session, &doing, asked).await?;
         let id = made.get("value").and_then(Value::as_str).filter(|id| !id.is_empty());
         id.map(str::to_owned).ok_or_else(|| Error::unknown(doing, "the API gave no id of it"))
@@ -309,7 +332,8 @@ impl Machines for Vsphere {
             let nic = found.facts.nics.iter().find(|nic| nic.key == edit.key);
             let key = |device: &&Value| device.get("key").and_then(Value::as_i64) == Some(edit.key.into());
             let (Some(nic), Some(device)) = (nic, facts::devices(&found.seen).find(key)) else {
-                let known: Vec<String> = found.facts.nics.iter().map(|nic| format!("{} ({})", nic.key, nic.label)).collect();
+                let known: Vec<String> =
+                    found.facts.nics.iter().map(|nic| format!("{} ({})", nic.key, nic.label)).collect();
                 return Err(Error::not_found(doing, format!("it has no card {}, but {}", edit.key, known.join(", "))));
             };
             if edit.mac.is_some_and(|mac| nic.mac != Some(mac)) && found.facts.power != Power::Off {
@@ -399,7 +423,10 @@ impl Machines for Vsphere {
                 return Ok(Change::Changed);
             }
             if Instant::now() >= until {
-                return Err(Error::unknown(doing, format!("it was asked, and is still on after {} s", patience.as_secs())));
+                return Err(Error::unknown(
+                    doing,
+                    format!("it was asked, and is still on after {} s", patience.as_secs()),
+                ));
             }
             sleep(LOOK.min(until.saturating_duration_since(Instant::now()))).await;
         }
@@ -413,7 +440,10 @@ impl Machines for Vsphere {
         }
         if !found.facts.snapshots.is_empty() {
             let names: Vec<&str> = found.facts.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
-            return Err(Error::refused(doing, format!("it has snapshots, whose disks would stay shared: {}", names.join(", "))));
+            return Err(Error::refused(
+                doing,
+                format!("it has snapshots, whose disks would stay shared: {}", names.join(", ")),
+            ));
         }
         let request = Request::new("PromoteDisksRequestType").with("unlink", true);
         found.ask(&doing, "PromoteDisks_Task", Ok(request)).await?;
@@ -430,7 +460,8 @@ impl Machines for Vsphere {
         if !found.facts.needs_consolidation {
             return Ok(Change::Unchanged);
         }
-        task::ended(&found.session, &doing, found.vm().consolidate_vm_disks_task().await.map_err(Trouble::from)).await?;
+        task::ended(&found.session, &doing, found.vm().consolidate_vm_disks_task().await.map_err(Trouble::from))
+            .await?;
         Ok(Change::Changed)
     }
 

@@ -174,8 +174,10 @@ fn cause(fault: &Value) -> Cause {
     let text: String = printable(&format!("{kind}{words}")).chars().take(600).collect();
     match kind {
         "ManagedObjectNotFound" => Cause::NotFound(text),
-        "NotAuthenticated" | "InvalidLogin" | "NoPermission" | "InvalidPowerState" | "InvalidState" | "DuplicateName"
-        | "InvalidName" | "TaskInProgress" | "MethodDisabled" | "InvalidGuestLogin" => Cause::Refused(text),
+        "NotAuthenticated" | "InvalidLogin" | "NoPermission" | "InvalidPowerState" | "InvalidState"
+        | "DuplicateName" | "InvalidName" | "TaskInProgress" | "MethodDisabled" | "InvalidGuestLogin" => {
+            Cause::Refused(text)
+        }
         "NotSupported" | "NotImplemented" | "MethodNotFound" => Cause::Unsupported(text),
         _ => Cause::Platform(text),
     }

@@ -14,8 +14,8 @@ use crate::host::{Command, Job, JobStatus, Output};
 use crate::machines::{MachineFacts, Machines, NicEdit};
 use crate::storage::{Storage, VolumeKind, VolumeRef};
 use crate::{
-    Bridged, Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, FreeMemory, GuestFacts, GuestLink,
-    Host, Hypervisor, MacAddr, Net, Nic, Power, Result, Sight,
+    Bridged, Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, DiskSource, Error, FreeMemory, GuestFacts,
+    GuestLink, Host, Hypervisor, MacAddr, Net, Nic, Power, Result, Sight,
 };
 
 fn unsupported<T>(doing: impl Into<String>, why: &str) -> Result<T> {
@@ -64,7 +64,8 @@ impl Vsphere {
 
     async fn must(&self, doing: &str, guest: &str) -> Result<String> {
         let found = self.named(guest).await?;
-        let found = found.ok_or_else(|| Error::not_found(doing, format!("{} has no machine {guest}", self.address.name)))?;
+        let found =
+            found.ok_or_else(|| Error::not_found(doing, format!("{} has no machine {guest}", self.address.name)))?;
         Ok(found.machine.uuid)
     }
 }
@@ -89,7 +90,8 @@ impl Hypervisor for Vsphere {
         let (seen, above) = self.everything(&doing, MACHINE).await?;
         let session = self.session().await?;
         let networks = self.portgroups(&session, &seen).await.map_err(|trouble| wrong(doing, trouble))?;
-        let known = seen.iter().filter_map(|seen| facts::machine(seen, &above, &networks)).filter(|facts| !facts.template);
+        let known =
+            seen.iter().filter_map(|seen| facts::machine(seen, &above, &networks)).filter(|facts| !facts.template);
         let mut guests: Vec<GuestFacts> = known.map(|facts| guest(&facts)).collect();
         guests.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(guests)
@@ -173,7 +175,10 @@ impl Hypervisor for Vsphere {
         unsupported(format!("recognise the volume of {}", disk.name), "the disks of a machine are the platform's own")
     }
     fn storage(&self, kind: VolumeKind) -> Result<Arc<dyn Storage>> {
-        unsupported(format!("use {kind:?} volumes of {}", self.address.name), "the disks of a machine are the platform's own")
+        unsupported(
+            format!("use {kind:?} volumes of {}", self.address.name),
+            "the disks of a machine are the platform's own",
+        )
     }
     fn guest(&self, link: &GuestLink) -> Result<Arc<dyn Host>> {
         Ok(crate::net::inside(link, self.net.clone(), crate::host::SshHost::for_guest))

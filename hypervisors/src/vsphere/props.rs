@@ -13,8 +13,8 @@ use vim_rs::core::client::{BoxFuture, VimClient as _};
 use vim_rs::mo::{ContainerView, PropertyCollector, ViewManager};
 use vim_rs::types::enums::MoTypesEnum;
 use vim_rs::types::structs::{
-    ManagedObjectReference, ObjectContent, ObjectSpec, PropertyFilterSpec, PropertySpec, RetrieveOptions, RetrieveResult,
-    SelectionSpec, TraversalSpec,
+    ManagedObjectReference, ObjectContent, ObjectSpec, PropertyFilterSpec, PropertySpec, RetrieveOptions,
+    RetrieveResult, SelectionSpec, TraversalSpec,
 };
 use vim_rs::types::traits::SelectionSpecTrait;
 

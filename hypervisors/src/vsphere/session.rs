@@ -63,12 +63,18 @@ fn built(builder: ClientBuilder) -> BoxFuture<'static, Result<Arc<Client>, super
 
 impl Session {
     /// Logs in. The transport is chosen by asking: vCenter from 8.0U1 on speaks JSON, everything else SOAP.
-    pub(super) async fn begin(url: &str, trust: &Trust, credentials: &Credentials, counts: Counts) -> Result<Arc<Self>> {
+    pub(super) async fn begin(
+        url: &str,
+        trust: &Trust,
+        credentials: &Credentials,
+        counts: Counts,
+    ) -> Result<Arc<Self>> {
         let doing = format!("log in to {url}");
         let server = server(url).ok_or_else(|| {
             Error::refused(&*doing, "it is not the address of a vCenter").help("url = \"https://vcenter.example\"")
         })?;
-        let tls = tls::config(trust).map_err(|why| Error::refused(&*doing, why).help("see ca and thumbprint of the host"))?;
+        let tls =
+            tls::config(trust).map_err(|why| Error::refused(&*doing, why).help("see ca and thumbprint of the host"))?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .cookie_store(true)
