@@ -25,8 +25,19 @@ type snapshot struct {
 	*simulator.VirtualMachineSnapshot
 }
 
-// extend gives a session the extended objects that it has not yet.
+// Get is what properties are read of.
+func (m *machine) Get() mo.Reference { return m.VirtualMachine }
+
+// Get is what properties are read of.
+func (s *snapshot) Get() mo.Reference { return s.VirtualMachineSnapshot }
+
+// extend gives a session the extended objects that it has not yet, and takes those away that are gone.
 func extend(ctx *simulator.Context) {
+	for _, known := range ctx.Session.Registry.All("VirtualMachine") {
+		if simulator.Map.Get(known.Reference()) == nil {
+			ctx.Session.Registry.Remove(known.Reference())
+		}
+	}
 	for _, entity := range simulator.Map.All("VirtualMachine") {
 		vm, ok := entity.(*simulator.VirtualMachine)
 		if !ok {
@@ -51,16 +62,6 @@ func extendSnapshots(ctx *simulator.Context, trees []types.VirtualMachineSnapsho
 		}
 		extendSnapshots(ctx, tree.ChildSnapshotList)
 	}
-}
-
-func backings(vm *mo.VirtualMachine) []*types.VirtualDisk {
-	var disks []*types.VirtualDisk
-	for _, device := range vm.Config.Hardware.Device {
-		if disk, ok := device.(*types.VirtualDisk); ok {
-			disks = append(disks, disk)
-		}
-	}
-	return disks
 }
 
 // copied is a backing and all that it stands on.

@@ -2,7 +2,7 @@
 //
 //	vcenter DIR
 //
-// writes into DIR: `url`, `ca.pem` (its certificate, which signs itself), `thumbprint` (SHA-256), and listens at DIR/control for the
+// writes into DIR: `url`, `ca.pem` (its authority), `thumbprint` (of its certificate, SHA-256), and listens at DIR/control for the
 // lab (control.go). The login is `user`, `pass`. It ends with its standard input, so that nothing is left of it when the lab ends.
 //
 // The extensions, each with the sentence of the vSphere Web Services API Reference that it follows, are in machine.go (disks of
@@ -37,28 +37,39 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// certificate makes one that signs itself, for 127.0.0.1.
-func certificate() (tls.Certificate, []byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// certificates makes an authority, and by it a certificate for 127.0.0.1; the authority's comes second.
+func certificates() (tls.Certificate, []byte, error) {
+	template := func(name string) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber:          big.NewInt(time.Now().UnixNano()),
+			Subject:               pkix.Name{CommonName: name},
+			NotBefore:             time.Now().Add(-time.Hour),
+			NotAfter:              time.Now().Add(30 * 24 * time.Hour),
+			BasicConstraintsValid: true,
+		}
+	}
+	authority := template("upgradectl lab authority")
+	authority.KeyUsage, authority.IsCA = x509.KeyUsageCertSign, true
+	server := template("upgradectl lab vCenter")
+	server.KeyUsage, server.IPAddresses = x509.KeyUsageDigitalSignature, []net.IP{net.IPv4(127, 0, 0, 1)}
+	server.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	var keys [2]*ecdsa.PrivateKey
+	for i := range keys {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return tls.Certificate{}, nil, err
+		}
+		keys[i] = key
+	}
+	ca, err := x509.CreateCertificate(rand.Reader, authority, authority, &keys[0].PublicKey, keys[0])
 	if err != nil {
 		return tls.Certificate{}, nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{CommonName: "upgradectl lab vCenter"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(30 * 24 * time.Hour),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, server, authority, &keys[1].PublicKey, keys[0])
 	if err != nil {
 		return tls.Certificate{}, nil, err
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, der, nil
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: keys[1]}, ca, nil
 }
 
 // collector is the simulator's, which answers anybody; a real one wants a session. Its calls, the first of each session, are where
@@ -109,7 +120,7 @@ func run(dir string) error {
 	if err := model.Create(); err != nil {
 		return err
 	}
-	pair, der, err := certificate()
+	pair, authority, err := certificates()
 	if err != nil {
 		return err
 	}
@@ -128,8 +139,8 @@ func run(dir string) error {
 		return err
 	}
 	files := map[string][]byte{
-		"ca.pem":     pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		"thumbprint": []byte(fmt.Sprintf("%x\n", sha256.Sum256(der))),
+		"ca.pem":     pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority}),
+		"thumbprint": []byte(fmt.Sprintf("%x\n", sha256.Sum256(pair.Certificate[0]))),
 		"url":        []byte("https://" + server.URL.Host + "\n"),
 	}
 	// The address last: whoever sees it can begin.

@@ -315,6 +315,7 @@ impl Host for SshHost {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::Cause;
     use proptest::prelude::*;
 
     fn target() -> SshTarget {

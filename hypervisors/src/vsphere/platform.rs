@@ -49,6 +49,7 @@ fn guest(facts: &MachineFacts) -> GuestFacts {
         managed_save: facts.power == Power::Paused,
         mark: facts.mark.clone(),
         kernel: None,
+        vnet: false,
     }
 }
 
