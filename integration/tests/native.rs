@@ -32,6 +32,8 @@ mod picture;
 mod pool;
 #[path = "native/refusals.rs"]
 mod refusals;
+#[path = "native/server.rs"]
+mod server;
 #[path = "native/shapes.rs"]
 mod shapes;
 #[path = "native/trial.rs"]

@@ -315,6 +315,7 @@ mod tests {
             ssh,
             definitions: None,
             jails: None,
+            trees: None,
             state: None,
             part: None,
             links: BTreeMap::new(),

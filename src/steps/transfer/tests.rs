@@ -35,6 +35,8 @@ fn step() -> Transfer {
         root: "/jails/servera--k3f9".into(),
         scratch: "/jails/.upgradectl/servera--k3f9".into(),
         dialect: Dialect { system: System::Freebsd, snapshot: true, cache: true, dumpdates: true },
+        method: Method::Dump,
+        apart: Vec::new(),
         filesystems: vec![moved("/usr/local/a b"), moved("/usr"), moved("/var")],
         level: 0,
         keeps_symtable: false,
@@ -63,6 +65,7 @@ fn the_pipeline_is_shown_as_it_is_typed() {
     for (step, manners) in [
         (step(), far.clone()),
         (Transfer { level: 1, compression: Some(Compression::Zstd), ..step() }, far),
+        (Transfer { method: Method::Rsync, ..step() }, Manners::default()),
         (Transfer { source: GuestLink { port: 2222, sudo: true, ..step().source }, ..step() }, Manners::default()),
     ] {
         for argv in step.commands(&manners) {
