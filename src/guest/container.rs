@@ -22,6 +22,9 @@ pub fn wanted() -> Result<Vec<PathBuf>, GuestError> {
     paths.extend(quarantine::looked_at()?);
     paths.sort();
     paths.dedup();
+    // What is asked for twice comes twice.
+    let all = paths.clone();
+    paths.retain(|path| !all.iter().any(|above| above != path && path.starts_with(above)));
     Ok(paths)
 }
 

@@ -11,6 +11,7 @@ mod services;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,15 +83,27 @@ impl Server {
         Ok(self.is_it(&*host).await?.then_some(host))
     }
 
+    /// The server, and whether it is at the address of production; `None`: it answers nowhere. Where it is not, only a time-out says so:
+    /// both are asked at once.
+    pub async fn found(&self, world: &World) -> Result<Option<(Arc<dyn Host>, bool)>, StepError> {
+        let (mut home, mut parked) = (pin!(self.at_home(world)), pin!(self.parked(world)));
+        let (first, at_home) = tokio::select! {
+            found = &mut home => (found?, true),
+            found = &mut parked => (found?, false),
+        };
+        Ok(match first {
+            Some(host) => Some((host, at_home)),
+            None if at_home => parked.await?.map(|host| (host, false)),
+            None => home.await?.map(|host| (host, true)),
+        })
+    }
+
     /// The server, wherever it is.
     ///
     /// # Errors
     /// It answers nowhere: [`StepError::Unknown`].
     pub async fn there(&self, world: &World) -> Result<Arc<dyn Host>, StepError> {
-        if let Some(host) = self.at_home(world).await? {
-            return Ok(host);
-        }
-        if let Some(host) = self.parked(world).await? {
+        if let Some((host, _)) = self.found(world).await? {
             return Ok(host);
         }
         let parking = self.parking.as_ref().map(|link| format!(", nor at {}", link.address)).unwrap_or_default();

@@ -15,12 +15,16 @@ pub fn container(guest: &NewGuest) -> Result<String, String> {
         guest.root.to_str().filter(|root| root.starts_with('/')).ok_or("its root is no absolute path in UTF-8")?;
     let (name, root, card) = (escape(&guest.name)?, escape(root)?, escape(&own.card)?);
     let (uuid, mac, kib) = (escape(&own.uuid)?, own.mac, own.memory_bytes.div_ceil(1024));
+    // libvirt itself adds its default partition at the first start: the definition would no longer be the one that was written.
     let text = format!(
         "<domain type='lxc'>
   <name>{name}</name>
   <uuid>{uuid}</uuid>
   <memory unit='KiB'>{kib}</memory>
   <vcpu>1</vcpu>
+  <resource>
+    <partition>/machine</partition>
+  </resource>
   <os>
     <type>exe</type>
     <init>/sbin/init</init>

@@ -201,16 +201,15 @@ impl Step for Park {
         Some(self.diff.clone())
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
-        if self.server.at_home(world).await?.is_some() {
-            return Ok(Probe::Absent);
-        }
-        if self.parking.is_none() {
+        let host = match self.server.found(world).await? {
+            Some((_, true)) => return Ok(Probe::Absent),
+            Some((host, false)) => host,
             // Nobody is there who could be asked.
-            return Ok(Probe::Present);
-        }
-        let Some(host) = self.server.parked(world).await? else {
-            let why = format!("{} answers at neither of its addresses", self.server.source.name);
-            return Ok(Probe::Unknown(why));
+            None if self.parking.is_none() => return Ok(Probe::Present),
+            None => {
+                let why = format!("{} answers at neither of its addresses", self.server.source.name);
+                return Ok(Probe::Unknown(why));
+            }
         };
         let decided = run(
             &*host,
@@ -309,12 +308,12 @@ impl Step for Park {
             None => return Ok(Change::Unchanged.into()),
         };
         let mut change = Change::Unchanged;
-        let home = match self.server.at_home(world).await? {
-            Some(home) => Some(home),
-            None => {
+        let home = match self.server.found(world).await? {
+            Some((home, true)) => Some(home),
+            elsewhere => {
                 change = Change::Changed;
-                let what = match self.server.parked(world).await? {
-                    Some(parked) => {
+                let what = match elsewhere {
+                    Some((parked, _)) => {
                         self.configure_back(&*parked, &before).await?;
                         self.begin(&*parked, "back", 0).await?;
                         format!("waiting for {name} at {}", self.server.source.address)
