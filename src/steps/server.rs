@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hypervisors::host::{Command, printable_tail};
+use hypervisors::host::{Command, SshHost, printable_tail};
 use hypervisors::{Change, GuestLink, Host, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -81,6 +81,12 @@ impl Server {
         let Some(link) = &self.parking else { return Ok(None) };
         let host = world.hypervisor(&self.host)?.guest(link)?;
         Ok(self.is_it(&*host).await?.then_some(host))
+    }
+
+    /// Another machine is or was behind the address of production: a connection that stands there would only time out.
+    async fn look_anew(&self) {
+        // Where none stands there is nothing to end.
+        let _ = SshHost::for_guest(&self.source).disconnect().await;
     }
 
     /// The server, and whether it is at the address of production; `None`: it answers nowhere. Where it is not, only a time-out says so:
@@ -175,7 +181,8 @@ impl Step for ProveQuiet {
                     format!("stop it on {}", self.host),
                 ));
             }
-            if server.at_home(world).await?.is_some() {
+            server.look_anew().await;
+            if matches!(server.found(world).await?, Some((_, true))) {
                 return Ok(Change::Unchanged.into());
             }
         }

@@ -123,6 +123,7 @@ impl Park {
     /// Waits for the server at its production address.
     async fn comes_home(&self, world: &World, patience_s: u64, what: &str) -> Result<Option<Arc<dyn Host>>, StepError> {
         let begun = Instant::now();
+        self.server.look_anew().await;
         while begun.elapsed() < Duration::from_secs(patience_s) {
             if let Some(host) = self.server.at_home(world).await? {
                 return Ok(Some(host));
@@ -298,6 +299,7 @@ impl Step for Park {
             return Err(StepError::failed(why, "type the verb again"));
         }
         self.configure(&*parked).await?;
+        self.server.look_anew().await;
         Ok(Change::Changed.into())
     }
     async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
