@@ -68,7 +68,7 @@ impl StopServices {
     }
 
     /// Those that are acted on at once: units of systemd all together, others one by one.
-    fn at_once<'n>(names: &'n [String]) -> impl Iterator<Item = &'n [String]> {
+    fn at_once(names: &[String]) -> impl Iterator<Item = &[String]> {
         let size = if names.iter().all(|name| is_unit(name)) { names.len().max(1) } else { 1 };
         names.chunks(size)
     }

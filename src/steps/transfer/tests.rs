@@ -65,7 +65,6 @@ fn the_pipeline_is_shown_as_it_is_typed() {
     for (step, manners) in [
         (step(), far.clone()),
         (Transfer { level: 1, compression: Some(Compression::Zstd), ..step() }, far),
-        (Transfer { method: Method::Rsync, ..step() }, Manners::default()),
         (Transfer { source: GuestLink { port: 2222, sudo: true, ..step().source }, ..step() }, Manners::default()),
     ] {
         for argv in step.commands(&manners) {
@@ -74,6 +73,9 @@ fn the_pipeline_is_shown_as_it_is_typed() {
         }
     }
     insta::assert_snapshot!(shown);
+    let by_rsync = Transfer { method: Method::Rsync, ..step() };
+    let typed: Vec<String> = by_rsync.commands(&Manners::default()).iter().map(|argv| argv.join(" ")).collect();
+    assert_eq!(typed[0], "rsync -aHAXSx --numeric-ids --delete -- root@10.0.0.9:/usr/ /jails/servera--k3f9/usr/");
 }
 
 #[test]
