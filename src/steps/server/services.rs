@@ -12,8 +12,8 @@ use crate::steps::{Done, Probe, Step, StepError, World};
 /// network and the machine itself need. With service(8) (FreeBSD 7.3 and later): enabled services whose status says that they run,
 /// but for what the way in needs. Older systems: daemons of the base system that act or answer, by their processes.
 const LIST: &str = "PATH=$PATH:/sbin:/usr/sbin:/usr/local/sbin:/usr/local/bin; export PATH; \
-    if test -d /run/systemd/system; then for t in service socket,timer,path; do \
-    systemctl list-units --no-legend --plain --full --type=$t --state=running,listening,waiting | awk '{ print $1 }' | \
+    if test -d /run/systemd/system && command -v systemctl >/dev/null 2>&1; then for t in service socket,timer,path; do \
+    u=$(systemctl list-units --no-legend --plain --full --type=$t --state=running,listening,waiting) || exit 1; echo \"$u\" | awk '{ print $1 }' | \
     grep -v -E '^(sshd?[@.]|systemd-|dbus|[a-z-]*getty@|console-getty|user@|user-runtime|networking|network[.]|ifup|NetworkManager|wpa_supplicant|dhc|wicked|\
 netplan|rsyslog|syslog|polkit|udev|multipathd|lvm2|dm-event|mdmonitor|irqbalance|acpid|qemu-guest|open-vm|vgauth|vmtoolsd|apparmor|cloud-|upgradectl)'; \
     done; exit 0; \
@@ -25,7 +25,7 @@ netplan|rsyslog|syslog|polkit|udev|multipathd|lvm2|dm-event|mdmonitor|irqbalance
 /// Arguments: what (`stop`, `start`), then names: several units of systemd, or one of another system. A unit is kept from starting by a
 /// condition that is not met (systemd.unit(5)): a mask would not do where an administrator's own unit lies in its place.
 const ACT: &str = "PATH=$PATH:/sbin:/usr/sbin:/usr/local/sbin:/usr/local/bin; export PATH; \
-    if test -d /run/systemd/system; then w=$1; shift; for u do d=/etc/systemd/system/$u.d; case $w in \
+    if test -d /run/systemd/system && command -v systemctl >/dev/null 2>&1; then w=$1; shift; for u do d=/etc/systemd/system/$u.d; case $w in \
     stop) mkdir -p \"$d\" && printf '[Unit]\\nConditionPathExists=/nonexistent/upgradectl\\n' >\"$d/upgradectl-fence.conf\" || exit 1;; \
     start) rm -f \"$d/upgradectl-fence.conf\"; rmdir \"$d\" 2>/dev/null;; esac; done; sync; \
     systemctl daemon-reload && systemctl \"$w\" \"$@\" >/dev/null 2>&1; \
