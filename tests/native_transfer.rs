@@ -216,6 +216,8 @@ impl Lab {
             Moved { mount, device: found.device.clone(), used_bytes: found.used_bytes, snapshot: false }
         };
         Transfer {
+            method: Default::default(),
+            apart: Vec::new(),
             host: "jailhost".into(),
             source: self.link.clone(),
             run: "servera--k3f9".into(),

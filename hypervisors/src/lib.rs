@@ -256,6 +256,21 @@ pub struct NewGuest {
     pub addresses: Vec<NewAddress>,
     /// Its run mark.
     pub mark: Option<Mark>,
+    /// What is particular to a container; jails have none of it.
+    pub container: Option<NewContainer>,
+}
+
+/// What a container needs beside what every new guest needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewContainer {
+    /// Its UUID.
+    pub uuid: String,
+    /// Name of its network card, inside.
+    pub card: String,
+    /// Hardware address of the card.
+    pub mac: MacAddr,
+    /// Its memory in bytes.
+    pub memory_bytes: u64,
 }
 
 /// A platform that runs guests. Every operation is safe to repeat; errors whose effect is uncertain (lost

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hypervisors::host::LocalHost;
-use hypervisors::storage::{Access, BtrfsStorage, DirectoryStorage, Snapshot, detect};
+use hypervisors::storage::{Access, BtrfsStorage, DirectoryStorage, Snapshot, detect, fresh};
 use hypervisors::{Cause, Change, Mark, Role, Storage, VolumeKind, VolumeRef};
 use run::run;
 use skip::skip;
@@ -236,6 +236,41 @@ async fn leftovers_of_a_crash_are_partial() {
     fs::write(lab.at(".t.upgradectl"), "t--1111.clone\n").unwrap();
     refused(btrfs().remove(&target, "t--1111").await);
     assert!(lab.at("t").exists());
+    lab.close();
+}
+
+/// A tree whose content comes from elsewhere is nobody's but its run's until it is whole; a mark that came with the content is not its own.
+#[tokio::test]
+async fn a_tree_that_is_made_empty_is_marked_when_it_is_whole() {
+    let Some(lab) = Lab::new() else { return };
+    // A guest of another run once was where the content comes from.
+    let marked = lab.plain("content");
+    fs::create_dir(&marked.path).unwrap();
+    fs::write(marked.path.join("file"), "x").unwrap();
+    directory().mark(&marked, Some(&mark("q--2222", Role::Production))).await.unwrap();
+    async fn one(storage: &dyn Storage, from: &Path, volume: &VolumeRef, other: &VolumeRef) {
+        let from = from.to_string_lossy();
+        let own = mark("d--k3f9", Role::Clone);
+        assert_eq!(storage.make(volume, &own).await.unwrap(), Change::Created);
+        assert_eq!(storage.probe(volume, &own).await.unwrap(), Snapshot::Partial);
+        run("cp", &["-a", "--preserve=xattr", "-T", &from, volume.path.to_str().unwrap()]).unwrap();
+        assert_eq!(storage.make(volume, &own).await.unwrap(), Change::Unchanged);
+        refused(storage.make(volume, &mark("q--2222", Role::Clone)).await);
+        refused(storage.remove(volume, "q--2222").await);
+        assert_eq!(storage.whole(volume, &own).await.unwrap(), Change::Changed);
+        assert_eq!(storage.whole(volume, &own).await.unwrap(), Change::Unchanged);
+        assert_eq!(storage.inspect(volume).await.unwrap().unwrap().mark, Some(own.clone()));
+        storage.remove(volume, "d--k3f9").await.unwrap();
+        // Given up half-way.
+        storage.make(other, &own).await.unwrap();
+        fs::write(other.path.join("file"), "x").unwrap();
+        assert_eq!(storage.remove(other, "d--k3f9").await.unwrap(), Change::Removed);
+        assert!(storage.whole(other, &own).await.is_err());
+    }
+    assert_eq!(fresh(&lab.at("")).unwrap(), VolumeKind::Btrfs);
+    one(&btrfs(), &marked.path, &lab.volume("a"), &lab.volume("b")).await;
+    one(&directory(), &marked.path, &lab.plain("c"), &lab.plain("d")).await;
+    assert!(lab.names() == ["content"] && lab.subvolumes() == 0, "{:?}", lab.names());
     lab.close();
 }
 

@@ -34,6 +34,8 @@ mod pool;
 mod redhat;
 #[path = "native/refusals.rs"]
 mod refusals;
+#[path = "native/server.rs"]
+mod server;
 #[path = "native/shapes.rs"]
 mod shapes;
 #[path = "native/trial.rs"]

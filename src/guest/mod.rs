@@ -5,6 +5,7 @@
 //! component, nothing of the guest is executed.
 
 mod beneath;
+pub mod container;
 pub mod far;
 pub mod fence;
 pub mod freebsd;

@@ -64,6 +64,12 @@ impl FstabEntry {
         network.contains(&kind) || self.options.iter().any(|option| option == "_netdev")
     }
 
+    /// Whether it needs neither a device nor another machine.
+    fn stands_alone(&self) -> bool {
+        let bound = self.options.iter().any(|option| option == "bind" || option == "rbind");
+        !self.is_network() && (bound || matches!(self.kind.as_str(), "tmpfs" | "proc" | "sysfs" | "devpts" | "overlay"))
+    }
+
     /// Whether it cannot be mounted, or has nothing to be mounted on, without the detached mount points.
     fn needs(&self, detached: &[PathBuf]) -> bool {
         let spec = Path::new(&self.spec);
@@ -106,6 +112,20 @@ pub fn rewrite(edits: &mut Overlay<'_>, spec: &CloneSpec) -> Result<(), GuestErr
         }
     }
     Ok(())
+}
+
+/// Plans that fstab mounts nothing but what needs no device and no other machine: a container's file systems are its host's.
+pub fn without_devices(edits: &mut Overlay<'_>) -> Result<(), GuestError> {
+    let path = Path::new(FSTAB);
+    let Some(text) = edits.text(path)? else { return Ok(()) };
+    let mut new = String::with_capacity(text.len());
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        if parse_line(line, index + 1).is_some_and(|entry| !entry.stands_alone()) {
+            new.push_str(COMMENT);
+        }
+        new.push_str(line);
+    }
+    if new != text { edits.set_text(path, new, "a container has no devices of its own") } else { Ok(()) }
 }
 
 /// Entries of etc/fstab in file order; no file, no entries. Lines that are no entries (fewer than two fields) are left out.

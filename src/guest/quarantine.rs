@@ -201,6 +201,13 @@ pub fn installed(tree: &Tree) -> Result<BTreeSet<String>, GuestError> {
     Ok(units)
 }
 
+/// Where it is looked for what is switched off, relative to the root.
+pub(super) fn looked_at() -> Result<Vec<PathBuf>, GuestError> {
+    let present = tables()?.service.iter().flat_map(|rule| rule.present.iter().cloned());
+    let fixed = UNIT_DIRECTORIES.iter().chain(&SYSTEMD).map(PathBuf::from);
+    Ok(fixed.chain([INIT_SCRIPTS.into()]).chain(present).collect())
+}
+
 /// Timers that start with the guest and are not in the quarantine: what a clone does by itself, for its plan.
 pub fn timers(tree: &Tree, quarantine: &Quarantine) -> Result<BTreeSet<String>, GuestError> {
     let mut timers = BTreeSet::new();
@@ -219,7 +226,7 @@ pub fn timers(tree: &Tree, quarantine: &Quarantine) -> Result<BTreeSet<String>, 
     Ok(timers)
 }
 
-fn has_systemd(tree: &Tree) -> Result<bool, GuestError> {
+pub(super) fn has_systemd(tree: &Tree) -> Result<bool, GuestError> {
     for path in SYSTEMD {
         if tree.exists(Path::new(path))? {
             return Ok(true);

@@ -278,6 +278,7 @@ fn source(section: Section<'_>) -> Option<SourceSpec> {
     let spec = SourceSpec {
         ssh: login.unwrap_or_default(),
         filesystems: filesystems.iter().filter_map(|item| item.parse(absolute_path)).collect(),
+        method: section.choice("method", &[("dump", CopyMethod::Dump), ("rsync", CopyMethod::Rsync)]),
         parking: section.parse("parking", |text| text.parse().map_err(|_| format!("{text:?} is not an address"))),
         console: section.flag("console"),
         prune: section.get("prune").map(|item| item.items().iter().filter_map(|item| item.parse(beneath)).collect()),

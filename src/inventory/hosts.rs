@@ -25,6 +25,7 @@ pub(super) fn host(item: &Item<'_>) -> Option<HostSpec> {
         ssh: section.section("ssh").map(|section| ssh(section, true)),
         definitions: None,
         jails: None,
+        trees: None,
         state: None,
         part: None,
         links: section.section("links").map(|section| links(&section)).unwrap_or_default(),
@@ -34,7 +35,10 @@ pub(super) fn host(item: &Item<'_>) -> Option<HostSpec> {
         credentials: None,
     };
     match hypervisor {
-        HypervisorKind::Libvirt => spec.uri = section.string("uri"),
+        HypervisorKind::Libvirt => {
+            spec.uri = section.string("uri");
+            spec.trees = section.path("trees");
+        }
         HypervisorKind::Xl => spec.definitions = section.path("definitions"),
         HypervisorKind::Jail => spec.jails = section.path("jails"),
         HypervisorKind::Sim => {

@@ -51,6 +51,9 @@ pub struct HostSpec {
     pub definitions: Option<PathBuf>,
     /// Directory of the jails.
     pub jails: Option<PathBuf>,
+    /// Directory in which servers that are transferred become trees of containers (libvirt).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trees: Option<PathBuf>,
     /// Directory of the simulated world (sim); beside the journal if absent.
     pub state: Option<PathBuf>,
     /// Which host of the simulated world it is (sim); the first if absent.
@@ -402,6 +405,9 @@ pub struct SourceSpec {
     pub ssh: SshSpec,
     /// File systems to transfer, the root first.
     pub filesystems: Vec<PathBuf>,
+    /// How they are copied; by what both sides have if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<CopyMethod>,
     /// Its address after promotion, so that rollback can reach it.
     pub parking: Option<IpAddr>,
     /// It can be reached by console instead.
@@ -414,6 +420,16 @@ pub struct SourceSpec {
     pub compress: bool,
     /// Bytes a second that the copy may take; `None`: no limit.
     pub bandwidth: Option<u64>,
+}
+
+/// How a server's file systems are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyMethod {
+    /// dump(8) into restore(8).
+    Dump,
+    /// rsync(1) on both sides.
+    Rsync,
 }
 
 /// The verbs that change the world.

@@ -134,7 +134,7 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], restore: &[Sav
     let name = &spec.name;
     let outages = outages(&steps, name);
     let mut page = Page::new(format!("Abort {}", record.clone.name));
-    let what = if record.transfer.is_some() { "the tree of its jail" } else { "volumes" };
+    let what = if record.transfer.is_some() { "its tree" } else { "volumes" };
     page.rows.push(Row::new("removed", format!("{}, its definition and {what}", record.clone.name)));
     page.rows
         .push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));

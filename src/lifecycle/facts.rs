@@ -292,7 +292,7 @@ fn link_local(ip: IpAddr) -> bool {
 }
 
 /// The operating system as os-release(5) names it, and its code name.
-fn release(tree: &Tree) -> (String, String) {
+pub(super) fn release(tree: &Tree) -> (String, String) {
     let text = ["etc/os-release", "usr/lib/os-release"]
         .into_iter()
         .find_map(|path| tree.read_text(Path::new(path)).ok().flatten())

@@ -337,7 +337,9 @@ impl App {
         let elsewhere = !hypervisor.host().is_local();
         let mut directories: BTreeSet<&Path> =
             paths.iter().filter_map(|path| path.parent()).filter(|directory| elsewhere || directory.is_dir()).collect();
-        directories.extend(self.inventory.hosts.get(host).and_then(|spec| spec.jails.as_deref()));
+        let declared = self.inventory.hosts.get(host);
+        directories
+            .extend(declared.into_iter().flat_map(|spec| [spec.jails.as_deref(), spec.trees.as_deref()]).flatten());
         let mut volumes = BTreeMap::new();
         for kind in [
             VolumeKind::Btrfs,

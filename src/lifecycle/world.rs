@@ -338,6 +338,7 @@ mod tests {
             ssh,
             definitions: None,
             jails: None,
+            trees: None,
             state: None,
             part: None,
             links: BTreeMap::new(),

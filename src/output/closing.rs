@@ -61,7 +61,7 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
                 line(&format!("{guest} is committed: the new kernel is booted from now on. {down} Record: {}", record_of(run)))
             }
             State::Committed if record.transfer.is_some() => line(&format!(
-                "{guest} is committed: the jail is the server now; the old machine stays as it is, fenced. {down} Record: {}",
+                "{guest} is committed: the new guest is the server now; the old machine stays as it is, fenced. {down} Record: {}",
                 record_of(run)
             )),
             State::Committed => {
@@ -191,7 +191,7 @@ fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> St
     if took("storage.snapshot") {
         removed.push(count(record.disks.iter().filter(|disk| disk.target.is_some()).count(), "volume"));
     }
-    if took("jail.tree") {
+    if took("jail.tree") || took("container.tree") {
         removed.push("its tree".to_owned());
     }
     let mut text = hanging("  removed   ", &removed.join(", "));

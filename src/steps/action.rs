@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step, adopt, block, carry, detached, domain, fence, files, fsck, hook, jail, left, machine, net, queues, reduce,
-    server, services, storage, transfer, upgrade, verify, visible, world,
+    Step, adopt, block, carry, container, detached, domain, fence, files, fsck, hook, jail, left, machine, net, queues,
+    reduce, server, services, storage, transfer, upgrade, verify, visible, world,
 };
 
 macro_rules! actions {
@@ -109,6 +109,10 @@ actions! {
     "jail.identity" Identity(reduce::Identity),
     "jail.tree" MakeTree(jail::MakeTree),
     "jail.keep" KeepTree(jail::KeepTree),
+    "container.tree" MakeRoot(container::MakeRoot),
+    "container.whole" WholeRoot(container::WholeRoot),
+    "container.reduce" Contain(container::Contain),
+    "container.keep" KeepRoot(container::KeepRoot),
     "server.services" StopServices(server::StopServices),
     "server.carry" CarryOver(server::CarryOver),
     "server.queues" MirrorQueues(server::MirrorQueues),

@@ -7,6 +7,7 @@ mod action;
 pub mod adopt;
 pub mod block;
 pub mod carry;
+pub mod container;
 pub mod detached;
 pub mod domain;
 pub mod fence;

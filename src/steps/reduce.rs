@@ -69,7 +69,7 @@ fn is_original(path: &Path) -> bool {
     path.to_string_lossy().ends_with(ORIGINAL)
 }
 
-fn count(files: usize) -> String {
+pub(super) fn count(files: usize) -> String {
     if files == 1 { "1 file".to_owned() } else { format!("{files} files") }
 }
 

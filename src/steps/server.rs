@@ -11,11 +11,12 @@ mod services;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hypervisors::host::{Command, printable_tail};
+use hypervisors::host::{Command, SshHost, printable_tail};
 use hypervisors::{Change, GuestLink, Host, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -42,10 +43,15 @@ pub struct Server {
     pub parking: Option<GuestLink>,
     /// The run.
     pub run: String,
+    /// UUID of the container that takes its place; `None`: a jail does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
-/// Arguments: the run's directory on the server. Whether this is the server and no jail made of it.
-const ITSELF: &str = "test -d \"$1\" || test \"$(sysctl -n security.jail.jailed 2>/dev/null)\" != 1";
+/// Arguments: the run's directory on the server, UUID of the container made of it. Whether this is the server, and neither a jail nor the
+/// container made of it: libvirt tells a container's init its UUID.
+const ITSELF: &str = "test -d \"$1\" && exit 0; test \"$(sysctl -n security.jail.jailed 2>/dev/null)\" = 1 && exit 1; \
+    test -n \"$2\" && tr '\\000' '\\n' 2>/dev/null </proc/1/environ | grep -qxF \"LIBVIRT_LXC_UUID=$2\" && exit 1; exit 0";
 
 impl Server {
     fn directory(&self) -> String {
@@ -53,7 +59,9 @@ impl Server {
     }
 
     async fn is_it(&self, host: &dyn Host) -> Result<bool, StepError> {
-        let command = Command::new(["sh", "-c", ITSELF, "sh", &self.directory()]).timeout(Duration::from_secs(20));
+        let command =
+            Command::new(["sh", "-c", ITSELF, "sh", &self.directory(), self.container.as_deref().unwrap_or_default()])
+                .timeout(Duration::from_secs(20));
         match host.run(&command).await {
             Ok(output) => Ok(output.status == 0),
             // Nobody is there, or nobody we know.
@@ -75,15 +83,33 @@ impl Server {
         Ok(self.is_it(&*host).await?.then_some(host))
     }
 
+    /// Another machine is or was behind the address of production: a connection that stands there would only time out.
+    async fn look_anew(&self) {
+        // Where none stands there is nothing to end.
+        let _ = SshHost::for_guest(&self.source).disconnect().await;
+    }
+
+    /// The server, and whether it is at the address of production; `None`: it answers nowhere. Where it is not, only a time-out says so:
+    /// both are asked at once.
+    pub async fn found(&self, world: &World) -> Result<Option<(Arc<dyn Host>, bool)>, StepError> {
+        let (mut home, mut parked) = (pin!(self.at_home(world)), pin!(self.parked(world)));
+        let (first, at_home) = tokio::select! {
+            found = &mut home => (found?, true),
+            found = &mut parked => (found?, false),
+        };
+        Ok(match first {
+            Some(host) => Some((host, at_home)),
+            None if at_home => parked.await?.map(|host| (host, false)),
+            None => home.await?.map(|host| (host, true)),
+        })
+    }
+
     /// The server, wherever it is.
     ///
     /// # Errors
     /// It answers nowhere: [`StepError::Unknown`].
     pub async fn there(&self, world: &World) -> Result<Arc<dyn Host>, StepError> {
-        if let Some(host) = self.at_home(world).await? {
-            return Ok(host);
-        }
-        if let Some(host) = self.parked(world).await? {
+        if let Some((host, _)) = self.found(world).await? {
             return Ok(host);
         }
         let parking = self.parking.as_ref().map(|link| format!(", nor at {}", link.address)).unwrap_or_default();
@@ -107,6 +133,9 @@ pub struct ProveQuiet {
     pub host: String,
     /// Which addresses.
     pub addresses: Vec<IpAddr>,
+    /// The link on which they are asked for from this machine, if the host is this machine; else the host asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// On a way back: the guest that gave them up, and the server that takes them again. If the guest runs, it has not; and the server
     /// may have them already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,10 +178,11 @@ impl Step for ProveQuiet {
             if hypervisor.power(guest).await? == Power::On {
                 return Err(StepError::failed(
                     format!("{guest} runs, and has the address"),
-                    format!("stop it on {}: service jail onestop {guest}", self.host),
+                    format!("stop it on {}", self.host),
                 ));
             }
-            if server.at_home(world).await?.is_some() {
+            server.look_anew().await;
+            if matches!(server.found(world).await?, Some((_, true))) {
                 return Ok(Change::Unchanged.into());
             }
         }
@@ -160,7 +190,10 @@ impl Step for ProveQuiet {
         for address in &self.addresses {
             let mut said = None;
             for _ in 0..5 {
-                said = answers(&*host, *address).await?;
+                said = match &self.via {
+                    Some(via) => hypervisor.net().owner(*address, via).await?.map(|mac| mac.to_string()),
+                    None => answers(&*host, *address).await?,
+                };
                 if said.is_none() {
                     break;
                 }

@@ -1,4 +1,4 @@
-//! A server's file systems, copied while it runs into a tree on another machine: dump there, restore here.
+//! A server's file systems, copied while it runs into a tree on another machine: dump there, restore here; or rsync on both.
 //!
 //! ```text
 //! SCRATCH/transfer/        on the machine of the tree
@@ -11,8 +11,9 @@
 //!
 //! Invariants: a file system is begun before anything of it is in its directory, and done only when dump, restore and the comparison
 //! say so. restore never runs into a directory that is not empty: what stands there unasked for stops the step, what we began
-//! ourselves is emptied. A file system that is done is not copied again. One that fails does not stop the others.
+//! ourselves is emptied (rsync goes on with it). A file system that is done is not copied again. One that fails does not stop the others.
 
+mod mirroring;
 mod moving;
 mod stamp;
 #[cfg(test)]
@@ -48,8 +49,14 @@ pub struct Transfer {
     pub scratch: PathBuf,
     /// What the server's dump understands.
     pub dialect: Dialect,
+    /// By which programs.
+    #[serde(default, skip_serializing_if = "Method::is_dump")]
+    pub method: Method,
     /// What is copied.
     pub filesystems: Vec<Moved>,
+    /// Other file systems of the server, which are not gone into; those that are mounted are known anyway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<PathBuf>,
     /// 0: all of it. 1: what changed since level 0, which a step before this one copied with `keeps_symtable`.
     pub level: u8,
     /// Another level is to come: what restore and dump need for it is kept.
@@ -63,6 +70,24 @@ pub struct Transfer {
     /// How long one may take, in seconds.
     #[serde(default = "three_days")]
     pub patience_s: u64,
+}
+
+/// By which programs file systems are copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// dump(8) into restore(8).
+    #[default]
+    Dump,
+    /// rsync(1) on both sides, all of it through us; level 0 alone.
+    Rsync,
+}
+
+impl Method {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_dump(&self) -> bool {
+        *self == Self::Dump
+    }
 }
 
 /// A file system that is copied.
@@ -179,7 +204,11 @@ impl Step for Transfer {
         "-".into()
     }
     fn commands(&self, manners: &Manners) -> Vec<Vec<String>> {
-        self.waves().concat().into_iter().map(|moved| self.pipeline(moved, manners)).collect()
+        let all = self.waves().concat().into_iter();
+        match self.method {
+            Method::Dump => all.map(|moved| self.pipeline(moved, manners)).collect(),
+            Method::Rsync => all.map(|moved| mirroring::typed(self, moved)).collect(),
+        }
     }
 
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
@@ -203,7 +232,9 @@ impl Step for Transfer {
         let (source, target) = (hypervisor.guest(&self.source)?, hypervisor.host());
         let mounts = mounted(&*source).await?;
         for moved in &self.filesystems {
-            let now = mounts.iter().rev().find(|mount| mount.point == moved.mount).map(|mount| mount.device.as_str());
+            // A subvolume is where it is, on the device of what it is in.
+            let holds = mounts.iter().filter(|mount| moved.mount.starts_with(&mount.point));
+            let now = holds.max_by_key(|mount| mount.point.components().count()).map(|mount| mount.device.as_str());
             if now != Some(&moved.device) {
                 let (mount, device, name) = (moved.mount.display(), &moved.device, &self.source.name);
                 let now = now.unwrap_or("nothing");

@@ -314,7 +314,7 @@ fn with_indent(text: &str, element: Element<'_>) -> Range<usize> {
 
 /// Escapes as libvirt does (virBufferEscapeString), for text and for either kind of quote; line ends and tabs as
 /// character references, so that a value keeps them. Characters that XML 1.0 cannot hold are refused.
-fn escape(value: &str) -> Result<String, String> {
+pub(super) fn escape(value: &str) -> Result<String, String> {
     let mut out = String::with_capacity(value.len());
     for c in value.chars() {
         match c {

@@ -9,6 +9,7 @@
 //!
 //! This module never starts a process. A connection by ssh makes libvirt's own library start one (`ssh`, asking nobody).
 
+mod compose;
 mod connection;
 pub mod edit;
 mod late;
@@ -37,7 +38,7 @@ use self::xml::DomainFacts;
 use crate::host::{Command, SshHost};
 use crate::{
     Capabilities, Cause, Change, Definition, DefinitionEdit, Disk, Error, FreeMemory, GuestFacts, GuestLink, Host,
-    Hypervisor, Net, Power, Result, Storage, VolumeKind, VolumeRef, sight, storage,
+    Hypervisor, Net, NewGuest, Power, Result, Storage, VolumeKind, VolumeRef, sight, storage,
 };
 
 /// A call that only looks or notes something.
@@ -249,6 +250,16 @@ impl Hypervisor for Libvirt {
             self.remember(text);
         }
         Ok(text.map(|text| Definition { name: guest.to_owned(), text }))
+    }
+
+    async fn compose(&self, guest: &NewGuest) -> Result<Definition> {
+        let doing = format!("write a definition of {}", guest.name);
+        if driver(&self.uri) != "lxc" {
+            let why = format!("only containers are defined from nothing, not guests of {}", self.uri);
+            return Err(Error::new(doing, Cause::Unsupported(why)));
+        }
+        let text = compose::container(guest).map_err(|why| malformed(&doing, why))?;
+        Ok(Definition { name: guest.name.clone(), text })
     }
 
     fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition> {

@@ -192,6 +192,10 @@ impl TreeKind for Btrfs {
         Ok(())
     }
 
+    async fn empty(&self, host: &dyn Host, path: &str) -> Result<()> {
+        btrfs(host, &format!("make {path}"), &["subvolume", "create", path]).await.map(drop)
+    }
+
     async fn delete(&self, host: &dyn Host, path: &str) -> Result<()> {
         let doing = format!("remove {path}");
         let mut all = vec![path.to_owned()];

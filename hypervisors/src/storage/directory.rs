@@ -59,6 +59,10 @@ impl TreeKind for Directory {
         })
     }
 
+    async fn empty(&self, _host: &dyn Host, path: &str) -> Result<()> {
+        std::fs::create_dir(path).map_err(|error| Error::io(format!("make {path}"), error))
+    }
+
     async fn copy(&self, host: &dyn Host, from: &str, to: &str) -> Result<()> {
         let doing = format!("copy {from} to {to}");
         if let Some(point) = mounted_beneath(Path::new(from), false).map_err(|error| Error::io(&doing, error))? {

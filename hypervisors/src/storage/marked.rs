@@ -6,6 +6,8 @@
 //! Therefore the intent lies beside it, where only the host writes: `.NAME.upgradectl`, holding the mark to be.
 //!
 //! Order in a snapshot: intent (durable) → copy → inherited mark off → contents durable → mark on → intent off.
+//! A tree that is filled from elsewhere goes the same way: intent → empty tree ([`Storage::make`]) → its content, whoever brings it
+//! → the rest ([`Storage::whole`]).
 //! Whatever has an intent beside it is partial, marked or not: nobody relies on it yet, so it may be removed and made again.
 //! Removal takes the tree's top directory last, and the intent after it, so that it can be repeated until it is done.
 //!
@@ -46,6 +48,8 @@ pub trait TreeKind: Send + Sync + fmt::Debug + Default {
     const KIND: VolumeKind;
     /// Everything but the mark.
     async fn look(&self, host: &dyn Host, path: &str) -> Result<VolumeFacts>;
+    /// Makes an empty tree, which does not exist.
+    async fn empty(&self, host: &dyn Host, path: &str) -> Result<()>;
     /// Copies `from` to `to`, which does not exist.
     async fn copy(&self, host: &dyn Host, from: &str, to: &str) -> Result<()>;
     /// Removes a tree, its top directory last.
@@ -162,6 +166,12 @@ pub fn detect(path: &Path) -> Result<VolumeKind> {
     }
     let subvolume = is_subvolume(path).map_err(|error| Error::io(doing(), error))?;
     Ok(if subvolume { VolumeKind::Btrfs } else { VolumeKind::Directory })
+}
+
+/// The kind of volume that a new tree in a directory becomes: a subvolume where there can be one, else a plain directory.
+pub fn fresh(directory: &Path) -> Result<VolumeKind> {
+    let btrfs = on_btrfs(directory).map_err(|error| Error::io(format!("look at {}", directory.display()), error))?;
+    Ok(if btrfs { VolumeKind::Btrfs } else { VolumeKind::Directory })
 }
 
 pub(super) fn on_btrfs(path: &Path) -> io::Result<bool> {
@@ -282,6 +292,26 @@ async fn seen(doing: &str, volume: &VolumeRef) -> Result<Seen> {
     io_work(doing, move || Seen::at(&volume.path, volume.kind)).await
 }
 
+/// Whether a mark can be written, and read again.
+fn writable(doing: &str, mark: &Mark) -> Result<()> {
+    let text = mark.to_string();
+    let sound = text.parse().as_ref() == Ok(mark) && text.len() <= MARK_MOST && !mark.run.contains('\n');
+    if sound { Ok(()) } else { Err(Error::refused(doing, "its mark cannot be written")) }
+}
+
+/// The content is there: inherited mark off, durable, mark on, intent off.
+async fn finish(doing: &str, volume: &VolumeRef, mark: &Mark) -> Result<()> {
+    let (place, mark) = (volume.path.clone(), mark.clone());
+    io_work(doing, move || {
+        set_mark(&place, None)?;
+        sync_file_system(&place)?;
+        set_mark(&place, Some(&mark))?;
+        sync_file_system(&place)?;
+        drop_intent(&place)
+    })
+    .await
+}
+
 #[async_trait]
 impl<K: TreeKind> Storage for TreeStorage<K> {
     fn kind(&self) -> VolumeKind {
@@ -309,12 +339,7 @@ impl<K: TreeKind> Storage for TreeStorage<K> {
         if target.path.starts_with(&source.path) || source.path.starts_with(&target.path) {
             return Err(Error::refused(doing, "one lies in the other"));
         }
-        if mark.to_string().parse().as_ref() != Ok(mark)
-            || mark.to_string().len() > MARK_MOST
-            || mark.run.contains('\n')
-        {
-            return Err(Error::refused(doing, "its mark cannot be written"));
-        }
+        writable(&doing, mark)?;
         let target_seen = seen(&doing, target).await?;
         match target_seen.stands(&mark.run) {
             Snapshot::Present => return Ok(Change::Unchanged),
@@ -337,16 +362,42 @@ impl<K: TreeKind> Storage for TreeStorage<K> {
             self.tree.delete(&*self.host, to).await?;
         }
         self.tree.copy(&*self.host, from, to).await?;
-        let (place, mark) = (target.path.clone(), mark.clone());
-        io_work(&doing, move || {
-            set_mark(&place, None)?;
-            sync_file_system(&place)?;
-            set_mark(&place, Some(&mark))?;
-            sync_file_system(&place)?;
-            drop_intent(&place)
-        })
-        .await?;
+        finish(&doing, target, mark).await?;
         Ok(Change::Created)
+    }
+
+    async fn make(&self, volume: &VolumeRef, mark: &Mark) -> Result<Change> {
+        let doing = format!("make {volume}");
+        let path = self.path(&doing, volume)?;
+        writable(&doing, mark)?;
+        let there = seen(&doing, volume).await?;
+        match there.stands(&mark.run) {
+            Snapshot::Present => return Ok(Change::Unchanged),
+            Snapshot::Foreign(what) => {
+                return Err(
+                    Error::refused(doing, what).help(format!("look at {volume}; move it away if it is not needed"))
+                );
+            }
+            Snapshot::Partial if there.there.is_some() => return Ok(Change::Unchanged),
+            Snapshot::Partial | Snapshot::Absent => {}
+        }
+        let (place, intent) = (volume.path.clone(), format!("{mark}\n"));
+        io_work(&doing, move || replace(&intent_path(&place), intent.as_bytes(), 0o600)).await?;
+        self.tree.empty(&*self.host, path).await?;
+        Ok(Change::Created)
+    }
+
+    async fn whole(&self, volume: &VolumeRef, mark: &Mark) -> Result<Change> {
+        let doing = format!("mark {volume}");
+        self.path(&doing, volume)?;
+        writable(&doing, mark)?;
+        let seen = seen(&doing, volume).await?;
+        match seen.stands(&mark.run) {
+            Snapshot::Present => Ok(Change::Unchanged),
+            Snapshot::Partial if seen.there.is_some() => finish(&doing, volume, mark).await.map(|()| Change::Changed),
+            Snapshot::Foreign(what) => Err(Error::refused(doing, what)),
+            Snapshot::Partial | Snapshot::Absent => Err(Error::not_found(doing, "it does not exist")),
+        }
     }
 
     async fn probe(&self, target: &VolumeRef, mark: &Mark) -> Result<Snapshot> {

@@ -14,7 +14,7 @@ pub mod zfs;
 pub use btrfs::BtrfsStorage;
 pub use directory::DirectoryStorage;
 pub use lvm::{LvmStorage, look_anew, one_look};
-pub use marked::detect;
+pub use marked::{detect, fresh};
 pub use mount::{Access, Opened, open_device};
 pub use shown::{Place, Shown};
 pub use zfs::ZfsStorage;
@@ -265,6 +265,17 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// last: an unmarked or half-made target is [`Snapshot::Partial`] and is removed and made again. A target
     /// with another mark is refused. The caller pauses the guest if needed.
     async fn snapshot(&self, source: &VolumeRef, target: &VolumeRef, mark: &Mark) -> Result<Change>;
+    /// Makes an empty volume of this run, for content that comes from elsewhere; until [`Storage::whole`] it is
+    /// [`Snapshot::Partial`]. One that was begun stays as it is, with what is in it.
+    async fn make(&self, volume: &VolumeRef, _mark: &Mark) -> Result<Change> {
+        let why = format!("{:?} volumes are not made empty", self.kind());
+        Err(Error::new(format!("make {volume}"), Cause::Unsupported(why)))
+    }
+    /// The content of a volume that was made is there: it is marked.
+    async fn whole(&self, volume: &VolumeRef, _mark: &Mark) -> Result<Change> {
+        let why = format!("{:?} volumes are not made empty", self.kind());
+        Err(Error::new(format!("mark {volume}"), Cause::Unsupported(why)))
+    }
     /// How a snapshot stands.
     async fn probe(&self, target: &VolumeRef, mark: &Mark) -> Result<Snapshot>;
     /// Removes a volume and what is nested in it. Refuses one whose mark is not of this run (or, for `partial`

@@ -38,6 +38,8 @@ pub struct Mirror<'a> {
     pub backup: Option<&'a str>,
     /// A file of the target that the shell is written to.
     pub shell: &'a Path,
+    /// With ACLs, extended attributes and holes: a system's own tree, between two Linux machines.
+    pub whole: bool,
 }
 
 /// Mirrors a directory: one file system, numeric ids, hard links; what the source has not is deleted. What rsync tells of it at its end
@@ -46,12 +48,14 @@ pub struct Mirror<'a> {
 /// # Errors
 /// rsync is missing on either side, or fails; a link leads out of the tree; the link was lost.
 pub async fn mirror(source: &dyn Host, target: &dyn Host, what: &Mirror<'_>, living: bool) -> Result<String> {
-    let doing = format!("mirror {} of {} to {}", what.from, source.name(), what.root.join(what.below).display());
+    let from = if what.from.is_empty() { "/" } else { what.from };
+    let doing = format!("mirror {from} of {} to {}", source.name(), what.root.join(what.below).display());
     target.write_file(what.shell, SHELL.as_bytes(), 0o700).await?;
     let mut words: Vec<String> = ["sh", "-c", MIRROR, "sh"].map(str::to_owned).to_vec();
     let paths = [what.root.to_string_lossy(), what.below.into(), what.shell.to_string_lossy(), what.from.into()];
     words.extend(paths.into_iter().map(std::borrow::Cow::into_owned));
-    words.extend(["-aHx", "--numeric-ids", "--delete", "--stats"].map(str::to_owned));
+    let how = if what.whole { "-aHAXSx" } else { "-aHx" };
+    words.extend([how, "--numeric-ids", "--delete", "--stats"].map(str::to_owned));
     words.extend(
         what.backup
             .map(|aside| format!("--backup-dir={aside}"))
@@ -155,7 +159,7 @@ fn failed(doing: &str, output: &Output, command: &Command, name: &str) -> Error 
         98 => Error::refused(doing, "a link in the tree leads somewhere else")
             .help("put directories in the place of the links there"),
         97 => Error::not_found(doing, "the directory is not in the tree").help("make it there, or mend the rule"),
-        127 => Error::not_found(doing, format!("{name} has no rsync")).help("install it there: pkg install rsync"),
+        127 => Error::not_found(doing, format!("{name} has no rsync")).help("install it there"),
         _ => match output.clone().checked(format!("{doing} ({name})"), command) {
             Err(error) => error,
             Ok(_) => Error::unknown(doing, format!("rsync of {name} ended before it began")),
@@ -211,7 +215,15 @@ mod tests {
         let (from, root, shell) = (at("server/spool"), at("jails/A"), at("shell"));
         let exclude = ["*.pid".to_owned()];
         let from = from.to_str().unwrap();
-        let what = Mirror { from, root: &root, below: "var/spool", exclude: &exclude, backup: None, shell: &shell };
+        let what = Mirror {
+            from,
+            root: &root,
+            below: "var/spool",
+            exclude: &exclude,
+            backup: None,
+            shell: &shell,
+            whole: false,
+        };
         let told = mirror(&source, &target, &what, false).await.unwrap();
         assert!(told.contains("Number of regular files transferred: 1"), "{told}");
         let copy = |name: &str| fs::metadata(at("jails/A/var/spool").join(name)).unwrap();

@@ -56,6 +56,9 @@ impl FileSystem {
 const MOUNTS: &str =
     "if test -r /proc/self/mounts && test \"$(uname -s)\" = Linux; then cat /proc/self/mounts; else mount -p; fi";
 
+/// All names of a large file system are looked at.
+const LONG: Duration = Duration::from_secs(1800);
+
 /// Largest fstab that is read.
 const FSTAB: u64 = 256 << 10;
 
@@ -85,6 +88,19 @@ impl Source {
                 _ => Snap::None,
             };
             let Mounted { device, point, kind, .. } = mount;
+            // Nobody who stays on one file system goes into a subvolume: it is one of its own, whose bytes are counted with its
+            // file system's.
+            if system == System::Linux && kind == "btrfs" {
+                let nested = subvolumes(host, &point).await?;
+                for point in nested
+                    .into_iter()
+                    .filter(|point| !filesystems.iter().any(|one| one.mount == *point))
+                    .collect::<Vec<_>>()
+                {
+                    let (device, kind) = (device.clone(), kind.clone());
+                    filesystems.push(FileSystem { mount: point, device, kind, used_bytes: 0, snap });
+                }
+            }
             filesystems.push(FileSystem { mount: point, device, kind, used_bytes, snap });
         }
         filesystems.sort_by(|one, other| one.mount.cmp(&other.mount));
@@ -107,6 +123,31 @@ impl Source {
     pub fn holding(&self, path: &Path) -> Option<&FileSystem> {
         let holds = self.filesystems.iter().filter(|filesystem| path.starts_with(&filesystem.mount));
         holds.max_by_key(|filesystem| filesystem.mount.as_os_str().len())
+    }
+}
+
+/// Arguments: mount point. Directories in it that begin a subvolume (inode 256, btrfs-subvolume(8)) and are mounted nowhere.
+const SUBVOLUMES: &str = "find \"$1\" -xdev -mindepth 1 -type d -inum 256 2>/dev/null; exit 0";
+
+/// Most subvolumes that are gone into.
+const MOST_SUBVOLUMES: usize = 1000;
+
+/// Subvolumes of a mounted btrfs, in their places, those in others behind them.
+async fn subvolumes(host: &dyn Host, mount: &Path) -> Result<Vec<PathBuf>> {
+    let doing = format!("look for subvolumes in {} of {}", mount.display(), host.name());
+    let (mut found, mut looked): (Vec<PathBuf>, usize) = (Vec::new(), 0);
+    let mut at = mount.to_owned();
+    loop {
+        let Some(path) = at.to_str() else { return Err(Error::refused(doing, "a name in it is not UTF-8")) };
+        let command = Command::new(["sh", "-c", &format!("{PATH}{SUBVOLUMES}"), "sh", path]).timeout(LONG);
+        let printed = host.run(&command).await?.checked(&doing, &command)?.text();
+        found.extend(printed.lines().filter(|line| line.starts_with('/')).map(PathBuf::from));
+        if found.len() > MOST_SUBVOLUMES {
+            let why = format!("there are more than {MOST_SUBVOLUMES}");
+            return Err(Error::refused(doing, why).help("remove snapshots that lie among its files"));
+        }
+        let Some(next) = found.get(looked) else { return Ok(found) };
+        (at, looked) = (next.clone(), looked + 1);
     }
 }
 

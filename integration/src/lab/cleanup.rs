@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
@@ -46,7 +47,13 @@ fn connections(lab: &Lab) {
     for entry in entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket())) {
         let socket = format!("ControlPath={}", entry.path().display());
         // One that has ended by itself left its socket, which holds nothing.
-        run("ssh").args(["-F", "none", "-O", "exit", "-o", &socket, "anyone"]).succeeds();
+        if run("ssh").args(["-F", "none", "-O", "exit", "-o", &socket, "anyone"]).succeeds() {
+            // It has been told, and ends when it has tidied up.
+            let begun = Instant::now();
+            while entry.path().exists() && begun.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
     }
 }
 

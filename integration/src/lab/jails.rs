@@ -121,8 +121,8 @@ pub fn server_root(lab: &Lab, guest: &Guest) -> PathBuf {
     lab.path("servers").join(guest.name)
 }
 
-/// Makes a server: an ext4 for its root, and one for /usr.
-fn server(lab: &Lab, tar: &Path, guest: &Guest, release: &str) -> Result<()> {
+/// The file systems of a server, with a Debian in them: an ext4 for its root, and one for /usr. Where they are mounted, and their devices.
+fn on_loops(lab: &Lab, tar: &Path, guest: &Guest) -> Result<(PathBuf, [String; 2])> {
     let (mounted, name) = (server_root(lab, guest), guest.name);
     let mut devices = Vec::new();
     for (part, at, mib) in [("root", mounted.clone(), ROOT_MIB), ("usr", mounted.join("usr"), USR_MIB)] {
@@ -150,10 +150,56 @@ fn server(lab: &Lab, tar: &Path, guest: &Guest, release: &str) -> Result<()> {
         fs::set_permissions(mounted.join(directory), fs::Permissions::from_mode(0o555))?;
     }
     guest::make_it(lab, guest, &mounted)?;
+    // It has to answer at its parking address too.
+    let config = mounted.join("etc/ssh/sshd_config");
+    let own = format!("ListenAddress {}\n", lab.address(guest.host));
+    fs::write(&config, fs::read_to_string(&config)?.replace(&own, "#ListenAddress 0.0.0.0\n"))?;
+    let devices = <[String; 2]>::try_from(devices).map_err(|_| anyhow::anyhow!("two devices"))?;
+    Ok((mounted, devices))
+}
+
+/// Defines a server on its file systems, of which it has the devices.
+fn define(lab: &Lab, guest: &Guest, mounted: &Path, devices: &[String; 2]) -> Result<()> {
+    let blocks = devices.iter().map(|device| {
+        format!("    <hostdev mode='capabilities' type='storage'><source><block>{device}</block></source></hostdev>\n")
+    });
+    let blocks: String = blocks.collect();
+    let usr = format!(
+        "    <filesystem type='mount'>\n      <source dir='{}'/>\n      <target dir='/usr'/>\n    </filesystem>\n",
+        mounted.join("usr").display()
+    );
+    let definition = guest
+        .definition(lab)
+        .replace(&guest.root(lab).display().to_string(), &mounted.display().to_string())
+        .replace("    <interface", &format!("{usr}{blocks}    <interface"));
+    let file = lab.path(format!("{}.xml", guest.name));
+    fs::write(&file, definition)?;
+    lab.virsh(["define", file.to_str().context("the lab's path is not text")?]).map(drop)
+}
+
+/// Brings a Linux server up in a lab that stands: a plain Debian on ext4, with dump(8).
+///
+/// # Errors
+/// Whatever could not be built.
+pub fn linux(lab: &Lab, guest: &Guest) -> Result<()> {
+    let (mounted, devices) = on_loops(lab, &image::tar(guest.image)?, guest)?;
+    let [root, usr] = &devices;
+    fs::write(mounted.join("etc/fstab"), format!("{root} / ext4 defaults 0 1\n{usr} /usr ext4 defaults 0 2\n"))?;
+    define(lab, guest, &mounted, &devices)?;
+    guest::start(lab, guest.name)?;
+    let address = lab.address(guest.host);
+    guest::wait_for_ssh(lab, &address, Duration::from_secs(90))?;
+    guest::wait_settled(lab, &address, Duration::from_secs(90))
+}
+
+/// Makes a server of FreeBSD.
+fn server(lab: &Lab, tar: &Path, guest: &Guest, release: &str) -> Result<()> {
+    let name = guest.name;
+    let (mounted, devices) = on_loops(lab, tar, guest)?;
     dress(&mounted, &persona(&format!("{name}.lab"), release, "fxp0"))?;
     worlds::server(&mounted, release)?;
     let address = lab.address(guest.host);
-    let [root, usr] = devices.as_slice() else { anyhow::bail!("two devices") };
+    let [root, usr] = &devices;
     let write =
         |path: &str, text: String| fs::write(mounted.join(path), text).with_context(|| format!("writing /{path}"));
     write(
@@ -174,9 +220,6 @@ fn server(lab: &Lab, tar: &Path, guest: &Guest, release: &str) -> Result<()> {
     )?;
     write("etc/motd", format!("{name} serves.\n"))?;
     write("usr/local/etc/app.conf", format!("listen = {address}:8080\n"))?;
-    // It has to answer at its parking address too.
-    let sshd = fs::read_to_string(mounted.join("etc/ssh/sshd_config"))?;
-    write("etc/ssh/sshd_config", sshd.replace(&format!("ListenAddress {address}\n"), "#ListenAddress 0.0.0.0\n"))?;
     fs::create_dir_all(mounted.join("etc/rc.d"))?;
     for service in ["cron", "sendmail", "sshd"] {
         let script = mounted.join("etc/rc.d").join(service);
@@ -188,21 +231,7 @@ fn server(lab: &Lab, tar: &Path, guest: &Guest, release: &str) -> Result<()> {
         fs::create_dir_all(&directory)?;
         fs::write(directory.join(service), "")?;
     }
-    let blocks = devices.iter().map(|device| {
-        format!("    <hostdev mode='capabilities' type='storage'><source><block>{device}</block></source></hostdev>\n")
-    });
-    let blocks: String = blocks.collect();
-    let usr = format!(
-        "    <filesystem type='mount'>\n      <source dir='{}'/>\n      <target dir='/usr'/>\n    </filesystem>\n",
-        mounted.join("usr").display()
-    );
-    let definition = guest
-        .definition(lab)
-        .replace(&guest.root(lab).display().to_string(), &mounted.display().to_string())
-        .replace("    <interface", &format!("{usr}{blocks}    <interface"));
-    let file = lab.path(format!("{name}.xml"));
-    fs::write(&file, definition)?;
-    lab.virsh(["define", file.to_str().context("the lab's path is not text")?]).map(drop)
+    define(lab, guest, &mounted, &devices)
 }
 
 /// Writes the inventory of the two, and a client's configuration in which they are known.

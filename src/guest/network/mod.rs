@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::splice::{self, Changes, OFF};
 use super::tree::{Overlay, Tree, unfit};
-use super::{CloneSpec, GuestError, Interface, Method};
+use super::{AddressChange, CloneSpec, FileEdit, GuestError, Interface, Method};
 
 /// Where addresses are looked for, for messages.
 const CONFIGURED: &str = "etc/network/interfaces, /etc/systemd/network, /etc/netplan";
@@ -33,6 +33,16 @@ pub(super) fn interfaces(files: &Overlay<'_>) -> Result<Vec<Interface>, GuestErr
     found.extend(networkd::inspect(files)?);
     found.extend(netplan::inspect(files)?);
     Ok(found)
+}
+
+/// Edits that give a machine other addresses, and change nothing else of it.
+///
+/// # Errors
+/// As [`rewrite`].
+pub fn moved(tree: &Tree, addresses: Vec<AddressChange>) -> Result<Vec<FileEdit>, GuestError> {
+    let mut edits = Overlay::new(tree);
+    rewrite(&mut edits, &CloneSpec { addresses, ..CloneSpec::default() })?;
+    Ok(edits.into_edits())
 }
 
 /// Plans the edits that give the clone its addresses.

@@ -13,6 +13,7 @@ use crate::lifecycle::error::Failure;
 use crate::lifecycle::preflight::Findings;
 use crate::lifecycle::record::RunFacts;
 use crate::steps::server;
+use crate::steps::transfer::Method;
 
 /// What `clone` looks at.
 ///
@@ -29,20 +30,34 @@ pub async fn for_clone(
     filesystems(facts, findings);
     host_is_fit(facts, findings);
     names(facts, record, findings);
+    super::container::check(facts, run, findings).await?;
     let host = facts.hypervisor.host();
-    if !facts.spec.carry.is_empty() {
-        for machine in [&host, &facts.server] {
-            let command = Command::new(["sh", "-c", "command -v rsync"]);
-            if machine.run(&command).await?.status != 0 {
-                let why = format!("{} has no rsync, which carry rules need on both sides", machine.name());
-                findings.refuse("carry", why, "install it there: pkg install rsync");
-            }
-        }
+    if facts.method() == Method::Rsync {
+        both_have(facts, "rsync", "method", "which copies by rsync need on both sides", findings).await?;
     }
-    free(&*host, facts, record.addressing.clone, "--ip", findings).await?;
+    if !facts.spec.carry.is_empty() {
+        both_have(facts, "rsync", "carry", "which carry rules need on both sides", findings).await?;
+    }
+    // A container's host is this machine: who answers is asked on the bridge itself.
+    let via = run.container.as_ref().map(|_| run.interface.as_str());
+    free(&*host, via, facts, record.addressing.clone, "--ip", findings).await?;
     if let Some(parking) = &run.parking {
         let place = format!("guests.{}.source.parking", facts.spec.name);
-        free(&*host, facts, IpAddr::V4(parking.ip), &place, findings).await?;
+        free(&*host, via, facts, IpAddr::V4(parking.ip), &place, findings).await?;
+    }
+    Ok(())
+}
+
+/// A program that both sides need for what `id` says.
+async fn both_have(facts: &Facts, program: &str, id: &str, why: &str, findings: &mut Findings) -> Result<(), Failure> {
+    let host = facts.hypervisor.host();
+    for machine in [&host, &facts.server] {
+        let command = Command::new(["sh", "-c", "command -v \"$1\"", "sh", program]);
+        if machine.run(&command).await?.status != 0 {
+            let why = format!("{} has no {program}, {why}", machine.name());
+            let how = if facts.linux.is_some() { "apt install" } else { "pkg install" };
+            findings.refuse(id, why, format!("install it there: {how} {program}"));
+        }
     }
     Ok(())
 }
@@ -80,17 +95,25 @@ fn listens(facts: &Facts, ip: IpAddr) -> bool {
 
 fn server_is_fit(facts: &Facts, findings: &mut Findings) {
     let name = &facts.spec.name;
-    if facts.source.system != System::Freebsd {
+    let jail = facts.hypervisor.platform() == "jail";
+    if jail && facts.source.system != System::Freebsd {
         findings.refuse(
             "source",
             format!("{name} runs no FreeBSD: it cannot become a jail"),
-            "clone it as a guest of another platform",
+            "let it become a container: host = \"…\", one with hypervisor = \"libvirt\"",
+        );
+    }
+    if !jail && facts.source.system != System::Linux {
+        findings.refuse(
+            "source",
+            format!("{name} runs no Linux: it cannot become a container"),
+            "let it become a jail: host = \"…\", one with hypervisor = \"jail\"",
         );
     }
     let Some((home, _)) = facts.home() else {
         findings.refuse(
             "address",
-            format!("{} is no address of {name} itself, as its ifconfig shows it", facts.address),
+            format!("{} is no address of {name} itself, as it shows them", facts.address),
             "give the server's own address in source.ssh, not one that is translated to it",
         );
         return;
@@ -105,7 +128,11 @@ fn server_is_fit(facts: &Facts, findings: &mut Findings) {
     if !others.is_empty() {
         findings.warn("address", format!("stays with the server after promotion, too: {}", others.join(", ")));
     }
-    if facts.source.dump.is_none() {
+    if facts.method() == Method::Rsync {
+        if facts.declared.compress || facts.declared.bandwidth.is_some() {
+            findings.warn("method", "compress and bandwidth have no effect on a copy by rsync");
+        }
+    } else if facts.source.dump.is_none() {
         findings.refuse("dump", format!("{name} has no dump"), "install it there (FreeBSD has it in its base system)");
     }
     if facts.host_keys.is_empty() {
@@ -135,7 +162,7 @@ fn filesystems(facts: &Facts, findings: &mut Findings) {
                 format!("{} is no file system of {}", point.display(), facts.spec.name),
                 format!("mounted there: {}", listed(facts.source.filesystems.iter().map(|one| &one.mount))),
             ),
-            Some(one) if !one.dumpable(facts.source.system) => findings.refuse(
+            Some(one) if !facts.copies(one) => findings.refuse(
                 "filesystems",
                 format!("{} is {}, which dump does not read", point.display(), one.kind),
                 format!("leave it with the server: disks = {{ {:?} = \"detach\" }}", point.display().to_string()),
@@ -169,6 +196,8 @@ fn host_is_fit(facts: &Facts, findings: &mut Findings) {
         Some((parts.next()?.parse().ok()?, parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
     };
     match (number(&facts.source.release), number(&facts.host_release)) {
+        // Linux programs rest on no kernel of their age.
+        _ if facts.linux.is_some() => {}
         (Some(server), Some(own)) if server > own => findings.refuse(
             "release",
             format!("the server's {} is newer than the kernel of {host}, {}", facts.source.release, facts.host_release),
@@ -190,9 +219,9 @@ fn host_is_fit(facts: &Facts, findings: &mut Findings) {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     match &facts.space {
         None => findings.refuse(
-            "jails",
-            format!("{host} has no directory {}", facts.jails.display()),
-            "make it, or mend jails in [hosts]",
+            "trees",
+            format!("{host} has no directory {}", facts.trees.display()),
+            "make it, or mend its name in [hosts]",
         ),
         Some(space) if space.free_bytes < used + used / 10 => findings.refuse(
             "space",
@@ -200,7 +229,7 @@ fn host_is_fit(facts: &Facts, findings: &mut Findings) {
                 "{} MiB are in use on the server, {} MiB are free in {}",
                 mib(used),
                 mib(space.free_bytes),
-                facts.jails.display()
+                facts.trees.display()
             ),
             "make room there (a tenth more than what is in use), or leave a file system with the server",
         ),
@@ -210,17 +239,18 @@ fn host_is_fit(facts: &Facts, findings: &mut Findings) {
 
 fn names(facts: &Facts, record: &RunFacts, findings: &mut Findings) {
     let name = &facts.spec.name;
-    if name.contains('.') || name.bytes().all(|byte| byte.is_ascii_digit()) {
+    let jail = facts.linux.is_none();
+    if jail && (name.contains('.') || name.bytes().all(|byte| byte.is_ascii_digit())) {
         findings.refuse(
             "name",
             format!("a jail cannot be called {name}"),
             "name the guest without a dot, and not by a number alone",
         );
     }
-    if facts.neighbours.iter().any(|jail| jail.name == *name) {
+    if facts.neighbours.iter().any(|other| other.name == *name) {
         findings.refuse(
             "name",
-            format!("{} has a jail called {name}", facts.spec.host),
+            format!("{} has a guest called {name}", facts.spec.host),
             "give the guest another name in the inventory",
         );
     }
@@ -232,12 +262,12 @@ fn names(facts: &Facts, record: &RunFacts, findings: &mut Findings) {
         findings.warn("vnet", why);
     }
     let ours = [Some(record.addressing.clone), Some(record.addressing.original)];
-    for jail in &facts.neighbours {
-        let taken = jail.nics.iter().flat_map(|nic| &nic.addresses).find(|ip| ours.contains(&Some(**ip)));
+    for other in &facts.neighbours {
+        let taken = other.nics.iter().flat_map(|nic| &nic.addresses).find(|ip| ours.contains(&Some(**ip)));
         if let Some(ip) = taken {
             findings.refuse(
                 "address",
-                format!("{ip} is an address of the jail {}", jail.name),
+                format!("{ip} is an address of the guest {}", other.name),
                 "choose a free address",
             );
         }
@@ -247,6 +277,7 @@ fn names(facts: &Facts, record: &RunFacts, findings: &mut Findings) {
 /// An address that nobody has yet.
 async fn free(
     host: &dyn Host,
+    via: Option<&str>,
     facts: &Facts,
     address: IpAddr,
     place: &str,
@@ -260,7 +291,11 @@ async fn free(
         );
         return Ok(());
     }
-    match server::answers(host, address).await? {
+    let said = match via {
+        Some(via) => facts.hypervisor.net().owner(address, via).await?.map(|mac| mac.to_string()),
+        None => server::answers(host, address).await?,
+    };
+    match said {
         Some(said) => findings.refuse(
             "address",
             format!("{address} is taken, as {} sees it: {said}", facts.spec.host),

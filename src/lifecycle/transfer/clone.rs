@@ -1,5 +1,5 @@
-//! `clone` of a transfer: the server's file systems go into a tree of the host, live; the tree becomes a jail's, and the jail is defined
-//! and left stopped.
+//! `clone` of a transfer: the server's file systems go into a tree of the host, live; the tree becomes a guest's, and the guest is defined.
+//! A jail is left stopped; a container is upgraded from inside, so it starts.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use hypervisors::jail::ifconfig::netmask;
 use hypervisors::storage::Copies;
 use hypervisors::{Definition, Mark, NewAddress, NewGuest, Role, VolumeKind, VolumeRef};
 
-use super::{Facts, Transfer, parking, scratch};
+use super::{Facts, Transfer, container, parking, scratch};
 use crate::engine::plan::PLACEHOLDER;
 use crate::engine::{Plan, PlanStep, Stage, Undo};
 use crate::guest::AddressChange;
@@ -17,16 +17,19 @@ use crate::inventory::values::{AddressTo, AddressWish, complete_ip};
 use crate::inventory::{DiskRule, Strategy, Verb};
 use crate::lifecycle::address::Addressing;
 use crate::lifecycle::error::{Failure, exit};
+use crate::lifecycle::facts::release;
 use crate::lifecycle::hooks::Hooks;
 use crate::lifecycle::page::{Page, Row};
 use crate::lifecycle::record::{RunDisk, RunFacts};
 use crate::lifecycle::state::State;
+use crate::steps::container::MakeRoot;
 use crate::steps::net::Place;
 use crate::steps::server::{Old, Server};
-use crate::steps::{domain, jail, verify};
+use crate::steps::transfer::Method;
+use crate::steps::{Action, domain, jail, verify};
 
 fn refuse(facts: &Facts, why: impl Into<String>, place: &str, help: &str) -> Failure {
-    Failure::new(exit::REFUSED, format!("choose an address for the jail of {}", facts.spec.name))
+    Failure::new(exit::REFUSED, format!("choose an address for the clone of {}", facts.spec.name))
         .cause(why.into())
         .place(place)
         .help(help)
@@ -37,15 +40,15 @@ fn address(facts: &Facts, wishes: &[AddressWish]) -> Result<IpAddr, Failure> {
     let help = "give one, such as --ip .113, or set clone.ip in the inventory";
     let wish = match wishes {
         [wish] => wish,
-        [] => return Err(refuse(facts, "no address was given for the jail", "--ip", help)),
-        _ => return Err(refuse(facts, "a jail is cloned at one address", "--ip", help)),
+        [] => return Err(refuse(facts, "no address was given for the clone", "--ip", help)),
+        _ => return Err(refuse(facts, "a server is cloned at one address", "--ip", help)),
     };
     let ip = match &wish.to {
         AddressTo::Partial(tail) => {
             complete_ip(tail, facts.address).map(IpAddr::V4).map_err(|why| refuse(facts, why, "--ip", help))?
         }
         AddressTo::Full(ip) => *ip,
-        AddressTo::Dhcp => return Err(refuse(facts, "a jail's address is its host's to give", "--ip", help)),
+        AddressTo::Dhcp => return Err(refuse(facts, "a server's clone has a fixed address", "--ip", help)),
     };
     match ip == IpAddr::V4(facts.address) {
         true => Err(refuse(facts, format!("{ip} is the server's own address"), "--ip", "choose a free address")),
@@ -69,6 +72,9 @@ fn carried(facts: &Facts, address: IpAddr) -> Result<(String, u8), Failure> {
     };
     let alone = if address.is_ipv4() { 32 } else { 128 };
     let found = facts.host_interfaces.iter().find(|interface| interface.addresses.iter().any(near));
+    if facts.linux.is_some() {
+        return bridge(facts, found.map(|interface| interface.name.clone()));
+    }
     let length = facts.home().map_or(alone, |(_, prefix)| if address.is_ipv4() { prefix } else { alone });
     let place = format!("guests.{}.clone in the inventory", facts.spec.name);
     match (&facts.spec.clone.interface, found) {
@@ -94,6 +100,18 @@ fn carried(facts: &Facts, address: IpAddr) -> Result<(String, u8), Failure> {
     }
 }
 
+/// The bridge of this machine that a container's card is put into.
+fn bridge(facts: &Facts, found: Option<String>) -> Result<(String, u8), Failure> {
+    let is_bridge = |name: &str| Path::new("/sys/class/net").join(name).join("bridge").is_dir();
+    let place = format!("guests.{}.clone in the inventory", facts.spec.name);
+    let help = "name the bridge: clone = { interface = \"br0\" }";
+    match facts.spec.clone.interface.clone().or(found) {
+        Some(name) if is_bridge(&name) => Ok((name, facts.home().map_or(32, |(_, prefix)| prefix))),
+        Some(name) => Err(refuse(facts, format!("{name} of {} is no bridge", facts.spec.host), &place, help)),
+        None => Err(refuse(facts, format!("no bridge of {} is in its network", facts.spec.host), &place, help)),
+    }
+}
+
 /// What is remembered of a run that this plan begins, with `GUEST--RUN` for its id.
 ///
 /// # Errors
@@ -104,7 +122,10 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
     let run_dir = state.join("runs").join(&run);
     let (new, old) = (address(facts, wishes)?, IpAddr::V4(facts.address));
     let (interface, prefix) = carried(facts, new)?;
-    let place = |address| Place { address, via: interface.clone(), mac: None };
+    let root = facts.trees.join(&run);
+    let container = container::record(facts, &run, &root)?;
+    let card = |server: bool| container.as_ref().and_then(|own| if server { own.server_mac } else { Some(own.mac) });
+    let place = |address, server| Place { address, via: interface.clone(), mac: card(server) };
     let (home, home_prefix) = facts.home().map(|(home, prefix)| (home.clone(), prefix)).unzip();
     // The primary one first: it goes over, and so do the others of its interface.
     let mut given_up: Vec<Old> =
@@ -118,11 +139,11 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
     let server = Server {
         host: facts.spec.host.clone(),
         source: original.clone(),
+        container: container.as_ref().map(|own| own.uuid.clone()),
         // By the same keys: the name under which they are known stays.
         parking: parked.map(|parking| hypervisors::GuestLink { address: IpAddr::V4(parking.ip), ..original.clone() }),
         run: run.clone(),
     };
-    let root = facts.jails.join(&run);
     let changes = given_up.iter().map(|own| AddressChange {
         interface: home.as_ref().map(|home| home.name.clone()).unwrap_or_default(),
         old: own.ip,
@@ -140,7 +161,10 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
             root: true,
             rule: DiskRule::Clone,
             source: None,
-            target: Some(VolumeRef { kind: VolumeKind::Directory, path: root.clone() }),
+            target: Some(match &container {
+                Some(own) => own.volume.clone(),
+                None => VolumeRef { kind: VolumeKind::Directory, path: root.clone() },
+            }),
             source_there: None,
             target_there: None,
         }],
@@ -152,21 +176,21 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
             clone: new,
             dhcp: Vec::new(),
             by: None,
-            original_places: given_up.iter().map(|own| place(own.ip)).collect(),
-            clone_places: vec![place(new)],
+            original_places: given_up.iter().map(|own| place(own.ip, true)).collect(),
+            clone_places: vec![place(new, false)],
         },
         clone: facts.link(&run, new, run_dir.join("known_hosts"), control_dir),
         original,
         quarantined: Vec::new(),
         fenced: false,
         hostname: facts.hostname.clone(),
-        codename: facts.source.release.clone(),
+        codename: facts.linux.as_ref().map_or_else(|| facts.source.release.clone(), |linux| release(&linux.tree).1),
         run_dir,
         verification: None,
         unproven: None,
         boot_s: None,
         transfer: Some(Box::new(Transfer {
-            scratch: scratch(&facts.jails, &run),
+            scratch: scratch(&facts.trees, &run),
             root,
             interface,
             prefix,
@@ -175,6 +199,7 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
             old: given_up,
             parking: parked,
             release: facts.source.release.clone(),
+            container,
         })),
         machine: None,
     })
@@ -195,6 +220,7 @@ pub fn guest(record: &RunFacts, promoted: bool) -> Result<NewGuest, Failure> {
             hostname: record.hostname.clone(),
             addresses: run.old.iter().map(|own| NewAddress { prefix: alone(own.ip), ..address(own.ip) }).collect(),
             mark: Some(Mark { run: record.clone.name.clone(), role: Role::Production }),
+            container: container::particulars(run),
         },
         false => NewGuest {
             name: record.clone.name.clone(),
@@ -202,6 +228,7 @@ pub fn guest(record: &RunFacts, promoted: bool) -> Result<NewGuest, Failure> {
             hostname: record.hostname.clone(),
             addresses: vec![address(record.addressing.clone)],
             mark: Some(Mark { run: record.clone.name.clone(), role: Role::Clone }),
+            container: container::particulars(run),
         },
     })
 }
@@ -223,12 +250,17 @@ pub fn plan(
     let mut steps = hooks.before(Verb::Clone);
     let baseline = verify::TakeBaseline::new(&host, &record.original, &record.hostname, &facts.spec.checks);
     steps.push(PlanStep::new(Stage::Announce, baseline, 5.0).undo(Undo::Nothing));
-    let tree = jail::MakeTree {
-        host: host.clone(),
-        run: record.clone.name.clone(),
-        root: run.root.clone(),
-        scratch: run.scratch.clone(),
-        dataset: dataset(facts, record),
+    let (name, scratch) = (record.clone.name.clone(), run.scratch.clone());
+    let tree: Action = match &run.container {
+        Some(own) => MakeRoot { host: host.clone(), run: name, volume: own.volume.clone(), scratch }.into(),
+        None => jail::MakeTree {
+            host: host.clone(),
+            run: name,
+            root: run.root.clone(),
+            scratch,
+            dataset: dataset(facts, record),
+        }
+        .into(),
     };
     steps.push(PlanStep::new(Stage::Duplicate, tree, 0.5));
     steps.extend(moves);
@@ -236,6 +268,9 @@ pub fn plan(
     steps.extend(adapts.into_iter().map(|step| step.undo(Undo::WithClone)));
     let define = domain::Define { host, definition, replaces: None, disks_before: BTreeMap::new() };
     steps.push(PlanStep::new(Stage::Define, define, 0.5));
+    if run.container.is_some() {
+        steps.extend(container::come_up(record));
+    }
     steps.extend(hooks.after(Verb::Clone));
     let plan =
         Plan { failure_closes: true, ..record.plan("clone", [State::Cloning, State::Cloned, State::Aborted], steps) };
@@ -248,10 +283,17 @@ fn dataset(facts: &Facts, record: &RunFacts) -> Option<String> {
 }
 
 fn page(facts: &Facts, record: &RunFacts, run: &Transfer) -> Page {
-    let mut page = Page::new(format!(
-        "Transfer {} into a jail ({}, FreeBSD {} under {}).",
-        facts.spec.name, facts.spec.host, facts.source.release, facts.host_release
-    ));
+    let name = &facts.spec.name;
+    let mut page = Page::new(match &facts.linux {
+        None => format!(
+            "Transfer {name} into a jail ({}, FreeBSD {} under {}).",
+            facts.spec.host, facts.source.release, facts.host_release
+        ),
+        Some(linux) => {
+            let by = if facts.method() == Method::Dump { "dump" } else { "rsync" };
+            format!("Transfer {name} into a container ({}, {}) by {by}.", facts.spec.host, release(&linux.tree).0)
+        }
+    });
     page.sides.push(vec![
         "original".into(),
         record.addressing.original.to_string(),
@@ -262,7 +304,7 @@ fn page(facts: &Facts, record: &RunFacts, run: &Transfer) -> Page {
         "clone".into(),
         record.addressing.shown(),
         run.interface.clone(),
-        "a jail, left stopped".into(),
+        if run.container.is_some() { "a container, quarantined" } else { "a jail, left stopped" }.into(),
     ]);
     let moved = facts.moved();
     for one in &facts.source.filesystems {
@@ -274,7 +316,8 @@ fn page(facts: &Facts, record: &RunFacts, run: &Transfer) -> Page {
     let dataset = dataset(facts, record).map(|name| format!(", the dataset {name}")).unwrap_or_default();
     page.rows.push(Row::new("tree", format!("{} on {}{dataset}", run.root.display(), facts.spec.host)));
     if let Some(parking) = &run.parking {
-        page.rows.push(Row::new("parking", format!("the server goes to {} when the jail takes its place", parking.ip)));
+        page.rows
+            .push(Row::new("parking", format!("the server goes to {} when the clone takes its place", parking.ip)));
     }
     page
 }

@@ -1,4 +1,4 @@
-//! `commit` of a transfer: the jail is the server from now on. The old machine is left as promotion left it, fenced.
+//! `commit` of a transfer: the guest is the server from now on. The old machine is left as promotion left it, fenced.
 
 use hypervisors::{Definition, DefinitionEdit, Hypervisor, Power};
 
@@ -9,12 +9,12 @@ use crate::lifecycle::hooks::Hooks;
 use crate::lifecycle::page::{Page, Row};
 use crate::lifecycle::record::RunFacts;
 use crate::lifecycle::state::State;
-use crate::steps::{domain, jail, sha256};
+use crate::steps::{Action, container, domain, jail, sha256};
 
 /// The plan and its page.
 ///
 /// # Errors
-/// The promoted jail does not run: nothing is made final on the journal's word alone.
+/// The promoted guest does not run: nothing is made final on the journal's word alone.
 pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervisor) -> Result<(Plan, Page), Failure> {
     let (name, run) = (&spec.name, record.transferred()?);
     let refuse = |why: String| {
@@ -23,7 +23,7 @@ pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervis
             .help(format!("look at it on {}, or upgradectl rollback {name}", record.host))
     };
     if hypervisor.power(name).await? != Power::On {
-        return Err(refuse(format!("the jail {name} does not run")));
+        return Err(refuse(format!("the guest {name} does not run")));
     }
     let now = hypervisor.definition(name).await?.ok_or_else(|| refuse(format!("{name} is not defined")))?;
     let unmarked: Definition =
@@ -37,11 +37,10 @@ pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervis
         disks_before: std::collections::BTreeMap::new(),
     };
     steps.push(PlanStep::new(Stage::Tidy, define, 0.5).undo(Undo::Nothing));
-    let keep = jail::KeepTree {
-        host: record.host.clone(),
-        run: record.clone.name.clone(),
-        root: run.root.clone(),
-        scratch: run.scratch.clone(),
+    let (host, scratch) = (record.host.clone(), run.scratch.clone());
+    let keep: Action = match &run.container {
+        Some(own) => container::KeepRoot { host, volume: own.volume.clone(), scratch }.into(),
+        None => jail::KeepTree { host, run: record.clone.name.clone(), root: run.root.clone(), scratch }.into(),
     };
     steps.push(PlanStep::new(Stage::Tidy, keep, 0.5).undo(Undo::None));
     for step in &mut steps {

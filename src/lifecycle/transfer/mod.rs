@@ -1,18 +1,22 @@
-//! Runs by strategy `transfer`: a server of its own becomes a jail on a host of jails, and takes the server's place.
+//! Runs by strategy `transfer`: a server of its own becomes a guest, and takes the server's place: a FreeBSD server a jail on a host of
+//! jails, a Linux server a container of this machine.
 //!
 //! What other strategies do with volumes and definitions of one platform is here done between two machines: the server is read over
-//! ssh, the jail lives in a directory of its host, and nothing of either is opened on this machine. The verbs, their states and
+//! ssh, the jail lives in a directory of its host, and nothing of either is opened on this machine. A container's tree is opened, like
+//! that of every other clone, and its upgrade is theirs. The verbs, their states and
 //! ways back are those of every run.
 //!
 //! * `facts`: what is known of the server and of the host; `check`: what is refused before anything is touched.
 //! * `clone`, `upgrade`, `promote`, `commit`: the plan of each verb. The ways back are those of `super::back`.
 //! * `world`: the steps of a recipe. `tree`: what is done to the jail's files; `parking`: what becomes of the server's rc.conf; `queues`: which of
 //!   its queues are brought over at promotion.
+//! * `container`: what is a container's in all of that.
 //! * `run`: a run of this strategy under its lease.
 
 mod check;
 mod clone;
 mod commit;
+mod container;
 mod facts;
 mod parking;
 mod promote;
@@ -26,6 +30,7 @@ pub use facts::Facts;
 
 use std::path::{Path, PathBuf};
 
+use hypervisors::{MacAddr, VolumeRef};
 use serde::{Deserialize, Serialize};
 
 use crate::steps::server::{Old, Parking, Server};
@@ -51,6 +56,24 @@ pub struct Transfer {
     pub parking: Option<Parking>,
     /// Release of the server (`uname -r`).
     pub release: String,
+    /// What it becomes, if not a jail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+}
+
+/// What is remembered of a container beside that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its tree.
+    pub volume: VolumeRef,
+    /// Its UUID, as clone and in the server's place.
+    pub uuid: String,
+    /// Hardware address of its card.
+    pub mac: MacAddr,
+    /// That of the server's.
+    pub server_mac: Option<MacAddr>,
+    /// Its memory in bytes.
+    pub memory_bytes: u64,
 }
 
 /// The run's own directory beneath the directory of jails.

@@ -1,13 +1,14 @@
-//! `promote` of a transfer: the server gives up its services and its address, and the jail takes them. The server is down from the stop
-//! of its first service until the jail's checks have passed.
+//! `promote` of a transfer: the server gives up its services and its address, and the guest takes them. The server is down from the stop
+//! of its first service until the guest's checks have passed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use hypervisors::Definition;
+use hypervisors::{Definition, Role};
 
 use super::Transfer;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo, outages};
+use crate::guest::FileEdit;
 use crate::inventory::{CarryRule, GuestSpec, Verb};
 use crate::lifecycle::clone::settle;
 use crate::lifecycle::error::Failure;
@@ -16,7 +17,8 @@ use crate::lifecycle::page::{Page, Row};
 use crate::lifecycle::production::look;
 use crate::lifecycle::record::RunFacts;
 use crate::lifecycle::state::State;
-use crate::steps::{Action, domain, server};
+use crate::steps::net::{self, Place};
+use crate::steps::{Action, domain, server, storage};
 use crate::verify::Side;
 
 /// What promotion rests on, as it is now.
@@ -27,15 +29,35 @@ pub struct Now {
     pub services: Vec<String>,
     /// Queues that are brought over, relative to the root.
     pub queues: Vec<String>,
-    /// SHA-256 of the server's rc.conf, what it becomes, and the difference.
-    pub rc_conf: (String, String, String),
-    /// What gives the jail its identity back.
+    /// How the server is configured while it is parked.
+    pub parked: Parked,
+    /// What gives the guest its identity back.
     pub identity: Action,
+}
+
+/// What becomes of the configuration of the server's network.
+pub struct Parked {
+    /// SHA-256 of its rc.conf, and what it becomes; of a Linux server, nothing.
+    pub rc_conf: (String, String),
+    /// The files of a Linux server.
+    pub edits: Option<Vec<FileEdit>>,
+    /// The difference, for people.
+    pub diff: String,
 }
 
 fn quiet(record: &RunFacts, run: &Transfer, back: Option<(String, server::Server)>) -> server::ProveQuiet {
     let addresses: Vec<IpAddr> = run.old.iter().map(|old| old.ip).collect();
-    server::ProveQuiet { host: record.host.clone(), addresses, back }
+    let via = run.container.as_ref().map(|_| run.interface.clone());
+    server::ProveQuiet { host: record.host.clone(), addresses, via, back }
+}
+
+/// The link is told who has the addresses now: the server again, or the container.
+fn announced(record: &RunFacts, run: &Transfer, server: bool) -> Option<PlanStep> {
+    let own = run.container.as_ref()?;
+    let mac = if server { own.server_mac } else { Some(own.mac) };
+    let places = record.addressing.original_places.iter().map(|place| Place { mac, ..place.clone() }).collect();
+    let announce = net::Announce { host: record.host.clone(), places };
+    Some(PlanStep::new(Stage::Start, announce, 0.1).undo(Undo::Nothing).on_failure(OnFailure::Warn))
 }
 
 /// What the rules bring over: in advance, or from the stopped server.
@@ -94,13 +116,17 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     let stop = server::StopServices { server: run.server.clone(), services: now.services.clone() };
     // The way back has ended when the server lets us in at its own address, with its services.
     let up = look(Stage::Settle, settle(&host, &record.original), 2.0).on_failure(OnFailure::Stop).outage_ends();
-    steps.push(PlanStep::new(Stage::Fence, stop, 5.0).outage_begins().undone_between(Vec::new(), vec![up]));
+    // A Linux that takes an address tells nobody: its neighbours would look for it where the guest was.
+    let mut after = Vec::new();
+    after.extend(announced(record, run, true));
+    after.push(up);
+    steps.push(PlanStep::new(Stage::Fence, stop, 5.0).outage_begins().undone_between(Vec::new(), after));
     // A server that leaves the network cannot be asked any more; nothing runs on it that would still write.
     let leaves = run.parking.is_none();
     if leaves {
         steps.extend(carry(true).chain(queued()));
     }
-    let (rc_before, rc_after, diff) = now.rc_conf;
+    let Parked { rc_conf: (rc_before, rc_after), edits, diff } = now.parked;
     let park = server::Park {
         server: run.server.clone(),
         interface: run.server_interface.clone(),
@@ -108,6 +134,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         parking: run.parking,
         rc_before,
         rc_after,
+        edits,
         diff,
     };
     // Two owners of an address would break both: this one is not only worth a warning.
@@ -118,6 +145,10 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     if !leaves {
         steps.extend(carry(true).chain(queued()));
     }
+    if let Some(own) = &run.container {
+        let (volume, role) = (own.volume.clone(), Some(Role::Production));
+        steps.push(PlanStep::new(Stage::Adopt, storage::MarkVolume { host: host.clone(), volume, role }, 0.1));
+    }
     let define = domain::Define {
         host: host.clone(),
         definition: now.definition,
@@ -127,6 +158,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     steps.push(PlanStep::new(Stage::Define, define, 0.5));
     let start = domain::Start { host: host.clone(), guest: name.clone(), patience_s: 120, force: true };
     steps.push(PlanStep::new(Stage::Start, start, 5.0).goes_live());
+    steps.extend(announced(record, run, false));
     let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);
     steps.push(
         PlanStep::new(Stage::Prove, checks, 5.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
@@ -175,7 +207,7 @@ fn page(
     let all = if carried.is_empty() { "all" } else { "all else" };
     page.rows.push(Row::new("left behind", format!("{all} that {name} wrote since the transfer")));
     page.rows
-        .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the jail got since stays with it")));
+        .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone got since stays with it")));
     page.rows.push(Row::new("commit", "no second outage; the server stays as it is, fenced"));
     page.confirm = Some(name.clone());
     page

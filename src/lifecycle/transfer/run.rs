@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hypervisors::Power;
+use hypervisors::{Host, Power};
 
-use super::{Facts, check, clone, commit, parking, promote, upgrade};
+use super::{Facts, Transfer, check, clone, commit, container, parking, promote, upgrade};
 use crate::engine::Emitter;
 use crate::inventory::GuestSpec;
 use crate::inventory::values::AddressWish;
@@ -44,8 +44,9 @@ impl App {
         record.quarantined.clone_from(&steps.held);
         let (plan, page) = clone::plan(&facts, &record, definition, steps.moves, steps.adapts)?;
         let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
-        let beginning =
-            Beginning { record, host_keys: facts.host_keys.clone(), definition: None, clone_has_keys: true };
+        // A container gets keys of its own, which promotion takes back; a jail has the server's.
+        let clone_has_keys = facts.linux.is_none();
+        let beginning = Beginning { record, host_keys: facts.host_keys.clone(), definition: None, clone_has_keys };
         self.begin(spec, existing, proposal, beginning, options, emit).await
     }
 
@@ -59,7 +60,7 @@ impl App {
         let wishes: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         if wishes.is_empty() {
             findings
-                .warn("address", format!("none is declared for the jail: upgradectl clone {} --ip .113", spec.name));
+                .warn("address", format!("none is declared for the clone: upgradectl clone {} --ip .113", spec.name));
             return Ok(());
         }
         let record = clone::record(&facts, &wishes, &self.state, &self.scratch)?;
@@ -79,15 +80,15 @@ impl Held<'_> {
     }
 
     /// `promote` of a transfer.
-    pub(in crate::lifecycle) async fn promote_jail(&mut self, options: &Options) -> Result<Finish, Failure> {
+    pub(in crate::lifecycle) async fn promote_transferred(&mut self, options: &Options) -> Result<Finish, Failure> {
         let name = self.spec.name.clone();
         let run = self.record.transferred()?.clone();
         let mut findings = Findings::default();
         if self.hypervisor.definition(&name).await?.is_some() {
             findings.refuse(
                 "name",
-                format!("{} has a jail called {name} by now", self.record.host),
-                "rename it, or take it out of its jail.conf",
+                format!("{} has a guest called {name} by now", self.record.host),
+                "rename it, or take its definition away",
             );
         }
         let world = self.world(options)?;
@@ -97,22 +98,21 @@ impl Held<'_> {
                 .cause(format!("the server does not answer at {}", run.server.source.address))
                 .help("look at it: its services are stopped and its address is given up over ssh")
         })?;
-        let bytes = host.read_file(Path::new("/etc/rc.conf"), 1 << 20).await?.unwrap_or_default();
-        let before = String::from_utf8_lossy(&bytes).into_owned();
         let services = server::running(&*host).await.map_err(|error| failed(&name, &error))?;
-        let after =
-            parking::rc_conf(&before, &run.server_interface, run.parking.as_ref(), &services).map_err(|wrong| {
-                Failure::new(exit::REFUSED, format!("promote {name}"))
-                    .cause(format!("the server's rc.conf cannot be given its parking address: {wrong}"))
-                    .help(wrong.help.unwrap_or_else(|| "write the values out there".to_owned()))
-            })?;
-        let diff = similar::TextDiff::from_lines(&before, &after)
-            .unified_diff()
-            .header("/etc/rc.conf of the server", "/etc/rc.conf of the server, parked")
-            .to_string();
+        let parked = match &run.container {
+            Some(_) => {
+                let (edits, diff) = container::parked(&*host, &run).await?;
+                promote::Parked { rc_conf: Default::default(), edits: Some(edits), diff }
+            }
+            None => parked_by_rc_conf(&name, &*host, &run, &services).await?,
+        };
         let jails = self.hypervisor.host();
         let queues = super::queues::mirrored(&*host, &*jails, &run.root, &mut findings).await?;
-        let (identity, notes) = super::tree::identity(&self.record, &self.pasts()?, &world, &self.hypervisor).await?;
+        let pasts = self.pasts()?;
+        let (identity, notes) = match &run.container {
+            Some(own) => container::identity(&self.record, own, &pasts, &world).await?,
+            None => super::tree::identity(&self.record, &pasts, &world, &self.hypervisor).await?,
+        };
         for note in notes {
             findings.warn("identity", note);
         }
@@ -120,7 +120,7 @@ impl Held<'_> {
             definition: self.hypervisor.compose(&clone::guest(&self.record, true)?).await?,
             services,
             queues,
-            rc_conf: (sha256(before.as_bytes()), after, diff),
+            parked,
             identity,
         };
         let number = self.checks_number()?;
@@ -129,10 +129,10 @@ impl Held<'_> {
     }
 
     /// `commit` of a transfer.
-    pub(in crate::lifecycle) async fn commit_jail(&mut self, options: &Options) -> Result<Finish, Failure> {
+    pub(in crate::lifecycle) async fn commit_transferred(&mut self, options: &Options) -> Result<Finish, Failure> {
         if options.rename {
             return Err(Failure::new(exit::USAGE, format!("commit {}", self.spec.name))
-                .cause("the jail keeps the path of its tree")
+                .cause("the guest keeps the path of its tree")
                 .place("--rename")
                 .help("leave it out"));
         }
@@ -142,9 +142,30 @@ impl Held<'_> {
 
     /// Whether a verb of a transfer finds its jail as it needs it: the upgrade wants it stopped, and stops it.
     pub(in crate::lifecycle) fn jail_may_be_off(&self, verb: Verb, state: State) -> bool {
-        self.record.transfer.is_some()
+        self.record.transfer.as_ref().is_some_and(|run| run.container.is_none())
             && (matches!(verb, Verb::Upgrade) || matches!(state, State::Cloned | State::Upgrading))
     }
+}
+
+/// How a FreeBSD server is configured while it is parked.
+async fn parked_by_rc_conf(
+    name: &str,
+    host: &dyn Host,
+    run: &Transfer,
+    services: &[String],
+) -> Result<promote::Parked, Failure> {
+    let bytes = host.read_file(Path::new("/etc/rc.conf"), 1 << 20).await?.unwrap_or_default();
+    let before = String::from_utf8_lossy(&bytes).into_owned();
+    let after = parking::rc_conf(&before, &run.server_interface, run.parking.as_ref(), services).map_err(|wrong| {
+        Failure::new(exit::REFUSED, format!("promote {name}"))
+            .cause(format!("the server's rc.conf cannot be given its parking address: {wrong}"))
+            .help(wrong.help.unwrap_or_else(|| "write the values out there".to_owned()))
+    })?;
+    let diff = similar::TextDiff::from_lines(&before, &after)
+        .unified_diff()
+        .header("/etc/rc.conf of the server", "/etc/rc.conf of the server, parked")
+        .to_string();
+    Ok(promote::Parked { rc_conf: (sha256(before.as_bytes()), after), edits: None, diff })
 }
 
 fn failed(name: &str, error: &crate::steps::StepError) -> Failure {

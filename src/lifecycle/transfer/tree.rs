@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hypervisors::Hypervisor;
 use hypervisors::host::job;
-use hypervisors::transfer::compressions;
 use hypervisors::transfer::snap::Snap;
+use hypervisors::transfer::{Dialect, compressions};
 
 use super::{Facts, world};
 use crate::engine::{Op, PlanStep, Stage};
@@ -27,7 +27,12 @@ const RATE: f64 = 30e6;
 /// A machine cannot be asked.
 pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<Steps, Failure> {
     let run = record.transferred()?;
-    let dialect = facts.source.dump.ok_or_else(|| Failure::new(exit::REFUSED, "find dump on the server"))?;
+    let method = facts.method();
+    let dialect = match (facts.source.dump, method) {
+        (Some(dialect), _) => dialect,
+        (None, transfer::Method::Rsync) => Dialect::of(facts.source.system, "", ""),
+        (None, transfer::Method::Dump) => return Err(Failure::new(exit::REFUSED, "find dump on the server")),
+    };
     let moved: Vec<transfer::Moved> = facts
         .moved()
         .iter()
@@ -49,7 +54,12 @@ pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<Steps, Failure> {
         root: run.root.clone(),
         scratch: run.scratch.clone(),
         dialect,
+        method,
         filesystems,
+        apart: match method {
+            transfer::Method::Dump => Vec::new(),
+            transfer::Method::Rsync => facts.source.filesystems.iter().map(|one| one.mount.clone()).collect(),
+        },
         level: 0,
         keeps_symtable: false,
         compression: compression.flatten(),
@@ -62,6 +72,10 @@ pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<Steps, Failure> {
         let bytes: u64 = some.iter().map(|one| one.used_bytes).sum();
         PlanStep::new(Stage::Duplicate, step(some), bytes as f64 / rate + 2.0)
     });
+    if run.container.is_some() {
+        let (adapts, held) = super::container::adapts(facts, record)?;
+        return Ok(Steps { moves: moves.collect(), adapts, held });
+    }
     let spec = JailSpec {
         addresses: record.addressing.changes.clone(),
         hostname: facts.spec.clone.hostname.clone(),
@@ -95,7 +109,7 @@ pub struct Steps {
     pub held: Vec<String>,
 }
 
-fn told(error: StepError) -> Failure {
+pub(super) fn told(error: StepError) -> Failure {
     let failure = Failure::new(exit::REFUSED, "read the server's configuration").cause(error.to_string());
     match error.help() {
         Some(help) => failure.help(help),

@@ -60,6 +60,7 @@ impl Step for CarryOver {
             exclude: &self.exclude,
             backup: None,
             shell: &shell,
+            whole: false,
         };
         let stats = mirror(&*source, &*target, &what, !self.last).await?;
         let files = stats

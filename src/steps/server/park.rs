@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{MODE, Server, run, text};
+use crate::guest::{FileEdit, far};
+use crate::steps::files::reversed;
 use crate::steps::{Done, Probe, Step, StepError, World, sha256};
 
 const RC_CONF: &str = "/etc/rc.conf";
@@ -59,10 +61,13 @@ pub struct Park {
     pub old: Vec<Old>,
     /// Where it goes; `None`: off the network, and back at its console only.
     pub parking: Option<Parking>,
-    /// SHA-256 of its rc.conf as the plan saw it.
+    /// SHA-256 of its rc.conf as the plan saw it; of a Linux server, nothing.
     pub rc_before: String,
     /// Its rc.conf from then on.
     pub rc_after: String,
+    /// What becomes of a Linux server's network configuration; FreeBSD's is its rc.conf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edits: Option<Vec<FileEdit>>,
     /// The difference, for people.
     pub diff: String,
 }
@@ -118,6 +123,7 @@ impl Park {
     /// Waits for the server at its production address.
     async fn comes_home(&self, world: &World, patience_s: u64, what: &str) -> Result<Option<Arc<dyn Host>>, StepError> {
         let begun = Instant::now();
+        self.server.look_anew().await;
         while begun.elapsed() < Duration::from_secs(patience_s) {
             if let Some(host) = self.server.at_home(world).await? {
                 return Ok(Some(host));
@@ -126,6 +132,27 @@ impl Park {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(None)
+    }
+
+    /// It comes up parked from now on.
+    async fn configure(&self, host: &dyn Host) -> Result<Change, StepError> {
+        match &self.edits {
+            Some(edits) => Self::put(host, edits).await,
+            None => self.rc(host, &self.rc_after).await,
+        }
+    }
+
+    /// It comes up as before from now on. `before`: its rc.conf.
+    async fn configure_back(&self, host: &dyn Host, before: &str) -> Result<Change, StepError> {
+        match &self.edits {
+            Some(edits) => Self::put(host, &reversed(edits)).await,
+            None => self.rc(host, before).await,
+        }
+    }
+
+    async fn put(host: &dyn Host, edits: &[FileEdit]) -> Result<Change, StepError> {
+        let changed = far::put(host, Path::new("/"), edits).await?;
+        Ok(if changed { Change::Changed } else { Change::Unchanged })
     }
 
     async fn rc(&self, host: &dyn Host, wanted: &str) -> Result<Change, StepError> {
@@ -152,6 +179,16 @@ impl Step for Park {
     }
     fn commands(&self, _manners: &crate::steps::Manners) -> Vec<Vec<String>> {
         let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        if self.edits.is_some() {
+            let old = self
+                .old
+                .iter()
+                .map(|old| words(format!("ip address del {}/{} dev {}", old.ip, old.prefix, self.interface)));
+            let new = self.parking.iter().map(|parking| {
+                words(format!("ip address add {}/{} dev {}", parking.ip, parking.netmask, self.interface))
+            });
+            return old.chain(new).collect();
+        }
         let old = self.old.iter().map(|old| {
             let family = if old.ip.is_ipv4() { "inet" } else { "inet6" };
             words(format!("ifconfig {} {family} {} -alias", self.interface, old.ip))
@@ -165,16 +202,15 @@ impl Step for Park {
         Some(self.diff.clone())
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
-        if self.server.at_home(world).await?.is_some() {
-            return Ok(Probe::Absent);
-        }
-        if self.parking.is_none() {
+        let host = match self.server.found(world).await? {
+            Some((_, true)) => return Ok(Probe::Absent),
+            Some((host, false)) => host,
             // Nobody is there who could be asked.
-            return Ok(Probe::Present);
-        }
-        let Some(host) = self.server.parked(world).await? else {
-            let why = format!("{} answers at neither of its addresses", self.server.source.name);
-            return Ok(Probe::Unknown(why));
+            None if self.parking.is_none() => return Ok(Probe::Present),
+            None => {
+                let why = format!("{} answers at neither of its addresses", self.server.source.name);
+                return Ok(Probe::Unknown(why));
+            }
         };
         let decided = run(
             &*host,
@@ -188,11 +224,24 @@ impl Step for Park {
             ],
         )
         .await?;
-        let whole = decided.trim() == "yes" && text(&*host, RC_CONF).await?.is_some_and(|now| now == self.rc_after);
+        let configured = match &self.edits {
+            Some(edits) => far::left(&*host, Path::new("/"), edits).await?.is_empty(),
+            None => text(&*host, RC_CONF).await?.is_some_and(|now| now == self.rc_after),
+        };
+        let whole = decided.trim() == "yes" && configured;
         Ok(if whole { Probe::Present } else { Probe::Partial })
     }
     async fn capture(&self, world: &World) -> Result<Value, StepError> {
         let host = self.server.there(world).await?;
+        if let Some(edits) = &self.edits {
+            if far::left(&*host, Path::new("/"), edits).await?.len() != edits.len() {
+                let name = &self.server.source.name;
+                return Err(StepError::Changed(format!(
+                    "the network of {name} is configured otherwise since the plan was made"
+                )));
+            }
+            return Ok(json!({ "files": edits.len() }));
+        }
         let now = text(&*host, RC_CONF).await?.unwrap_or_default();
         if sha256(now.as_bytes()) != self.rc_before {
             return Err(StepError::Changed(format!(
@@ -207,7 +256,7 @@ impl Step for Park {
         let home = self.server.at_home(world).await?;
         if self.parking.is_none() {
             if let Some(host) = home {
-                self.rc(&*host, &self.rc_after).await?;
+                self.configure(&*host).await?;
                 self.begin(&*host, "there", 0).await?;
             }
             let begun = Instant::now();
@@ -249,23 +298,25 @@ impl Step for Park {
             let why = format!("{name} waited too long for our word, and took its own address back");
             return Err(StepError::failed(why, "type the verb again"));
         }
-        self.rc(&*parked, &self.rc_after).await?;
+        self.configure(&*parked).await?;
+        self.server.look_anew().await;
         Ok(Change::Changed.into())
     }
     async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
         let name = &self.server.source.name;
         let before = match found["rc_conf"].as_str() {
             Some(sha) => world.recall_text(sha)?,
+            None if !found["files"].is_null() => String::new(),
             None => return Ok(Change::Unchanged.into()),
         };
         let mut change = Change::Unchanged;
-        let home = match self.server.at_home(world).await? {
-            Some(home) => Some(home),
-            None => {
+        let home = match self.server.found(world).await? {
+            Some((home, true)) => Some(home),
+            elsewhere => {
                 change = Change::Changed;
-                let what = match self.server.parked(world).await? {
-                    Some(parked) => {
-                        self.rc(&*parked, &before).await?;
+                let what = match elsewhere {
+                    Some((parked, _)) => {
+                        self.configure_back(&*parked, &before).await?;
                         self.begin(&*parked, "back", 0).await?;
                         format!("waiting for {name} at {}", self.server.source.address)
                     }
@@ -288,7 +339,7 @@ impl Step for Park {
                 format!("look at it on its console: sh {}/move.sh is what moves it", self.server.directory()),
             ));
         };
-        if self.rc(&*home, &before).await? != Change::Unchanged {
+        if self.configure_back(&*home, &before).await? != Change::Unchanged {
             change = Change::Changed;
         }
         let tidy = "rm -rf -- \"$1\" && { rmdir -- \"${1%/*}\" 2>/dev/null; exit 0; }";

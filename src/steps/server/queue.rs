@@ -60,6 +60,7 @@ impl MirrorQueues {
             exclude: &exclude,
             backup: Some(&aside),
             shell: &shell,
+            whole: false,
         };
         let done = mirror(jails, server, &what, false).await;
         let script = "rm -f -- \"$1\"; test -d \"$2\"";
@@ -111,8 +112,15 @@ impl Step for MirrorQueues {
         let (shell, exclude) = (self.scratch.join("rsync-shell"), [OWN.to_owned()]);
         for path in &self.paths {
             let from = format!("/{path}");
-            let what =
-                Mirror { from: &from, root: &self.root, below: path, exclude: &exclude, backup: None, shell: &shell };
+            let what = Mirror {
+                from: &from,
+                root: &self.root,
+                below: path,
+                exclude: &exclude,
+                backup: None,
+                shell: &shell,
+                whole: false,
+            };
             mirror(&*source, &*target, &what, false).await?;
         }
         Ok(Done::new(Change::Changed).with(json!({ "whole": true })))

@@ -18,7 +18,7 @@ use hypervisors::{Error, Host};
 use serde::{Deserialize, Serialize};
 
 use super::stamp::{Stamp, Stamps};
-use super::{Moved, Transfer};
+use super::{Method, Moved, Transfer};
 use crate::steps::{StepError, World};
 
 /// What a file system takes more in another: directories, other block sizes.
@@ -116,11 +116,11 @@ impl<'a> Moving<'a> {
                 "a link or nothing stands there: it has to be a directory, brought along with the file system above",
             )
         })?;
-        if begun {
+        if begun && self.step.method == Method::Dump {
             self.world.progress(format!("emptying {}", at()), None);
             self.stamps.forget(moved).await?;
             tree::empty(self.target, &place, &self.stamps.temporary(moved)).await?;
-        } else if level == 0 && !holds.is_empty() {
+        } else if level == 0 && !begun && !holds.is_empty() {
             let why = format!("{} is not empty: {} is in it", at(), holds.join(", "));
             return Err(StepError::failed(why, "look at what it is and remove it; nothing was done to it"));
         }
@@ -167,6 +167,11 @@ impl<'a> Moving<'a> {
     async fn copy(&self, one: &Prepared<'_>, limit: Option<u64>, board: &Board<'_>) -> Result<Outcome, StepError> {
         let moved = one.moved;
         self.stamps.begin(moved, self.step.level).await?;
+        if self.step.method == Method::Rsync {
+            let mirrored = self.mirrored(moved).await?;
+            let compared = self.compare(one, mirrored.since).await?;
+            return self.whole(one, mirrored.flow, None, compared, mirrored.told).await;
+        }
         self.not_a_link(moved).await?;
         if let Since::Dates(_) = one.since {
             self.make_dates().await?;
@@ -206,21 +211,34 @@ impl<'a> Moving<'a> {
         if !self.step.keeps_symtable {
             tree::forget_symtable(self.target, &one.place).await?;
         }
+        let mut told = passed.told;
+        if !dump.snapshot || !self.step.dialect.snapshot {
+            told.push("it was copied live, without a snapshot".into());
+        }
+        self.whole(one, passed.flow, passed.date, compared, told).await
+    }
+
+    /// Its copy is one: the stamp says so, and what is to be told is told.
+    async fn whole(
+        &self,
+        one: &Prepared<'_>,
+        flow: Flow,
+        date: Option<String>,
+        compared: Compared,
+        mut told: Vec<String>,
+    ) -> Result<Outcome, StepError> {
+        let moved = one.moved;
         let stamp = Stamp {
             source: self.step.source.name.clone(),
             mount: moved.mount.clone(),
             device: moved.device.clone(),
             root: self.step.root.clone(),
-            date: passed.date,
-            bytes: passed.flow.bytes,
+            date,
+            bytes: flow.bytes,
         };
         // A level that had to be all of it is the lower one, too.
         for level in one.level..=self.step.level {
             self.stamps.finish(moved, level, &stamp).await?;
-        }
-        let mut told = passed.told;
-        if !dump.snapshot || !self.step.dialect.snapshot {
-            told.push("it was copied live, without a snapshot".into());
         }
         let changed = &compared.changed;
         if changed.count > 0 {
@@ -230,18 +248,13 @@ impl<'a> Moving<'a> {
                 changed.examples.join("; ")
             ));
         }
-        Ok(Outcome { mount: moved.mount.clone(), flow: passed.flow, brake: passed.flow.brake(), compared, told })
+        Ok(Outcome { mount: moved.mount.clone(), flow, brake: flow.brake(), compared, told })
     }
 
     async fn compare(&self, one: &Prepared<'_>, since: i64) -> Result<Compared, StepError> {
         let mount = &one.moved.mount;
         self.world.progress(format!("comparing {} with its copy", mount.display()), None);
-        let inside: Vec<PathBuf> = self
-            .mounts
-            .iter()
-            .filter(|other| other.point != *mount)
-            .filter_map(|other| other.point.strip_prefix(mount).ok().map(Path::to_owned))
-            .collect();
+        let inside = self.inside(one.moved);
         let both = Both {
             source: self.source,
             mount,
@@ -281,7 +294,7 @@ impl<'a> Moving<'a> {
     }
 
     /// The second, by the source's clock.
-    async fn now(&self) -> Result<i64, StepError> {
+    pub(super) async fn now(&self) -> Result<i64, StepError> {
         let doing = format!("read the clock of {}", self.source.name());
         let command = Command::new(["date", "+%s"]);
         let printed = self.source.run(&command).await?.checked(&doing, &command)?.text();

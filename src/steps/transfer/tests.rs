@@ -35,6 +35,8 @@ fn step() -> Transfer {
         root: "/jails/servera--k3f9".into(),
         scratch: "/jails/.upgradectl/servera--k3f9".into(),
         dialect: Dialect { system: System::Freebsd, snapshot: true, cache: true, dumpdates: true },
+        method: Method::Dump,
+        apart: Vec::new(),
         filesystems: vec![moved("/usr/local/a b"), moved("/usr"), moved("/var")],
         level: 0,
         keeps_symtable: false,
@@ -71,6 +73,9 @@ fn the_pipeline_is_shown_as_it_is_typed() {
         }
     }
     insta::assert_snapshot!(shown);
+    let by_rsync = Transfer { method: Method::Rsync, ..step() };
+    let typed: Vec<String> = by_rsync.commands(&Manners::default()).iter().map(|argv| argv.join(" ")).collect();
+    assert_eq!(typed[0], "rsync -aHAXSx --numeric-ids --delete -- root@10.0.0.9:/usr/ /jails/servera--k3f9/usr/");
 }
 
 #[test]

@@ -144,6 +144,7 @@ impl World {
     }
     fn clone() -> NewGuest {
         NewGuest {
+            container: None,
             name: "ServerB--k3f9".into(),
             root: "/data/jails/ServerB--k3f9".into(),
             hostname: "ServerB.example".into(),

@@ -23,6 +23,7 @@ fn guest(name: &str, mark: Option<Role>) -> NewGuest {
         hostname: "ServerB.example".into(),
         addresses: vec![address("10.0.2.113", 24), address("2001:db8::113", 128)],
         mark: mark.map(|role| Mark { run: "ServerB--k3f9".into(), role }),
+        container: None,
     }
 }
 
