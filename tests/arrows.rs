@@ -50,16 +50,17 @@ fn sees_of_hypervisors(module: &str, file: &str, name: &str) -> bool {
         "guest" | "verify" | "recipe" => NO_PLATFORM.contains(&name),
         // One place makes platforms of hosts; `init` fills a simulated world, which is what it is asked for.
         _ if name == "sim" && file == "src/lifecycle/init.rs" => true,
-        _ => !["libvirt", "xl", "sim", "*", "as"].contains(&name) || file == "src/lifecycle/world.rs",
+        _ => !["libvirt", "xl", "vsphere", "sim", "*", "as"].contains(&name) || file == "src/lifecycle/world.rs",
     }
 }
 
 /// What each module of `hypervisors` may see of its siblings; the types of the crate's root are open to all.
 fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
     match module {
-        "lib" => &["error", "host", "net", "sight", "storage", "libvirt", "xl", "sim"],
+        "lib" => &["error", "host", "machines", "net", "sight", "storage", "libvirt", "xl", "sim"],
         "host" => &["error"],
         "net" | "sight" | "storage" | "transfer" => &["error", "host"],
+        "vsphere" => &["error", "host", "machines", "net", "sight", "storage"],
         "libvirt" | "sim" => &["error", "host", "net", "sight", "storage"],
         "xl" => &["error", "host", "net", "occasion", "sight", "storage"],
         // Texts only.

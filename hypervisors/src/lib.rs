@@ -9,6 +9,7 @@
 //! * [`storage`]: volumes and their snapshots.
 //! * [`libvirt`], [`xl`], [`jail`], [`sim`]: platforms, each an implementation of [`Hypervisor`].
 //! * [`jail`]: FreeBSD jails, their configuration as texts among it.
+//! * [`machines`]: whole virtual machines behind an API; `vsphere` (a cargo feature): VMware's.
 //! * [`transfer`]: a server's file systems, copied while it runs into a tree on another machine.
 //! * [`Placed`]: a platform made of two, one that holds the volumes and one that runs the guests; [`sight`]: what each sees.
 //! * [`occasion`]: why something is done, and what a platform has to tell about it.
@@ -19,6 +20,7 @@ pub mod fuzz;
 pub mod host;
 pub mod jail;
 pub mod libvirt;
+pub mod machines;
 pub mod net;
 pub mod occasion;
 mod placed;
@@ -26,6 +28,8 @@ pub mod sight;
 pub mod sim;
 pub mod storage;
 pub mod transfer;
+#[cfg(feature = "vsphere")]
+pub mod vsphere;
 pub mod xl;
 
 use std::collections::BTreeMap;
@@ -40,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{Cause, Error, Result};
 pub use host::{ByMac, GuestLink, Host};
+pub use machines::Machines;
 pub use net::{MacAddr, Net};
 pub use placed::Placed;
 pub use sight::{Bridged, FreeMemory, Sight};

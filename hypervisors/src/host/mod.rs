@@ -4,6 +4,7 @@
 //! Commands are argument vectors everywhere; where ssh forces a shell, one quoting function stands between.
 //! Output is captured up to a bound and made printable before anyone shows it.
 
+pub(crate) mod files;
 pub mod job;
 mod local;
 mod quote;
@@ -14,6 +15,8 @@ mod stream;
 pub use local::{LocalHost, become_command};
 pub(crate) use local::{blocking, replace};
 pub use quote::shell_quote;
+#[cfg(feature = "vsphere")]
+pub(crate) use record::report;
 pub use record::{
     CommandObserver, CommandRecord, LEASE_VARIABLE, current_observer, end_marked, observed, set_lease_marker,
 };

@@ -17,30 +17,14 @@ use trouble::sort;
 
 use super::local::{Call, execute};
 use super::quote::{for_any_shell, shell_quote};
-use super::{Command, GuestLink, Host, Job, JobStatus, Output, Stdin, Stdout, Stream, job};
-use crate::{Cause, Change, Error, Result};
+use super::{Command, GuestLink, Host, Job, JobStatus, Output, Stream, files, job};
+use crate::{Change, Error, Result};
 
 /// A socket's path may have 107 characters (`unix(7)`); ssh adds 17 to the control path while it makes it.
 const CONTROL_PATH_MOST: usize = 107 - 17;
 
 /// Runs its arguments; a 255 that is theirs is announced by [`trouble::OWN_255`].
 const WRAPPER: &str = "\"$@\" || { s=$?; test $s -ne 255 || echo upgradectl-status-255 >&2; exit $s; }";
-
-/// Arguments: path, limit. Status 97: too large, 98: `ls` says why it cannot be seen, 99: not a file.
-const READ: &str = "LC_ALL=C ls -d -- \"$1\" >/dev/null || exit 98; test -f \"$1\" || exit 99; \
-    test $(($(wc -c <\"$1\"))) -le \"$2\" || exit 97; exec cat -- \"$1\"";
-
-/// Arguments: path, mode in octal, length; the bytes are on standard input, and a link lost half-way leaves the file as it was.
-const WRITE: &str = "umask 077; n=created; t=\"$1.$$.upgradectl\"; rm -f -- \"$t\"; set -C; \
-    trap 'rm -f -- \"$t\"' EXIT; trap 'exit 1' HUP INT TERM PIPE; \
-    cat >\"$t\" && test $(($(wc -c <\"$t\"))) -eq \"$3\" || { echo 'the bytes did not arrive whole' >&2; exit 1; }; \
-    if test -L \"$1\"; then n=changed; \
-    elif test -d \"$1\"; then echo 'it is a directory' >&2; exit 1; \
-    elif test -e \"$1\"; then n=changed; m=$(stat -c %a -- \"$1\" 2>/dev/null || stat -f %Lp -- \"$1\"); \
-    if test -f \"$1\" && test \"$m\" = \"$2\" && cmp -s -- \"$t\" \"$1\"; then echo unchanged; exit 0; fi; fi; \
-    chmod \"$2\" \"$t\" && { sync \"$t\" 2>/dev/null || sync; } && \
-    { mv -fT -- \"$t\" \"$1\" 2>/dev/null || mv -fh -- \"$t\" \"$1\"; } && \
-    { sync \"$(dirname -- \"$1\")\" 2>/dev/null || sync; } && echo $n";
 
 /// How a machine is reached.
 #[derive(Clone, Debug)]
@@ -308,38 +292,10 @@ impl Host for SshHost {
         )
     }
     async fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-        let doing = format!("read {} on {}", path.display(), self.name());
-        let path = utf8(&doing, path)?;
-        let mut command = Command::new(["sh", "-c", READ, "sh", path, &limit.to_string()]);
-        // The limit holds for the messages on stderr too; the script minds the file's size.
-        let limit_here = usize::try_from(limit).unwrap_or(usize::MAX);
-        command.limit = limit_here.saturating_add(1).max(4096);
-        let output = self.run(&command).await?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        match output.status {
-            98 if said.contains("No such file or directory") || said.contains("Not a directory") => Ok(None),
-            99 => Err(Error::refused(doing, "it is not a file")),
-            97 => Err(Error::refused(doing, format!("it is larger than {limit} bytes"))),
-            0 if output.stdout.len() > limit_here => {
-                Err(Error::refused(doing, format!("it is larger than {limit} bytes")))
-            }
-            _ => Ok(Some(output.checked(doing, &command)?.stdout)),
-        }
+        files::read(self, path, limit).await
     }
     async fn write_file(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<Change> {
-        let doing = format!("write {} on {}", path.display(), self.name());
-        let path = utf8(&doing, path)?;
-        let (mode, length) = (format!("{mode:o}"), bytes.len().to_string());
-        let mut command = Command::new(["sh", "-c", WRITE, "sh", path, &mode, &length]);
-        command.stdin = Stdin::Bytes(bytes.to_owned());
-        command.stdout = Stdout::Capture;
-        let output = self.run(&command).await?.checked(&doing, &command)?;
-        match output.text().trim() {
-            "created" => Ok(Change::Created),
-            "changed" => Ok(Change::Changed),
-            "unchanged" => Ok(Change::Unchanged),
-            _ => Err(Error::new(doing, Cause::Malformed("the script's answer was not understood".into()))),
-        }
+        files::write(self, path, bytes, mode).await
     }
     async fn job_start(&self, job: &Job) -> Result<Change> {
         job::start(self, &self.jobs, job).await
@@ -352,13 +308,6 @@ impl Host for SshHost {
     }
     async fn job_output(&self, id: &str, from: u64) -> Result<Vec<u8>> {
         job::output(self, &self.jobs, id, from).await
-    }
-}
-
-fn utf8<'a>(doing: &str, path: &'a Path) -> Result<&'a str> {
-    match path.to_str() {
-        Some(text) if path.is_absolute() && !text.contains('\0') => Ok(text),
-        _ => Err(Error::refused(doing, "it is not an absolute path in UTF-8")),
     }
 }
 
