@@ -280,12 +280,38 @@ fn platform(name: &str, spec: &HostSpec, state: &Path, scratch: &Path) -> Result
             let (host, _) = machine(name, spec.ssh.as_ref().map(|ssh| target(name, ssh, scratch)));
             Ok(Arc::new(Jails::new(host, net)))
         }
+        HypervisorKind::Vsphere => vsphere(name, spec, net),
         other => Err(refuse(
             name,
             format!("the platform {other:?} is not built yet").to_lowercase(),
             "platforms here: libvirt, xl, jail, sim",
         )),
     }
+}
+
+#[cfg(feature = "vsphere")]
+fn vsphere(name: &str, spec: &HostSpec, net: Arc<dyn Net>) -> Result<Arc<dyn Hypervisor>, Failure> {
+    use crate::inventory::Credentials as Named;
+    use hypervisors::vsphere::{Address, Credentials, Trust, Vsphere};
+
+    let example = "credentials = { file = \"/etc/upgradectl/vcenter\" }: two lines, user and password";
+    let credentials = match &spec.credentials {
+        Some(Named::File(path)) => Credentials::File(path.clone()),
+        Some(Named::Command(argv)) => Credentials::Command(argv.clone()),
+        None => return Err(refuse(name, "it names no credentials", example)),
+    };
+    let trust = match (&spec.thumbprint, &spec.ca) {
+        (Some(thumbprint), _) => Trust::Thumbprint(thumbprint.clone()),
+        (None, Some(path)) => Trust::File(path.clone()),
+        (None, None) => Trust::Machine,
+    };
+    let url = spec.url.clone().unwrap_or_default();
+    Ok(Arc::new(Vsphere::new(Address { name: name.to_owned(), url, trust, credentials }, net)))
+}
+
+#[cfg(not(feature = "vsphere"))]
+fn vsphere(name: &str, _spec: &HostSpec, _net: Arc<dyn Net>) -> Result<Arc<dyn Hypervisor>, Failure> {
+    Err(refuse(name, "this build has no vsphere", "cargo build --features vsphere"))
 }
 
 /// A machine, and the drivers for its volumes: another machine's cannot be opened from here.
