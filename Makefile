@@ -1,6 +1,7 @@
 # Every target installs what it needs first (integration/prerequisites).
 #   make demo        the whole story on a lab of this machine: a mail server goes from Debian 12 to 13
-#   make test        all tests; RING=unit|sim|native|jail|dom0 for one ring; dom0: on an emulated Xen host
+#   make test        all tests; RING=unit|sim|native|jail|vsphere|dom0 for one ring; dom0: on an emulated
+#                    Xen host; vsphere: with the API's large generated crate, minutes to build once
 #   make soak        what takes longer than a ring may: full release upgrades, every way of every strategy;
 #                    N=500: instead, so many kills of the controller at moments drawn by lot, on real guests
 #   make fuzz        libFuzzer on every parser, TIME=60 seconds each; PARSERS="xl_cfg …" for some

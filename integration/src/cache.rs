@@ -13,7 +13,7 @@ pub const DEFAULT_CACHE: &str = "/var/cache/upgradectl-lab";
 /// An image is built again after so long: an old one upgrades slower each week, as packages pile up at the mirror.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// The image `NAME-HASH` and an ending (`.tar`, or none for a directory), built now if the cache does not have it; those
+/// The image `NAME-HASH` and an ending (`.tar`, `.bin` for a program, or none for a directory), built now if the cache does not have it; those
 /// of other hashes go. `build` makes it under the name it is given.
 ///
 /// # Errors
@@ -51,7 +51,7 @@ pub fn forget_all() -> Result<()> {
     }
     for entry in fs::read_dir(&cache)? {
         let path = entry?.path();
-        let ours = |ending: &std::ffi::OsStr| ending == "tar" || ending == "lock";
+        let ours = |ending: &std::ffi::OsStr| ending == "tar" || ending == "bin" || ending == "lock";
         if path.extension().is_some_and(ours) || path.join(MARK).exists() {
             remove(&path)?;
         }

@@ -14,5 +14,6 @@ pub mod process;
 pub mod root;
 pub mod ssh;
 pub mod transfer;
+pub mod vcenter;
 pub mod verb;
 pub mod walk;
