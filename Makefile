@@ -21,7 +21,7 @@ export RUST_LIB_BACKTRACE = 0
 
 build:
 	integration/prerequisites build
-	$(CARGO) build --release
+	$(CARGO) build --release --features vsphere
 
 # The product and the lab's programs, as tests and the demo use them.
 lab:
@@ -39,7 +39,7 @@ demo: lab
 
 test:
 	integration/prerequisites test
-	$(CARGO) build --bin upgradectl
+	$(CARGO) build --bin upgradectl $(if $(filter all vsphere,$(RING)),--features vsphere)
 	UPGRADECTL_BIN=$(BIN) RING=$(RING) integration/test
 
 soak:

@@ -2,6 +2,8 @@
 
 #[path = "vsphere/finding.rs"]
 mod finding;
+#[path = "vsphere/in_place.rs"]
+mod in_place;
 #[path = "vsphere/inside.rs"]
 mod inside;
 #[path = "vsphere/lifecycle.rs"]

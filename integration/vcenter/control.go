@@ -26,6 +26,7 @@ import (
 //	machine FOLDER NAME            a machine in it
 //	guest NAME USER PASSWORD ARGV  guest operations of a machine reach this: ARGV (JSON) gets one more word, a line for a shell
 //	tools NAME on|off              whether its tools run
+//	behind NAME PROGRAM            what it does to itself is done by this, too: PROGRAM snapshot|revert|remove ID, PROGRAM on
 type sessionKeys struct {
 	sync.Mutex
 	keys []string
@@ -167,6 +168,17 @@ func answer(line string) (string, error) {
 		vm, err := named(words[1])
 		if err == nil {
 			tools(vm, words[2] == "on")
+		}
+		return "", err
+	case "behind":
+		if err := need(3); err != nil {
+			return "", err
+		}
+		vm, err := named(words[1])
+		if err == nil {
+			behind.Lock()
+			behind.of[vm.Self] = words[2]
+			behind.Unlock()
 		}
 		return "", err
 	case "guest":

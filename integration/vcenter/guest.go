@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -160,7 +161,7 @@ func (m *processManager) TerminateProcessInGuest(ctx *simulator.Context, req *ty
 	guests.Lock()
 	defer guests.Unlock()
 	if known, ok := guests.processes[req.Pid]; ok {
-		_ = known.command.Process.Kill()
+		_ = known.command.Process.Signal(syscall.SIGTERM)
 	}
 	body.Res = new(types.TerminateProcessInGuestResponse)
 	return body

@@ -132,6 +132,7 @@ func (m *machine) CreateSnapshotTask(ctx *simulator.Context, req *types.CreateSn
 		}
 		update(m.VirtualMachine, after)
 		extend(ctx)
+		follow(m.Self, "snapshot", made.Value)
 	}
 	hold("CreateSnapshot_Task", task)
 	return body
@@ -150,6 +151,7 @@ func (s *snapshot) RevertToSnapshotTask(ctx *simulator.Context, req *types.Rever
 		{Name: "runtime.powerState", Val: types.VirtualMachinePowerStatePoweredOff},
 		{Name: "summary.runtime.powerState", Val: types.VirtualMachinePowerStatePoweredOff},
 	})
+	follow(s.Vm, "revert", s.Self.Value)
 	hold("RevertToSnapshot_Task", body.Res.Returnval)
 	return body
 }
@@ -161,6 +163,12 @@ func (s *snapshot) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveS
 		return &methods.RemoveSnapshot_TaskBody{Res: &types.RemoveSnapshot_TaskResponse{Returnval: *fault}}
 	}
 	vm := simulator.Map.Get(s.Vm).(*simulator.VirtualMachine)
+	for _, root := range vm.Snapshot.RootSnapshotList {
+		// The simulator does not survive that the current one has no parent.
+		if root.Snapshot == s.Self && vm.Snapshot.CurrentSnapshot != nil && *vm.Snapshot.CurrentSnapshot == s.Self {
+			vm.Snapshot.CurrentSnapshot = nil
+		}
+	}
 	body := s.VirtualMachineSnapshot.RemoveSnapshotTask(ctx, req).(*methods.RemoveSnapshot_TaskBody)
 	ctx.Session.Registry.Remove(s.Self)
 	if vm.Snapshot == nil {
@@ -178,6 +186,7 @@ func (s *snapshot) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveS
 		}
 		update(vm, after)
 	}
+	follow(s.Vm, "remove", s.Self.Value)
 	hold("RemoveSnapshot_Task", body.Res.Returnval)
 	return body
 }
@@ -289,6 +298,7 @@ func (m *machine) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Tas
 		return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: *fault}}
 	}
 	body := m.VirtualMachine.PowerOnVMTask(ctx, req).(*methods.PowerOnVM_TaskBody)
+	follow(m.Self, "on")
 	hold("PowerOnVM_Task", body.Res.Returnval)
 	return body
 }
@@ -313,10 +323,13 @@ func hold(method string, reference types.ManagedObjectReference) {
 	})
 	go func() {
 		time.Sleep(length)
-		simulator.Map.Update(task, []types.PropertyChange{
-			{Name: "info.state", Val: state},
-			{Name: "info.result", Val: result},
-			{Name: "info.error", Val: failed},
-		})
+		changes := []types.PropertyChange{{Name: "info.state", Val: state}}
+		if result != nil {
+			changes = append(changes, types.PropertyChange{Name: "info.result", Val: result})
+		}
+		if failed != nil {
+			changes = append(changes, types.PropertyChange{Name: "info.error", Val: *failed})
+		}
+		simulator.Map.Update(task, changes)
 	}()
 }

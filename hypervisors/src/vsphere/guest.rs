@@ -27,8 +27,10 @@ use crate::{Cause, Change, Error, Host, Result};
 /// First pause between two looks at a process, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
-/// `$0` is the directory; the rest is the command. The shell's own words ("not found") go where the command's would.
-const RUN: &str = "exec >\"$0/out\" 2>\"$0/err\" <\"$0/in\"; exec \"$@\"";
+/// `$0` is the directory; the rest is the command. Its status is in a file, as its output is: that of the process is the tools' to
+/// tell, or to leave out. The shell's own words ("not found") go where the command's would.
+const RUN: &str =
+    "\"$@\" <\"$0/in\" >\"$0/out\" 2>\"$0/err\" & p=$!; trap 'kill $p' TERM; wait $p; echo $? >\"$0/status\"";
 
 /// A guest's inside.
 #[derive(Debug)]
@@ -173,14 +175,14 @@ impl Inside {
         };
         let pid = way.processes.start_program_in_guest(&way.vm, &way.login, &spec).await.map_err(bad)?;
         let (until, mut pause) = (Instant::now() + command.timeout, PAUSE.0);
-        let status = loop {
+        loop {
             let known = way.processes.list_processes_in_guest(&way.vm, &way.login, Some(&[pid])).await.map_err(bad)?;
             let known = known.into_iter().flatten().find(|process| process.pid == pid);
             let Some(process) = known else {
                 return Err(Error::unknown(doing, "the tools have forgotten its process: they were started again"));
             };
-            if let Some(status) = process.exit_code {
-                break status;
+            if process.end_time.is_some() || process.exit_code.is_some() {
+                break;
             }
             if Instant::now() >= until {
                 let ended = way.processes.terminate_process_in_guest(&way.vm, &way.login, pid).await;
@@ -192,7 +194,10 @@ impl Inside {
             }
             sleep(pause).await;
             pause = (pause * 3 / 2).min(PAUSE.1);
-        };
+        }
+        let (status, _) = self.download(doing, way, &format!("{directory}/status"), 16).await?;
+        let status = std::str::from_utf8(&status).ok().and_then(|text| text.trim().parse().ok());
+        let status = status.ok_or_else(|| Error::unknown(doing, "it was ended before it could tell its status"))?;
         let most = match command.stdout {
             Stdout::Capture => command.limit,
             Stdout::File(_) => usize::MAX,

@@ -24,7 +24,7 @@ async fn a_machine_is_found_by_path_name_and_uuid() -> Result<()> {
     let [disk] = facts.disks.as_slice() else { panic!("{:?}", facts.disks) };
     assert!(disk.file.ends_with(".vmdk") && disk.parents.is_empty() && !disk.independent && !disk.raw, "{disk:?}");
     let [nic] = facts.nics.as_slice() else { panic!("{:?}", facts.nics) };
-    assert!(nic.connected && nic.start_connected && nic.mac.is_some(), "{nic:?}");
+    assert!(nic.start_connected && nic.mac.is_some(), "{nic:?}");
     assert_eq!(nic.network, "DC0_DVPG0");
     assert!(platform.machine("00000000-0000-0000-0000-000000000000").await?.is_none());
     platform.close().await?;

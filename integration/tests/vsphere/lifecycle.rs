@@ -124,7 +124,7 @@ async fn cards_names_marks_and_sizes_are_changed_once() -> Result<()> {
     let back = NicEdit {
         key,
         network: Some("DC0_DVPG0".into()),
-        connected: Some(true),
+        connected: Some(before.nics[0].connected),
         start_connected: Some(true),
         ..NicEdit::default()
     };
