@@ -100,7 +100,9 @@ fn needs_root_a_snapshot_leads_back_from_a_kernel_and_goes_with_commit() -> Resu
     trial.lab.virsh(["destroy", WEB1.name])?;
     let said = trial.says("abort web1 --yes", 0)?;
     ensure!(trial.kernel()? == OLD, "{said}");
-    ensure!(trial.on("ls /root")?.find("wrecked").is_none() && trial.on("cat /usr/lib/lab-base/version")?.trim() == "1");
+    ensure!(
+        trial.on("ls /root")?.find("wrecked").is_none() && trial.on("cat /usr/lib/lab-base/version")?.trim() == "1"
+    );
     ensure!(snapshots()?.is_empty(), "{:?}", snapshots()?);
 
     trial.says("clone web1 --accept-loss --yes", 0)?;
