@@ -58,7 +58,7 @@ fuzz:
 lint:
 	integration/prerequisites lint
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features upgradectl/vsphere,integration/vsphere -- -D warnings
 	$(CARGO) deny --workspace check bans licenses sources
 	@if $(CARGO) deny --workspace fetch db > /dev/null 2>&1; then \
 		$(CARGO) deny --workspace check advisories; \

@@ -61,6 +61,7 @@ fn allowed_in_hypervisors(module: &str) -> &'static [&'static str] {
         "host" => &["error"],
         "net" | "sight" | "storage" | "transfer" => &["error", "host"],
         "vsphere" => &["error", "host", "machines", "net", "sight", "storage"],
+        "bare" => &["host", "net"],
         "libvirt" | "sim" => &["error", "host", "net", "sight", "storage"],
         "versions" => &["host", "occasion"],
         "xl" => &["error", "host", "net", "sight", "storage", "versions"],

@@ -1,5 +1,7 @@
 //! The vSphere ring: the platform against a simulated vCenter (`integration/vcenter`), over TLS and SOAP.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 #[path = "vsphere/finding.rs"]
 mod finding;
 #[path = "vsphere/in_place.rs"]

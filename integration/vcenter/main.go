@@ -89,7 +89,7 @@ func (c *collector) RetrievePropertiesEx(ctx *simulator.Context, req *types.Retr
 
 var login = regexp.MustCompile(`<Login[ >]`)
 
-// front stands before the simulator: it counts calls, and leads every new session past the collector.
+// front stands before the simulator: it records the keys of sessions, and serves files of guests.
 func front(mux http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == guestPath {

@@ -68,7 +68,7 @@ fn behind(lab: &Lab) -> String {
          snapshot) mkdir -p {kept}; btrfs -q subvolume snapshot {root} {kept}/$2 ;;\n\
          revert) virsh -q -c '{uri}' destroy web1 || true\n\
            for nested in {root}/var/cache {root}; do ! btrfs subvolume show $nested > /dev/null 2>&1 || btrfs -q subvolume delete $nested; done\n\
-           btrfs -q subvolume snapshot {kept}/$2 {root} ;;\n\
+           btrfs -q subvolume snapshot {kept}/$2 {root}; rmdir {root}/var/cache; mkdir {root}/var/cache ;;\n\
          remove) btrfs -q subvolume delete {kept}/$2 ;;\n\
          on) virsh -q -c '{uri}' domstate web1 | grep -q running || virsh -q -c '{uri}' start web1 ;;\nesac\n"
     )
@@ -82,7 +82,6 @@ fn needs_root_a_snapshot_leads_back_from_a_kernel_and_goes_with_commit() -> Resu
 
     let said = trial.says("plan clone web1 --accept-loss", 0)?;
     ensure!(said.stdout.contains(WEB) && snapshots()?.is_empty(), "looking touches nothing: {said}");
-    // One of somebody else's with the same name as nothing of ours: it is told, and stays.
     let said = trial.says("clone web1 --accept-loss --yes", 0)?;
     let made = snapshots()?;
     ensure!(made.len() == 1 && made[0].1.starts_with("web1--"), "{made:?}: {said}");
