@@ -146,6 +146,7 @@ impl Session {
 }
 
 fn count(counts: &Counts, name: &str) {
+    tracing::debug!(call = name, "asked");
     let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
     *counts.entry(name.to_owned()).or_default() += 1;
 }

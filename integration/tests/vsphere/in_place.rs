@@ -38,11 +38,17 @@ impl Trial {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
         vcenter.tell(&format!("behind DC0_H0_VM0 {}", program.display()))?;
         vcenter.tell("tools DC0_H0_VM0 on")?;
-        let product = Upgradectl::in_lab(&lab)?.under(known::to(&lab));
+        let product =
+            Upgradectl::in_lab(&lab)?.under(known::to(&lab)).env("UPGRADECTL_LOG", "hypervisors::vsphere=debug");
         Ok(Self { vcenter, lab, product })
     }
+    /// Types a command; tells how often it called the API.
     fn says(&self, line: &str, code: i32) -> Result<Said> {
-        self.product.run(line.split(' '))?.expect(code)
+        let said = self.product.run(line.split(' '))?;
+        let calls = said.stderr.matches("call=").count();
+        eprintln!("{line}: {} calls of the API, {:.1} s", calls, said.took.as_secs_f64());
+        ensure!(calls < 200 && (calls > 0 || !line.starts_with("clone")), "{calls} calls: {said}");
+        said.expect(code)
     }
     fn on(&self, script: &str) -> Result<String> {
         self.lab.ssh(&self.lab.address(WEB1.host), ["sh", "-c", script])
