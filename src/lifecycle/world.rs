@@ -120,6 +120,9 @@ impl App {
         if volumes == runs && paths.is_empty() {
             return Ok(holds);
         }
+        if volumes != runs {
+            runs_others(runs, self.host_spec(runs)?)?;
+        }
         let runs = if volumes == runs { holds.clone() } else { self.hypervisor(runs)? };
         Ok(Arc::new(Placed::new(holds, runs, paths)))
     }
@@ -178,6 +181,18 @@ fn holds_volumes(name: &str, spec: &HostSpec) -> Result<(), Failure> {
         "run upgradectl on that host, and take its ssh out of the inventory there; or name as the guest's host the one that \
          holds its volumes, and this one as its runs_on",
     ))
+}
+
+/// A host that offers its own machines whole, or nothing, runs no guest whose volumes another holds.
+fn runs_others(name: &str, spec: &HostSpec) -> Result<(), Failure> {
+    match spec.hypervisor {
+        HypervisorKind::None | HypervisorKind::Vsphere => Err(refuse(
+            name,
+            "it runs no guest whose volumes another host holds",
+            "runs_on names a host of the platform that the guest's own has",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn libvirt_uri(name: &str, spec: &HostSpec) -> Result<Uri, Failure> {
