@@ -214,6 +214,7 @@ impl Step for ToolsApplied {
                     let (state, tried, kernel) =
                         (lines.next().unwrap_or(""), lines.next().unwrap_or(""), lines.next().unwrap_or(""));
                     let old = kernel == self.before;
+                    idle = if state == "open" && tried == "0" { idle + 1 } else { 0 };
                     match state {
                         "done" if !old => {
                             return Ok(Done::new(Change::Changed)
@@ -227,7 +228,7 @@ impl Step for ToolsApplied {
                             "it is booted once more".to_owned()
                         }
                         // The new kernel runs, can be reached, and what applies them was not begun: its boot passed it by.
-                        "open" if tried == "0" && !asked && idle >= PASSED_BY => {
+                        "open" if !asked && idle >= PASSED_BY => {
                             asked = true;
                             self.boot_again(&*guest).await?;
                             "their hook was passed by: it is booted once more".to_owned()
@@ -240,7 +241,6 @@ impl Step for ToolsApplied {
                 Err(error) if matches!(error.cause, Cause::Refused(_)) => error.to_string(),
                 Err(error) => return Err(error.into()),
             };
-            idle += 1;
             if begun.elapsed() >= Duration::from_secs(self.timeout_s) {
                 return Err(StepError::Unknown(format!(
                     "VMware's tools are not applied after {} s: {said}",
