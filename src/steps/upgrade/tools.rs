@@ -207,9 +207,11 @@ impl Step for ToolsApplied {
         loop {
             // Asked anew again and again of a machine that goes down and comes up: an answer is not waited for long.
             let command = Command::new(["sh", "-c", STATE, "sh", DIRECTORY]).timeout(LOOK);
-            let told = guest.run(&command).await.and_then(|told| told.checked("ask what became of VMware's tools", &command));
+            let told =
+                guest.run(&command).await.and_then(|told| told.checked("ask what became of VMware's tools", &command));
             let said = match told {
-                Ok(text) => {
+                Ok(told) => {
+                    let text = told.text();
                     let mut lines = text.lines().map(str::trim);
                     let (state, tried, kernel) =
                         (lines.next().unwrap_or(""), lines.next().unwrap_or(""), lines.next().unwrap_or(""));
