@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -121,12 +121,19 @@ impl Drop for Vcenter {
     }
 }
 
-/// The program, built once for these sources.
+/// By what Go's sources import govmomi: where Debian has it, beneath a directory for the place that it comes from.
+fn govmomi() -> Result<String> {
+    let src = Path::new(LIBRARIES).join("src");
+    let places = fs::read_dir(&src).into_iter().flatten().filter_map(Result::ok);
+    let mut paths = places.map(|place| Path::new(&place.file_name()).join("vmware/govmomi"));
+    let found = paths.find(|path| src.join(path).join("simulator").is_dir());
+    let found = found.context("govmomi is not installed: integration/prerequisites vsphere")?;
+    Ok(found.to_str().context("the path of govmomi is not text")?.to_owned())
+}
+
+/// The program, built once for these sources. They import `"govmomi/…"`, which becomes the library's own path.
 fn built() -> Result<PathBuf> {
-    ensure!(
-        Path::new(LIBRARIES).join("src/github.com/vmware/govmomi/simulator").is_dir(),
-        "govmomi is not installed: integration/prerequisites vsphere"
-    );
+    let library = govmomi()?;
     let mut sources: Vec<PathBuf> = fs::read_dir(SOURCES)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     sources.retain(|path| path.extension().is_some_and(|ending| ending == "go"));
     sources.sort();
@@ -136,6 +143,13 @@ fn built() -> Result<PathBuf> {
     }
     let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     cache::kept("vcenter", &hash, ".bin", |program| {
+        let written = tempfile::tempdir()?;
+        let mut copies = Vec::new();
+        for source in &sources {
+            let copy = written.path().join(source.file_name().context("a source without a name")?);
+            fs::write(&copy, fs::read_to_string(source)?.replace("\"govmomi/", &format!("\"{library}/")))?;
+            copies.push(copy);
+        }
         let build = run("go")
             .env("GO111MODULE", "off")
             .env("GOPATH", LIBRARIES)
@@ -143,7 +157,7 @@ fn built() -> Result<PathBuf> {
             .env("GOCACHE", std::env::temp_dir().join("upgradectl-go"))
             .args(["build", "-o"])
             .arg(program)
-            .args(&sources);
+            .args(&copies);
         let built = build.output();
         // Only its result is kept.
         let _ = fs::remove_dir_all(std::env::temp_dir().join("upgradectl-go"));

@@ -5,7 +5,7 @@ import (
 	"os/exec"
 	"sync"
 
-	"github.com/vmware/govmomi/vim25/types"
+	"govmomi/vim25/types"
 )
 
 // What stands behind a machine follows it: the simulator keeps its own word of snapshots and power, and the lab's program does the

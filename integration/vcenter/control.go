@@ -10,10 +10,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/methods"
-	"github.com/vmware/govmomi/vim25/mo"
-	"github.com/vmware/govmomi/vim25/types"
+	"govmomi/simulator"
+	"govmomi/vim25/methods"
+	"govmomi/vim25/mo"
+	"govmomi/vim25/types"
 )
 
 // The lab's control: a line asked, a line answered ("ok …" or "error …").

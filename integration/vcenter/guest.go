@@ -13,11 +13,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/methods"
-	"github.com/vmware/govmomi/vim25/mo"
-	"github.com/vmware/govmomi/vim25/soap"
-	"github.com/vmware/govmomi/vim25/types"
+	"govmomi/simulator"
+	"govmomi/vim25/methods"
+	"govmomi/vim25/mo"
+	"govmomi/vim25/soap"
+	"govmomi/vim25/types"
 )
 
 // Guest operations. The packaged simulator has none that start a program; these enter whatever the lab put behind a machine (a guest

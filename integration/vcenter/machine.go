@@ -7,11 +7,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/methods"
-	"github.com/vmware/govmomi/vim25/mo"
-	"github.com/vmware/govmomi/vim25/soap"
-	"github.com/vmware/govmomi/vim25/types"
+	"govmomi/simulator"
+	"govmomi/vim25/methods"
+	"govmomi/vim25/mo"
+	"govmomi/vim25/soap"
+	"govmomi/vim25/types"
 )
 
 // machine is the simulator's, with the calls that it lacks or answers too simply. It stands in the registries of sessions only: the

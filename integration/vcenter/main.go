@@ -31,10 +31,10 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/methods"
-	"github.com/vmware/govmomi/vim25/soap"
-	"github.com/vmware/govmomi/vim25/types"
+	"govmomi/simulator"
+	"govmomi/vim25/methods"
+	"govmomi/vim25/soap"
+	"govmomi/vim25/types"
 )
 
 // certificates makes an authority, and by it a certificate for 127.0.0.1; the authority's comes second.

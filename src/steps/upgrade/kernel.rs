@@ -44,6 +44,11 @@ pub(super) async fn newest(guest: &dyn Host, before: &str) -> Result<String, Ste
     })
 }
 
+/// Has a kernel booted from now on.
+async fn make_default(guest: &dyn Host, release: &str) -> Result<(), StepError> {
+    script(guest, &format!("make {release} the default"), BOOT, &["set", &path(release)]).await.map(drop)
+}
+
 fn path(release: &str) -> String {
     format!("/boot/vmlinuz-{release}")
 }
@@ -153,14 +158,14 @@ impl Step for BootOnce {
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
         let kernel = newest(&*guest, &self.before).await?;
-        script(&*guest, "keep the running kernel as the default", BOOT, &["set", &path(&self.before)]).await?;
+        make_default(&*guest, &self.before).await?;
         script(&*guest, &format!("have {kernel} booted once"), BOOT, &["once", &path(&kernel)]).await?;
         Ok(Done::new(Change::Changed).with(json!({ "kernel": kernel })))
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
         script(&*guest, "forget the new kernel", BOOT, &["never"]).await?;
-        script(&*guest, &format!("make {} the default", self.before), BOOT, &["set", &path(&self.before)]).await?;
+        make_default(&*guest, &self.before).await?;
         Ok(Change::Changed.into())
     }
 }
@@ -195,12 +200,12 @@ impl Step for MakeDefault {
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
         let kernel = running(&*guest).await?;
-        script(&*guest, &format!("make {kernel} the default"), BOOT, &["set", &path(&kernel)]).await?;
+        make_default(&*guest, &kernel).await?;
         Ok(Change::Changed.into())
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
-        script(&*guest, &format!("make {} the default", self.before), BOOT, &["set", &path(&self.before)]).await?;
+        make_default(&*guest, &self.before).await?;
         Ok(Change::Changed.into())
     }
 }
