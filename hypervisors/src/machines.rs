@@ -177,6 +177,8 @@ pub struct NicEdit {
 pub struct NewMachine {
     /// Its name, in the folder of its original.
     pub name: String,
+    /// Its instance UUID, lower case.
+    pub uuid: String,
     /// Its run mark.
     pub mark: Mark,
 }
@@ -216,10 +218,10 @@ pub trait Machines: Send + Sync + fmt::Debug {
     async fn remove_snapshot(&self, uuid: &str, snapshot: &str) -> Result<Change>;
 
     /// Clones a machine from a snapshot, on disks that hold the differences only; off, with all cards disconnected, marked.
-    /// Returns the clone's UUID. A machine of that name and mark that is already there is the clone; another is refused.
-    async fn clone_linked(&self, uuid: &str, snapshot: &str, new: &NewMachine) -> Result<(Change, String)>;
+    /// A machine of that name and mark that is already there is the clone; another is refused.
+    async fn clone_linked(&self, uuid: &str, snapshot: &str, new: &NewMachine) -> Result<Change>;
     /// As [`Machines::clone_linked`], with disks of its own.
-    async fn clone_full(&self, uuid: &str, snapshot: &str, new: &NewMachine) -> Result<(Change, String)>;
+    async fn clone_full(&self, uuid: &str, snapshot: &str, new: &NewMachine) -> Result<Change>;
 
     /// Changes network cards, all in one step.
     async fn edit_nics(&self, uuid: &str, edits: &[NicEdit]) -> Result<Change>;
@@ -246,6 +248,11 @@ pub trait Machines: Send + Sync + fmt::Debug {
 
     /// The inside of a running guest by way of its tools: no network is needed.
     fn inside(&self, uuid: &str, login: GuestLogin) -> Arc<dyn Host>;
+    /// The same, with the login that the platform was given for a guest. It is read anew each time.
+    ///
+    /// # Errors
+    /// There is none for this guest, or it cannot be read.
+    async fn enter(&self, uuid: &str, guest: &str) -> Result<Arc<dyn Host>>;
 
     /// Calls of the API so far, by name.
     fn calls(&self) -> BTreeMap<String, u64>;

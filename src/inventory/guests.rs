@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::checks::checks;
-use super::hosts::ssh;
+use super::hosts::{credentials, ssh};
 use super::model::*;
 use super::read::{Item, Place, Problems, Section, absolute_path, did_you_mean, key_word};
 use super::values::{AddressWish, Allowed, Size, parse_bytes};
@@ -57,6 +57,7 @@ pub(super) fn guest(name: &str, section: Section<'_>, known: &Known<'_>, partial
         kernel: section.choice("kernel", &[("host", KernelPlace::Host)]),
         source: section.get("source").and_then(|item| source(item.section()?)),
         vm: section.string("vm"),
+        guest_login: section.section("guest_login").and_then(credentials),
         tags: section.strings("tags"),
     };
     section.finish("a guest");
@@ -228,6 +229,7 @@ fn clone(section: Section<'_>, known: &Known<'_>) -> CloneDefaults {
         allow: allow.iter().filter_map(place).collect(),
         snapshot: section.section("snapshot").map(snapshot).unwrap_or_default(),
         interface: section.string("interface"),
+        portgroup: section.string("portgroup"),
     };
     section.finish("clone");
     spec

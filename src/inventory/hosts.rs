@@ -87,7 +87,7 @@ pub(super) fn ssh(section: Section<'_>, needs_address: bool) -> SshSpec {
     spec
 }
 
-fn credentials(section: Section<'_>) -> Option<Credentials> {
+pub(super) fn credentials(section: Section<'_>) -> Option<Credentials> {
     let file = section.path("file").map(Credentials::File);
     let command = section.argv("command").map(Credentials::Command);
     let both = file.is_some() && command.is_some();

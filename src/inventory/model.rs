@@ -141,6 +141,8 @@ pub struct GuestSpec {
     pub source: Option<SourceSpec>,
     /// Path or instance UUID of the machine (vsphere).
     pub vm: Option<String>,
+    /// Who logs in to its own system by way of its tools (vsphere, strategy `linked`).
+    pub guest_login: Option<Credentials>,
     /// Words by which batches select guests.
     pub tags: Vec<String>,
 }
@@ -353,6 +355,8 @@ pub struct CloneDefaults {
     pub snapshot: SnapshotPolicy,
     /// Interface of the host that carries the clone's address (jails).
     pub interface: Option<String>,
+    /// Network that the clone's cards are plugged into (vsphere); the original's own if absent.
+    pub portgroup: Option<String>,
 }
 
 /// The clone's hardware address.

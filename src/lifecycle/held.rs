@@ -99,6 +99,7 @@ impl Held<'_> {
             Verb::Upgrade if machine => self.upgrade_machine(options).await,
             Verb::Commit if machine => self.commit_machine(options).await,
             Verb::Abort if machine => self.abort_machine(options).await,
+            Verb::Promote if machine => self.promote_machine(options).await,
             Verb::Upgrade if jail => self.upgrade_jail(options).await,
             Verb::Promote if transfer => self.promote_transferred(options).await,
             Verb::Commit if transfer => self.commit_transferred(options).await,

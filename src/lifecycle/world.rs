@@ -19,7 +19,7 @@ use hypervisors::{DiskSource, Host, Hypervisor, Net, Placed, Storage};
 use super::app::App;
 use super::error::{Failure, exit};
 use super::record::RunFacts;
-use crate::inventory::{GuestSpec, HostSpec, HypervisorKind, SshSpec};
+use crate::inventory::{Credentials, GuestSpec, HostSpec, HypervisorKind, SshSpec};
 use crate::steps::{Manner, Manners, Toolstack};
 
 /// Directory of the definitions of an xl host that names none.
@@ -68,7 +68,9 @@ fn refuse(name: &str, why: impl Into<String>, help: &str) -> Failure {
 impl App {
     /// The platform of a host, with its own volumes if it is this machine. Nothing is connected to yet.
     pub(super) fn hypervisor(&self, host: &str) -> Result<Arc<dyn Hypervisor>, Failure> {
-        platform(host, self.host_spec(host)?, &self.state, &self.scratch)
+        let guests = self.inventory.guests.values().filter(|guest| guest.host == host);
+        let logins = guests.filter_map(|guest| Some((guest.name.clone(), guest.guest_login.clone()?))).collect();
+        platform(host, self.host_spec(host)?, &self.state, &self.scratch, logins)
     }
 
     /// How a machine that is no host of the inventory is logged in to.
@@ -264,7 +266,13 @@ fn connection(name: &str, spec: &HostSpec, scratch: &Path) -> Result<(Uri, Optio
     }
 }
 
-fn platform(name: &str, spec: &HostSpec, state: &Path, scratch: &Path) -> Result<Arc<dyn Hypervisor>, Failure> {
+fn platform(
+    name: &str,
+    spec: &HostSpec,
+    state: &Path,
+    scratch: &Path,
+    logins: BTreeMap<String, Credentials>,
+) -> Result<Arc<dyn Hypervisor>, Failure> {
     let net: Arc<dyn Net> = match spec.links.is_empty() {
         true => Arc::new(RealNet),
         false => Arc::new(Linked::new(Arc::new(RealNet), spec.links.clone())),
@@ -297,32 +305,43 @@ fn platform(name: &str, spec: &HostSpec, state: &Path, scratch: &Path) -> Result
             Ok(Arc::new(Jails::new(host, net)))
         }
         HypervisorKind::None => Ok(Arc::new(Bare::new(name, net))),
-        HypervisorKind::Vsphere => vsphere(name, spec, net),
+        HypervisorKind::Vsphere => vsphere(name, spec, net, logins),
     }
 }
 
 #[cfg(feature = "vsphere")]
-fn vsphere(name: &str, spec: &HostSpec, net: Arc<dyn Net>) -> Result<Arc<dyn Hypervisor>, Failure> {
-    use crate::inventory::Credentials as Named;
-    use hypervisors::vsphere::{Address, Credentials, Trust, Vsphere};
+fn vsphere(
+    name: &str,
+    spec: &HostSpec,
+    net: Arc<dyn Net>,
+    logins: BTreeMap<String, Credentials>,
+) -> Result<Arc<dyn Hypervisor>, Failure> {
+    use hypervisors::vsphere::{Address, Credentials as Read, Trust, Vsphere};
 
     let example = "credentials = { file = \"/etc/upgradectl/vcenter\" }: two lines, user and password";
-    let credentials = match &spec.credentials {
-        Some(Named::File(path)) => Credentials::File(path.clone()),
-        Some(Named::Command(argv)) => Credentials::Command(argv.clone()),
-        None => return Err(refuse(name, "it names no credentials", example)),
+    let read = |named: &Credentials| match named {
+        Credentials::File(path) => Read::File(path.clone()),
+        Credentials::Command(argv) => Read::Command(argv.clone()),
     };
+    let credentials = spec.credentials.as_ref().ok_or_else(|| refuse(name, "it names no credentials", example))?;
+    let credentials = read(credentials);
     let trust = match (&spec.thumbprint, &spec.ca) {
         (Some(thumbprint), _) => Trust::Thumbprint(thumbprint.clone()),
         (None, Some(path)) => Trust::File(path.clone()),
         (None, None) => Trust::Machine,
     };
     let url = spec.url.clone().unwrap_or_default();
-    Ok(Arc::new(Vsphere::new(Address { name: name.to_owned(), url, trust, credentials }, net)))
+    let vsphere = Vsphere::new(Address { name: name.to_owned(), url, trust, credentials }, net);
+    Ok(Arc::new(vsphere.entering(logins.iter().map(|(guest, login)| (guest.clone(), read(login))).collect())))
 }
 
 #[cfg(not(feature = "vsphere"))]
-fn vsphere(name: &str, _spec: &HostSpec, _net: Arc<dyn Net>) -> Result<Arc<dyn Hypervisor>, Failure> {
+fn vsphere(
+    name: &str,
+    _spec: &HostSpec,
+    _net: Arc<dyn Net>,
+    _logins: BTreeMap<String, Credentials>,
+) -> Result<Arc<dyn Hypervisor>, Failure> {
     Err(refuse(name, "this build has no vsphere", "cargo build --features vsphere"))
 }
 

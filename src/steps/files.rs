@@ -125,14 +125,12 @@ impl Rewrite {
         world.run_dir.join("hostkeys")
     }
 
-    /// The spec with the run's throw-away host keys, if they have been made.
-    fn with_keys(&self, world: &World) -> Result<CloneSpec, StepError> {
-        let mut spec = self.spec.clone();
-        spec.host_keys = read_keys(&Self::key_dir(world))?;
-        Ok(spec)
+    /// A spec with the run's throw-away host keys, if they have been made.
+    pub(super) fn keyed(spec: &CloneSpec, world: &World) -> Result<CloneSpec, StepError> {
+        Ok(CloneSpec { host_keys: read_keys(&Self::key_dir(world))?, ..spec.clone() })
     }
 
-    async fn make_keys(world: &World) -> Result<(), StepError> {
+    pub(super) async fn make_keys(world: &World) -> Result<(), StepError> {
         let dir = Self::key_dir(world);
         if !read_keys(&dir)?.is_empty() {
             return Ok(());
@@ -190,7 +188,7 @@ impl Step for Rewrite {
         Some(self.diff.clone())
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
-        let spec = self.with_keys(world)?;
+        let spec = Self::keyed(&self.spec, world)?;
         if spec.host_keys.is_empty() {
             return Ok(Probe::Absent);
         }
@@ -206,7 +204,7 @@ impl Step for Rewrite {
     async fn capture(&self, world: &World) -> Result<Value, StepError> {
         Self::make_keys(world).await?;
         let tree = open(world, &self.host, &self.volume).await?;
-        let edits = guest::clone_edits(&tree, &self.with_keys(world)?)?;
+        let edits = guest::clone_edits(&tree, &Self::keyed(&self.spec, world)?)?;
         let now = expected(&edits);
         if now != self.expected {
             let changed: Vec<String> = now

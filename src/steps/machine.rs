@@ -3,6 +3,9 @@
 //! A snapshot is known by the id that making it returned; the journal has it. Its name is for people. If the process died between
 //! the call and the journal, it is told by its description, which holds the run's id and is no other run's.
 
+pub mod inside;
+pub mod linked;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

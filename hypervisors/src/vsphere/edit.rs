@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::facts;
 use crate::Mark;
-use crate::machines::NicEdit;
+use crate::machines::{NewMachine, NicEdit};
 
 /// Where a card is plugged in, as the API wants it.
 #[derive(Clone, Debug)]
@@ -95,13 +95,14 @@ pub(super) enum Disks {
 }
 
 /// The `VirtualMachineCloneSpec` of a clone from a snapshot.
-pub(super) fn clone(disks: Disks, snapshot: &str, cards: Vec<Value>, mark: &Mark) -> Value {
+pub(super) fn clone(disks: Disks, snapshot: &str, cards: Vec<Value>, new: &NewMachine) -> Value {
     let moved = match disks {
         Disks::Linked => "createNewChildDiskBacking",
         Disks::Own => "moveAllDiskBackingsAndDisallowSharing",
     };
     let mut config = config();
-    config["extraConfig"] = marked(Some(mark));
+    config["extraConfig"] = marked(Some(&new.mark));
+    config["instanceUuid"] = new.uuid.clone().into();
     json!({
         "_typeName": "VirtualMachineCloneSpec",
         "location": {"_typeName": "VirtualMachineRelocateSpec", "diskMoveType": moved, "deviceChange": cards},

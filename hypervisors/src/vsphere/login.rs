@@ -35,8 +35,7 @@ impl fmt::Debug for Login {
 }
 
 impl Credentials {
-    pub(super) async fn read(&self) -> Result<Login> {
-        let doing = "read the vCenter's user and password";
+    pub(super) async fn read(&self, doing: &str) -> Result<Login> {
         let local = LocalHost::new("controller");
         let bytes = match self {
             Self::File(path) => {
@@ -97,19 +96,19 @@ mod tests {
         let path = dir.path().join("vcenter");
         std::fs::write(&path, "adm\npw\n").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let error = Credentials::File(path.clone()).read().await.unwrap_err();
+        let error = Credentials::File(path.clone()).read("test").await.unwrap_err();
         assert!(error.help.unwrap().contains("chmod 600"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(Credentials::File(path).read().await.unwrap().user, "adm");
+        assert_eq!(Credentials::File(path).read("test").await.unwrap().user, "adm");
     }
 
     #[tokio::test]
     async fn a_command_tells_them_and_its_words_stay_out_of_errors() {
         let told = Credentials::Command(vec!["printf".into(), "adm\\npw\\n".into()]);
-        assert_eq!(told.read().await.unwrap().password, "pw");
+        assert_eq!(told.read("test").await.unwrap().password, "pw");
         let failed =
             Credentials::Command(vec!["sh".into(), "-c".into(), "echo s3cret; echo s3cret >&2; exit 3".into()]);
-        let error = failed.read().await.unwrap_err().to_string();
+        let error = failed.read("test").await.unwrap_err().to_string();
         assert!(error.contains("exited with 3") && !error.contains("s3cret"), "{error}");
     }
 }

@@ -41,11 +41,7 @@ impl Found {
 
     /// Calls a method of the machine that begins a task, and waits for its end.
     async fn ask(&self, doing: &str, method: &str, request: Result<Request, Trouble>) -> Result<Value> {
-        let request = request.map_err(|trouble| wrong(doing, trouble))?;
-        let id = &self.seen.reference.value;
-        let asked = self.session.invoke("", "VirtualMachine", id, method, Some(&request)).await;
-        let task = asked.and_then(|bytes| unmarshal(self.session.transport(), &bytes)).map_err(Trouble::from);
-        task::ended(&self.session, doing, task).await
+        ask(&self.session, doing, &self.seen.reference.value, method, request).await
     }
 
     async fn reconfigure(&self, doing: &str, spec: &Value) -> Result<Change> {
@@ -53,6 +49,20 @@ impl Found {
         self.ask(doing, "ReconfigVM_Task", request).await?;
         Ok(Change::Changed)
     }
+}
+
+/// Calls a method of a machine that begins a task, and waits for its end.
+async fn ask(
+    session: &Arc<Session>,
+    doing: &str,
+    machine: &str,
+    method: &str,
+    request: Result<Request, Trouble>,
+) -> Result<Value> {
+    let request = request.map_err(|trouble| wrong(doing, trouble))?;
+    let asked = session.invoke("", "VirtualMachine", machine, method, Some(&request)).await;
+    let task = asked.and_then(|bytes| unmarshal(session.transport(), &bytes)).map_err(Trouble::from);
+    task::ended(session, doing, task).await
 }
 
 impl Vsphere {
@@ -185,14 +195,7 @@ impl Vsphere {
         Ok(Plug::Portgroup { key, switch: switch.text("uuid").ok_or_else(malformed)?.to_owned() })
     }
 
-    async fn cloned(
-        &self,
-        doing: &str,
-        uuid: &str,
-        from: &str,
-        new: &NewMachine,
-        disks: Disks,
-    ) -> Result<(Change, String)> {
+    async fn cloned(&self, doing: &str, uuid: &str, from: &str, new: &NewMachine, disks: Disks) -> Result<Change> {
         let (machines, _) =
             self.everything(doing, &["name", "parent", "config.instanceUuid", "config.extraConfig"]).await?;
         let found = self.need(doing, uuid).await?;
@@ -204,7 +207,10 @@ impl Vsphere {
         };
         if let Some(there) = machines.iter().find(namesake) {
             return match (facts::mark(there), facts::uuid(there)) {
-                (Some(mark), Some(uuid)) if mark == new.mark => Ok((Change::Unchanged, uuid)),
+                (Some(mark), Some(uuid)) if mark == new.mark => {
+                    self.called(&found.session, doing, &there.reference, &uuid, new).await?;
+                    Ok(Change::Unchanged)
+                }
                 _ => Err(Error::refused(doing, format!("there is another machine {} in its folder", new.name))),
             };
         }
@@ -212,7 +218,7 @@ impl Vsphere {
             return Err(Error::not_found(doing, format!("it has no snapshot {from}")));
         }
         let cards = edit::unplugged(facts::devices(&found.seen));
-        let spec = edit::clone(disks, from, cards, &new.mark);
+        let spec = edit::clone(disks, from, cards, new);
         let request = Request::new("CloneVMRequestType")
             .with("folder", folder)
             .with("name", new.name.clone())
@@ -225,7 +231,27 @@ impl Vsphere {
             .map_err(|trouble| wrong(doing, trouble))?;
         let uuid = seen.as_ref().and_then(facts::uuid);
         let uuid = uuid.ok_or_else(|| Error::unknown(doing, "the clone tells no UUID"))?;
-        Ok((Change::Created, uuid))
+        self.called(&found.session, doing, &cloned, &uuid, new).await?;
+        Ok(Change::Created)
+    }
+
+    /// Gives a clone its UUID, if the server gave it one of its own: "vCenter may assign or change it"
+    /// (`VirtualMachineConfigSpec.instanceUuid`, which is changed whether the machine is on or off).
+    async fn called(
+        &self,
+        session: &Arc<Session>,
+        doing: &str,
+        clone: &ManagedObjectReference,
+        uuid: &str,
+        new: &NewMachine,
+    ) -> Result<()> {
+        if uuid.eq_ignore_ascii_case(&new.uuid) {
+            return Ok(());
+        }
+        let mut spec = edit::config();
+        spec["instanceUuid"] = new.uuid.clone().into();
+        let request = Request::new("ReconfigVMRequestType").typed::<VirtualMachineConfigSpec>("spec", &spec);
+        ask(session, doing, &clone.value, "ReconfigVM_Task", request).await.map(drop)
     }
 
     async fn powered(&self, uuid: &str, on: bool) -> Result<Change> {
@@ -316,11 +342,11 @@ impl Machines for Vsphere {
         Ok(Change::Removed)
     }
 
-    async fn clone_linked(&self, uuid: &str, snapshot: &str, new: &NewMachine) -> Result<(Change, String)> {
+    async fn clone_linked(&self, uuid: &str, snapshot: &str, new: &NewMachine) -> Result<Change> {
         self.cloned(&format!("clone {uuid} as {}", new.name), uuid, snapshot, new, Disks::Linked).await
     }
 
-    async fn clone_full(&self, uuid: &str, snapshot: &str, new: &NewMachine) -> Result<(Change, String)> {
+    async fn clone_full(&self, uuid: &str, snapshot: &str, new: &NewMachine) -> Result<Change> {
         self.cloned(&format!("copy {uuid} as {}", new.name), uuid, snapshot, new, Disks::Own).await
     }
 
@@ -483,6 +509,17 @@ impl Machines for Vsphere {
 
     fn inside(&self, uuid: &str, login: GuestLogin) -> Arc<dyn Host> {
         Arc::new(guest::Inside::new(self.clone(), uuid, login))
+    }
+
+    async fn enter(&self, uuid: &str, guest: &str) -> Result<Arc<dyn Host>> {
+        let doing = format!("enter {guest} by its tools");
+        let Some(credentials) = self.guests.get(guest) else {
+            return Err(Error::refused(doing, "the inventory has no login of its system").help(format!(
+                "guests.{guest}: guest_login = {{ file = \"/etc/upgradectl/{guest}\" }}, two lines: user, password"
+            )));
+        };
+        let login = credentials.read(&format!("read the login of {guest}")).await?;
+        Ok(self.inside(uuid, GuestLogin { user: login.user, password: login.password }))
     }
 
     fn calls(&self) -> BTreeMap<String, u64> {

@@ -60,6 +60,8 @@ pub struct Address {
 pub struct Vsphere {
     address: Address,
     net: Arc<dyn Net>,
+    /// Who logs in to the guests' own systems, by the guests' names.
+    guests: Arc<BTreeMap<String, Credentials>>,
     session: Arc<tokio::sync::Mutex<Option<Arc<Session>>>>,
     counts: session::Counts,
     /// The server's ids of machines, by instance UUID. They stay for as long as a machine is registered.
@@ -75,7 +77,20 @@ impl fmt::Debug for Vsphere {
 impl Vsphere {
     /// A vCenter; `net` reaches its guests.
     pub fn new(address: Address, net: Arc<dyn Net>) -> Self {
-        Self { address, net, session: Arc::default(), counts: Arc::default(), known: Arc::default() }
+        Self {
+            address,
+            net,
+            guests: Arc::default(),
+            session: Arc::default(),
+            counts: Arc::default(),
+            known: Arc::default(),
+        }
+    }
+
+    /// With logins for the systems of guests, by the names they are asked for ([`crate::Machines::enter`]).
+    #[must_use]
+    pub fn entering(self, guests: BTreeMap<String, Credentials>) -> Self {
+        Self { guests: Arc::new(guests), ..self }
     }
 
     /// The session, begun if there is none.

@@ -27,6 +27,9 @@ use crate::{Cause, Error, Result};
 const CALL: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(20);
 
+/// What a login is read for.
+const LOGIN: &str = "read the vCenter's user and password";
+
 /// Calls by name, shared by all sessions of one platform.
 pub(super) type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
 
@@ -84,7 +87,7 @@ impl Session {
             .timeout(CALL)
             .build()
             .map_err(|error| Error::new(&*doing, Cause::Platform(super::chain(&error))))?;
-        let Login { user, password } = credentials.read().await?;
+        let Login { user, password } = credentials.read(LOGIN).await?;
         let builder = ClientBuilder::new(server, http.clone())
             .basic_authn(&user, &password)
             .app_details("upgradectl", env!("CARGO_PKG_VERSION"))
@@ -135,7 +138,7 @@ impl Session {
         let Some(manager) = &self.client.service_content().session_manager else {
             return Err(Fault::MissingOrInvalidSessionKey);
         };
-        let Login { user, password } = match self.credentials.read().await {
+        let Login { user, password } = match self.credentials.read(LOGIN).await {
             Ok(login) => login,
             Err(error) => return Err(Fault::ParseError(error.to_string())),
         };

@@ -9,7 +9,8 @@ use hypervisors::{Cause, Change, DefinitionEdit, Hypervisor as _, Machines as _,
 use super::{WEB, lab};
 
 fn clone_of(run: &str) -> NewMachine {
-    NewMachine { name: run.into(), mark: format!("{run}.clone").parse().expect("a mark") }
+    let uuid = format!("5c1f3b2a-0000-8000-a000-{:0>12}", run.bytes().map(u64::from).sum::<u64>());
+    NewMachine { name: run.into(), mark: format!("{run}.clone").parse().expect("a mark"), uuid }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,9 +52,9 @@ async fn a_linked_clone_is_unplugged_marked_and_unlinked_by_promotion() -> Resul
     let snapshot = platform.snapshot(&uuid, "upgradectl", "web1--k3f9", false).await?;
     let original = platform.machine(&uuid).await?.expect("it is there");
 
-    let (change, clone) = platform.clone_linked(&uuid, &snapshot, &new).await?;
-    assert_eq!(change, Change::Created);
-    assert_eq!(platform.clone_linked(&uuid, &snapshot, &new).await?, (Change::Unchanged, clone.clone()));
+    assert_eq!(platform.clone_linked(&uuid, &snapshot, &new).await?, Change::Created);
+    assert_eq!(platform.clone_linked(&uuid, &snapshot, &new).await?, Change::Unchanged);
+    let clone = new.uuid.clone();
     let taken =
         platform.clone_linked(&uuid, &snapshot, &NewMachine { mark: clone_of("web1--zzzz").mark, ..new.clone() }).await;
     assert!(matches!(taken.unwrap_err().cause, Cause::Refused(_)));
@@ -99,7 +100,9 @@ async fn a_full_clone_has_disks_of_its_own() -> Result<()> {
     let (_vcenter, platform) = lab()?;
     let uuid = platform.find(WEB).await?.uuid;
     let snapshot = platform.snapshot(&uuid, "upgradectl", "", false).await?;
-    let (_, clone) = platform.clone_full(&uuid, &snapshot, &clone_of("web1--full")).await?;
+    let new = clone_of("web1--full");
+    platform.clone_full(&uuid, &snapshot, &new).await?;
+    let clone = new.uuid;
     let facts = platform.machine(&clone).await?.expect("it was made");
     assert!(facts.borrowed().is_empty() && facts.disks[0].parents.is_empty(), "{:?}", facts.disks);
     assert_eq!(platform.promote_disks(&clone).await?, Change::Unchanged);

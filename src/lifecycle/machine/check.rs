@@ -12,9 +12,10 @@ use crate::recipe::yum::{Seen, findings, offered};
 /// What `clone` looks at.
 pub fn for_clone(facts: &Facts, strategy: Option<Strategy>, accept_loss: bool, found: &mut Findings) {
     let spec = &facts.spec;
-    declared(spec, strategy, found);
+    declared(spec, strategy, facts.machine.is_some(), found);
+    let loses = strategy != Some(Strategy::Linked);
     match &facts.machine {
-        Some(machine) => covered(spec, machine, accept_loss, found),
+        Some(machine) => covered(spec, machine, accept_loss || !loses, found),
         None if !accept_loss => found.refuse(
             "loss",
             format!("{} has no hypervisor that could take a snapshot: what an upgrade makes of packages cannot be taken back", spec.host),
@@ -64,13 +65,20 @@ fn covered(spec: &GuestSpec, machine: &MachineFacts, accept_loss: bool, found: &
 }
 
 /// What the inventory asks for that cannot be done here.
-fn declared(spec: &GuestSpec, strategy: Option<Strategy>, found: &mut Findings) {
-    if strategy.is_some_and(|strategy| strategy != Strategy::InPlace) || strategy.is_none() {
-        let what = match strategy {
-            Some(Strategy::Linked) => "the strategy \"linked\" is not built yet".to_owned(),
-            _ => format!("{} has nothing that could make a clone", spec.host),
+fn declared(spec: &GuestSpec, strategy: Option<Strategy>, api: bool, found: &mut Findings) {
+    let can = match strategy {
+        Some(Strategy::InPlace) => true,
+        Some(Strategy::Linked) => api,
+        _ => false,
+    };
+    if !can {
+        let (what, remedy) = match api {
+            true => {
+                ("machines of this host are cloned by linked, or upgraded in place", "\"linked\" }, or \"in-place\"")
+            }
+            false => ("it has nothing that could make a clone", "\"in-place\" }"),
         };
-        found.refuse("strategy", what, "clone = { strategy = \"in-place\" }");
+        found.refuse("strategy", format!("{}: {what}", spec.host), format!("clone = {{ strategy = {remedy}"));
     }
     if !spec.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.recipe, Recipe::YumKernel(_))) {
         let what = "only the recipe yum-kernel knows a way back on a guest without a snapshot".to_owned();

@@ -175,6 +175,7 @@ impl Facts {
                 release: self.seen.release.clone(),
                 modules: self.seen.loaded.iter().cloned().collect(),
                 tools: self.seen.running,
+                linked: None,
                 vm: self.machine.as_ref().map(|facts| Vm {
                     uuid: facts.machine.uuid.clone(),
                     path: facts.machine.path.clone(),

@@ -1,6 +1,7 @@
 //! Runs on a guest itself, of which nothing can be opened from here. All goes over ssh into it; strategy `in-place`, recipe
 //! `yum-kernel`. `upgrade` keeps the old kernel as the one that is booted; `commit` makes the new one that.
 //!
+//! * By strategy `linked` a clone of the machine is worked on instead, and takes its place (`linked`).
 //! * Whoever runs the machine lets nobody at its hypervisor: `clone` measures and touches nothing. `abort` boots the old kernel and
 //!   gives every file that was changed its bytes back; packages stay, and it says so.
 //! * An API takes a snapshot of it ([`Vm`]): `clone` does, `abort` brings the machine back to it, `commit` removes it.
@@ -9,15 +10,21 @@
 
 mod check;
 mod facts;
+mod linked;
 mod plan;
 mod run;
 
 pub use facts::Facts;
 
+use std::net::IpAddr;
+
+use hypervisors::GuestLink;
 use serde::{Deserialize, Serialize};
 
 use super::record::RunFacts;
 use crate::engine::{PlanStep, Stage, Undo};
+use crate::inventory::Strategy;
+use crate::steps::machine::linked::Card;
 use crate::steps::upgrade::ProveKernel;
 
 /// What is remembered of a run of this kind beside what every run remembers: the guest as it was.
@@ -34,6 +41,22 @@ pub struct Machine {
     /// The machine, where an API takes a snapshot of it; `None`: nothing leads back but the old kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
+    /// Its clone, by strategy `linked`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linked: Option<Linked>,
+}
+
+/// A linked clone, and what the two machines exchange at promotion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linked {
+    /// Instance UUID of the clone.
+    pub uuid: String,
+    /// The original's network cards, in their order.
+    pub original: Vec<Card>,
+    /// The clone's.
+    pub clone: Vec<Card>,
+    /// Addresses that go over to it.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A machine of a platform with an API for such.
@@ -47,12 +70,20 @@ pub struct Vm {
     pub quiesce: bool,
 }
 
+/// The way into the system that is upgraded: the clone's, if there is one.
+fn worked_on(record: &RunFacts) -> &GuestLink {
+    match record.strategy {
+        Strategy::Linked => &record.clone,
+        _ => &record.original,
+    }
+}
+
 impl Machine {
     /// The proof that a newer kernel runs with all that the old one had; or that the old one does.
-    fn proof(&self, record: &RunFacts, newer: bool) -> PlanStep {
+    fn proof(&self, record: &RunFacts, link: &GuestLink, newer: bool) -> PlanStep {
         let prove = ProveKernel {
             host: record.host.clone(),
-            link: record.original.clone(),
+            link: link.clone(),
             before: self.kernel.clone(),
             newer,
             modules: self.modules.clone(),

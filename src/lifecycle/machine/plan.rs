@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Machine, Vm};
+use super::{Machine, Vm, worked_on};
 use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
 use crate::inventory::{GuestSpec, Recipe, Verb, YumKernel};
 use crate::lifecycle::back::Past;
@@ -109,7 +109,7 @@ pub struct Look {
 pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Look, number: usize) -> (Plan, Page) {
     let (seen, newer) = (&look.seen, look.newer);
     let name = &spec.name;
-    let (host, link) = (record.host.clone(), record.original.clone());
+    let (host, link) = (record.host.clone(), worked_on(record).clone());
     let declared = match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
         Some(Recipe::YumKernel(declared)) => declared.clone(),
         _ => YumKernel::default(),
@@ -118,7 +118,11 @@ pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Lo
     let step = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).on_failure(OnFailure::Stop);
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Upgrade);
-    let mut page = Page::new(format!("Upgrade {name} itself."));
+    let linked = machine.linked.is_some();
+    let mut page = Page::new(match linked {
+        true => format!("Upgrade {}.", record.clone.name),
+        false => format!("Upgrade {name} itself."),
+    });
     page.rows.push(Row::new("recipe", format!("all packages of {}, and its kernel", machine.release)));
 
     let tool = seen.tool.clone();
@@ -173,7 +177,7 @@ pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Lo
     }
     let collect = upgrade::CollectConffiles {
         host: record.host.clone(),
-        link: record.original.clone(),
+        link: worked_on(record).clone(),
         older: look.older.clone(),
     };
     steps.push(step(Stage::Settle, collect.into(), 2.0).undo(Undo::Nothing));
@@ -185,9 +189,18 @@ pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Lo
     }
     steps.extend(hooks.after(Verb::Upgrade));
 
-    page.rows
-        .push(Row::new("production", format!("{name} itself is upgraded; its services restart as they are replaced")));
+    let production = match linked {
+        true => format!("{name} keeps serving; the clone is upgraded"),
+        false => format!("{name} itself is upgraded; its services restart as they are replaced"),
+    };
+    page.rows.push(Row::new("production", production));
     let plan = record.plan("upgrade", [State::Upgrading, State::Upgraded, State::Upgrading], steps);
+    if linked {
+        page.rows.push(Row::new("tools", tools(seen)));
+        page.rows.push(Row::new("outage", "none"));
+        page.rows.push(Row::new("way back", format!("upgradectl abort {name}: the clone goes")));
+        return (plan, page);
+    }
     match plan.outages.first().map(|outage: &Outage| outage.expected_s) {
         Some(expected_s) => {
             page.rows.push(Row::new("tools", tools(seen)));
@@ -220,7 +233,7 @@ fn boots(
     declared: &YumKernel,
     timeout_s: Option<u64>,
 ) -> Vec<PlanStep> {
-    let (host, link, before) = (record.host.clone(), record.original.clone(), machine.kernel.clone());
+    let (host, link, before) = (record.host.clone(), worked_on(record).clone(), machine.kernel.clone());
     let timeout_s = timeout_s.unwrap_or(900);
     let step = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).on_failure(OnFailure::Stop);
     let mut steps = Vec::new();
@@ -249,14 +262,22 @@ fn boots(
     let once = upgrade::BootOnce { host: host.clone(), link: link.clone(), before: before.clone() };
     steps.push(step(Stage::Reboot, once.into(), 1.0));
     let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s };
-    steps.push(step(Stage::Reboot, reboot.into(), 90.0).undo(Undo::Nothing).outage_begins());
+    let itself = machine.linked.is_none();
+    let reboot = step(Stage::Reboot, reboot.into(), 90.0).undo(Undo::Nothing);
+    steps.push(if itself { reboot.outage_begins() } else { reboot });
     if applies {
-        let wait = upgrade::ToolsApplied { host: host.clone(), link: link.clone(), before, timeout_s };
+        let wait = upgrade::ToolsApplied { host: host.clone(), link: link.clone(), before: before.clone(), timeout_s };
         steps.push(step(Stage::Reboot, wait.into(), 120.0).undo(Undo::Nothing));
     }
-    let settle = upgrade::Settle { host, link, timeout_s };
-    steps.push(step(Stage::Settle, settle.into(), 5.0).undo(Undo::Nothing).outage_ends());
-    steps.push(machine.proof(record, true).on_failure(OnFailure::Stop));
+    let settle = upgrade::Settle { host: host.clone(), link: link.clone(), timeout_s };
+    let settle = step(Stage::Settle, settle.into(), 5.0).undo(Undo::Nothing);
+    steps.push(if itself { settle.outage_ends() } else { settle });
+    steps.push(machine.proof(record, worked_on(record), true).on_failure(OnFailure::Stop));
+    if !itself {
+        // A clone is started again to be promoted, and goes if it does not serve.
+        let default = upgrade::MakeDefault { host, link, before: machine.kernel.clone() };
+        steps.push(step(Stage::Prove, default.into(), 0.5));
+    }
     steps
 }
 
@@ -289,7 +310,7 @@ pub fn commit(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[P
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Commit);
     if booted(pasts) {
-        steps.push(machine.proof(record, true).on_failure(OnFailure::Stop));
+        steps.push(machine.proof(record, &record.original, true).on_failure(OnFailure::Stop));
         let default = upgrade::MakeDefault {
             host: record.host.clone(),
             link: record.original.clone(),
@@ -356,7 +377,7 @@ pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Pas
         let timeout_s = spec.upgrade.as_ref().and_then(|upgrade| upgrade.reboot_timeout_s).unwrap_or(900);
         let settle = upgrade::Settle { host: record.host.clone(), link: record.original.clone(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Settle, settle, 60.0).undo(Undo::Nothing)).outage_ends());
-        steps.push(stop(machine.proof(record, false)));
+        steps.push(stop(machine.proof(record, &record.original, false)));
     }
     if let Some(made) = made {
         steps.push(stop(PlanStep::new(Stage::Tidy, RemoveSnapshot { of: made }, 30.0).undo(Undo::None)));
@@ -406,7 +427,7 @@ pub fn abort(
         steps.push(stop(PlanStep::new(Stage::Settle, settle, 5.0)).outage_ends());
     }
     if begun(pasts, |action| !matches!(action, Action::Hook(_) | Action::TakeBaseline(_))) {
-        steps.push(stop(machine.proof(record, false)));
+        steps.push(stop(machine.proof(record, &record.original, false)));
     }
     steps.push(forget(record));
     steps.extend(hooks.after(Verb::Abort));

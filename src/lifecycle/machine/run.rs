@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use hypervisors::host::{Command, printable};
 
-use super::{Facts, Machine, check, plan};
+use super::{Facts, Machine, check, linked, plan, worked_on};
 use crate::engine::{Emitter, PlanStep};
+use crate::inventory::values::AddressWish;
 use crate::inventory::{GuestSpec, HypervisorKind, Strategy};
 use crate::journal::Journal;
 use crate::lifecycle::app::{App, Beginning};
@@ -14,8 +15,29 @@ use crate::lifecycle::held::Held;
 use crate::lifecycle::invocation::{Finish, Options};
 use crate::lifecycle::page::Proposal;
 use crate::lifecycle::preflight::Findings;
+use crate::lifecycle::record::RunFacts;
+use crate::lifecycle::state::{State, Verb};
 use crate::recipe::conffiles;
 use crate::recipe::yum::Seen;
+use crate::steps::StepError;
+use crate::steps::machine::inside::{self, RestoreInside};
+
+/// A failure of a step's own look, before there is a plan.
+pub(super) fn failed(name: &str, error: &StepError) -> Failure {
+    let failure = Failure::new(exit::REFUSED, format!("look at {name}")).cause(error.to_string());
+    match error.help() {
+        Some(help) => failure.help(help),
+        None => failure,
+    }
+}
+
+/// The addresses that are wished for the clone.
+fn wishes(spec: &GuestSpec, options: &Options) -> Vec<AddressWish> {
+    match options.ip.is_empty() {
+        true => spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect(),
+        false => options.ip.clone(),
+    }
+}
 
 impl App {
     /// Whether nothing of a guest can be opened from here: its host offers its machines whole, or lets nobody at its hypervisor.
@@ -39,11 +61,45 @@ impl App {
         let mut findings = Findings::default();
         check::for_clone(&facts, strategy, options.accept_loss, &mut findings);
         let record = facts.record(&self.state, &self.scratch);
+        if strategy == Some(Strategy::Linked) {
+            return self.clone_linked(spec, &facts, (record, findings), existing, options, emit).await;
+        }
         let machine = record.of_machine()?.clone();
         let (plan, page) = plan::clone(spec, &record, &machine, &facts.seen);
         let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
         let beginning =
             Beginning { record, host_keys: facts.host_keys.clone(), definition: None, clone_has_keys: true };
+        self.begin(spec, existing, proposal, beginning, options, emit).await
+    }
+
+    /// `clone` of a machine by strategy `linked`.
+    async fn clone_linked(
+        &self,
+        spec: &GuestSpec,
+        facts: &Facts,
+        (record, mut findings): (RunFacts, Findings),
+        existing: Option<Arc<dyn Journal>>,
+        options: &Options,
+        emit: &Arc<Emitter>,
+    ) -> Result<Finish, Failure> {
+        // A refusal explains more than a plan that cannot be made.
+        let refuse = |findings: &Findings| match findings.refusal() {
+            Some(finding) => Err(crate::lifecycle::app::refused("clone", &spec.name, finding)),
+            None => Ok(()),
+        };
+        refuse(&findings)?;
+        let there = inside::files_of(&*facts.guest).await.map_err(|error| failed(&spec.name, &error))?;
+        let wishes = wishes(spec, options);
+        let mut record = linked::record(facts, &there.tree, record, &wishes, &options.mac)?;
+        linked::check(facts, &record, &mut findings).await?;
+        refuse(&findings)?;
+        let adapted = linked::adapt(facts, &there.tree, &record)?;
+        record.quarantined.clone_from(&adapted.held);
+        let (plan, page) = linked::clone(spec, &record, adapted)?;
+        let proposal = Proposal { plan, page, findings: findings.0, manners: self.manners() };
+        // It gets keys of its own, which promotion takes back.
+        let beginning =
+            Beginning { record, host_keys: facts.host_keys.clone(), definition: None, clone_has_keys: false };
         self.begin(spec, existing, proposal, beginning, options, emit).await
     }
 
@@ -68,7 +124,7 @@ impl Held<'_> {
     /// `upgrade` of the guest itself.
     pub(in crate::lifecycle) async fn upgrade_machine(&mut self, options: &Options) -> Result<Finish, Failure> {
         let machine = self.machine()?;
-        let guest = self.hypervisor.guest(&self.record.original)?;
+        let guest = self.hypervisor.guest(worked_on(&self.record))?;
         let seen = Seen::look(&*guest).await?;
         let mut findings = Findings::default();
         check::look(&seen, &mut findings);
@@ -91,7 +147,36 @@ impl Held<'_> {
     /// What `verify` proves of the kernel beside the checks.
     pub(in crate::lifecycle) fn kernel_proof(&self) -> Result<Option<PlanStep>, Failure> {
         let Some(machine) = &self.record.machine else { return Ok(None) };
-        Ok(plan::booted(&self.pasts()?).then(|| machine.proof(&self.record, true)))
+        let link = match self.state()? {
+            State::Promoted => &self.record.original,
+            _ => worked_on(&self.record),
+        };
+        Ok(plan::booted(&self.pasts()?).then(|| machine.proof(&self.record, link, true)))
+    }
+
+    /// `promote` of a machine's clone.
+    pub(in crate::lifecycle) async fn promote_machine(&mut self, options: &Options) -> Result<Finish, Failure> {
+        let name = self.spec.name.clone();
+        let machine = self.machine()?;
+        let linked = machine.linked.as_ref().ok_or_else(|| Failure::new(exit::BUG, "promote a guest itself"))?;
+        let machines = self.hypervisor.machines().ok_or_else(|| {
+            Failure::new(exit::REFUSED, format!("promote {name}"))
+                .cause(format!("{} has no API for whole machines any more", self.record.host))
+                .place(format!("hosts.{} in the inventory", self.record.host))
+        })?;
+        let mut findings = Findings::default();
+        linked::queues(&*self.hypervisor.guest(&self.record.original)?, &name, &mut findings).await?;
+        let rewrite = linked::rewriting(&self.pasts()?)?;
+        let world = self.world(options)?;
+        let inside = machines.enter(&linked.uuid, &name).await?;
+        let restored =
+            RestoreInside::restored(&*inside, &world, rewrite).await.map_err(|error| failed(&name, &error))?;
+        for note in &restored.notes {
+            findings.warn("identity", note.clone());
+        }
+        let number = self.checks_number()?;
+        let (plan, page) = linked::promote(&self.spec, &self.record, rewrite, &restored.edits, number)?;
+        self.propose(plan, page, findings.0, options).await
     }
 
     /// `commit` of the guest itself.
@@ -102,6 +187,13 @@ impl Held<'_> {
                 .place("--rename")
                 .help("leave it out"));
         }
+        if self.machine()?.linked.is_some() {
+            if let Some(why) = &self.record.unproven {
+                self.emit.warning(format!("the promotion is unproven: {why}"));
+            }
+            let (plan, page) = linked::commit(&self.spec, &self.record)?;
+            return self.propose(plan, page, Vec::new(), options).await;
+        }
         let (plan, page) = plan::commit(&self.spec, &self.record, &self.machine()?, &self.pasts()?)?;
         self.propose(plan, page, Vec::new(), options).await
     }
@@ -109,6 +201,9 @@ impl Held<'_> {
     /// `abort` of the guest itself.
     pub(in crate::lifecycle) async fn abort_machine(&mut self, options: &Options) -> Result<Finish, Failure> {
         let (machine, name) = (self.machine()?, self.spec.name.clone());
+        if machine.linked.is_some() {
+            return self.way_back(Verb::Abort, options).await;
+        }
         if machine.vm.is_some() {
             let (plan, page) = plan::back(&self.spec, &self.record, &machine, &self.pasts()?)?;
             return self.propose(plan, page, Vec::new(), options).await;

@@ -27,6 +27,7 @@ mod upgrade;
 pub(crate) mod world;
 
 pub use facts::Facts;
+pub(super) use queues::full as full_queues;
 
 use std::path::{Path, PathBuf};
 

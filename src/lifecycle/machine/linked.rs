@@ -1,0 +1,471 @@
+//! Strategy `linked`: a clone of the machine on disks of differences, which gets its identity while it has no network, is upgraded like
+//! the machine itself would be, and takes its place.
+//!
+//! What is exchanged at promotion is names, hardware addresses and networks; what is done in a system is done by its tools, while its
+//! cards are unplugged, and counts from its next start. The machine is `Which` by its instance UUID all along.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use hypervisors::machines::MachineFacts;
+use hypervisors::{Host, MacAddr, Mark, Role};
+use sha2::{Digest as _, Sha256};
+
+use super::{Facts, Linked, Machine, Vm};
+use crate::engine::{OnFailure, Op, Plan, PlanStep, Stage, Undo, outages};
+use crate::guest::{self, AddressChange, CloneSpec, FileEdit, Tree};
+use crate::inventory::values::{AddressTo, AddressWish, complete_ip};
+use crate::inventory::{GuestSpec, MacRule, NetworkRule, Strategy, Verb};
+use crate::lifecycle::back::Past;
+use crate::lifecycle::clone::{machine_id, settle, uuid};
+use crate::lifecycle::error::{Failure, exit};
+use crate::lifecycle::hooks::Hooks;
+use crate::lifecycle::page::{Page, Row};
+use crate::lifecycle::preflight::Findings;
+use crate::lifecycle::production::look;
+use crate::lifecycle::record::RunFacts;
+use crate::lifecycle::state::State;
+use crate::steps::machine::SnapshotMachine;
+use crate::steps::machine::inside::{RestoreInside, RewriteInside};
+use crate::steps::machine::linked::{
+    Card, CloneMachine, MachineQuiet, NameMachine, OwnDisks, RemoveMachine, SetCards, StartMachine, StopMachine, Which,
+};
+use crate::steps::{Action, StepRef, files, upgrade, verify};
+use crate::verify::Side;
+
+/// How long a system may take to shut down, in seconds.
+const PATIENCE_S: u64 = 180;
+/// How long its tools may take to answer after a start, in seconds.
+const TOOLS_S: u64 = 600;
+
+/// The clone's files as they are planned on the original's, and which of its services are held.
+#[derive(Debug)]
+pub struct Adapted {
+    spec: CloneSpec,
+    edits: Vec<FileEdit>,
+    /// Units that are switched off in the clone.
+    pub held: Vec<String>,
+}
+
+fn refuse(name: &str, why: impl Into<String>, place: &str, help: impl Into<String>) -> Failure {
+    Failure::new(exit::REFUSED, format!("choose an address for the clone of {name}"))
+        .cause(why.into())
+        .place(place)
+        .help(help)
+}
+
+/// The clone's address, by the one wish there is.
+fn address(facts: &Facts, wishes: &[AddressWish]) -> Result<IpAddr, Failure> {
+    let name = &facts.spec.name;
+    let help = "give one, such as --ip .16, or set clone.ip in the inventory";
+    let [wish] = wishes else {
+        let why =
+            if wishes.is_empty() { "no address was given for the clone" } else { "a machine is cloned at one address" };
+        return Err(refuse(name, why, "--ip", help));
+    };
+    let ip = match (&wish.to, facts.address) {
+        (AddressTo::Partial(tail), IpAddr::V4(own)) => {
+            complete_ip(tail, own).map(IpAddr::V4).map_err(|why| refuse(name, why, "--ip", help))?
+        }
+        (AddressTo::Full(ip), own) if ip.is_ipv4() == own.is_ipv4() => *ip,
+        _ => return Err(refuse(name, "its clone has a fixed address like its own", "--ip", help)),
+    };
+    if ip == facts.address {
+        return Err(refuse(name, format!("{ip} is its own address"), "--ip", "choose a free address"));
+    }
+    Ok(ip)
+}
+
+/// Hardware addresses of the clone's cards: given, or drawn so that planning again draws the same, from those that VMware leaves to be
+/// set by hand (00:50:56:00:00:00 to 00:50:56:3f:ff:ff).
+fn macs(facts: &Facts, machine: &MachineFacts, wishes: &[String]) -> Result<Vec<MacAddr>, Failure> {
+    let given = wishes.first().map(|wish| wish.parse()).transpose();
+    let given = given.map_err(|why: String| refuse(&facts.spec.name, why, "--mac", "give it as 00:50:56:xx:xx:xx"))?;
+    let fixed = match facts.spec.clone.mac {
+        MacRule::Fixed(mac) => Some(mac),
+        _ => None,
+    };
+    let draw = |(at, nic): (usize, &hypervisors::machines::MachineNic)| {
+        let hash = Sha256::digest(format!("{} {at} {:?}", machine.machine.uuid, nic.mac).as_bytes());
+        let drawn = MacAddr([0x00, 0x50, 0x56, hash[0] & 0x3f, hash[1], hash[2]]);
+        given.or(fixed).filter(|_| at == 0).unwrap_or(drawn)
+    };
+    Ok(machine.nics.iter().enumerate().map(draw).collect())
+}
+
+/// What is remembered of a run by this strategy, with `GUEST--RUN` for its id; `record` is that of a run on the machine itself.
+///
+/// # Errors
+/// An address that does not fit; the platform knows no such machine.
+pub fn record(
+    facts: &Facts,
+    tree: &Tree,
+    record: RunFacts,
+    wishes: &[AddressWish],
+    given: &[String],
+) -> Result<RunFacts, Failure> {
+    let name = &facts.spec.name;
+    let machine = facts.machine.as_ref().ok_or_else(|| {
+        refuse(name, format!("{} has no API for whole machines", facts.spec.host), "clone.strategy", "\"in-place\"")
+    })?;
+    let (new, old) = (address(facts, wishes)?, facts.address);
+    let interfaces = guest::network::inspect(tree)?;
+    let own = interfaces.iter().flat_map(|one| one.addresses.iter().map(move |own| (one.name.clone(), own.ip)));
+    let changes: Vec<AddressChange> =
+        own.map(|(interface, ip)| AddressChange { interface, old: ip, new: (ip == old).then_some(new) }).collect();
+    let drawn = macs(facts, machine, given)?;
+    let pairs = machine.nics.iter().zip(&drawn);
+    let network = |own: &str| Some(facts.spec.clone.portgroup.clone().unwrap_or_else(|| own.to_owned()));
+    let linked = Linked {
+        uuid: uuid(&record.clone.name),
+        original: pairs
+            .clone()
+            .map(|(nic, _)| Card { mac: nic.mac, network: Some(nic.network.clone()), connected: nic.start_connected })
+            .collect(),
+        clone: pairs
+            .clone()
+            .map(|(nic, mac)| Card { mac: Some(*mac), network: network(&nic.network), connected: nic.start_connected })
+            .collect(),
+        addresses: changes.iter().map(|change| change.old).collect(),
+    };
+    let mut record = RunFacts { strategy: Strategy::Linked, ..record };
+    record.addressing.macs = pairs.filter_map(|(nic, mac)| Some((nic.mac?.to_string(), *mac))).collect();
+    record.addressing.by_card = drawn.into_iter().map(Some).collect();
+    (record.addressing.changes, record.addressing.clone) = (changes, new);
+    record.clone.address = new;
+    if let Some(machine) = &mut record.machine {
+        machine.linked = Some(linked);
+    }
+    Ok(record)
+}
+
+/// What becomes of the clone's files.
+///
+/// # Errors
+/// Files that are not understood.
+pub fn adapt(facts: &Facts, tree: &Tree, record: &RunFacts) -> Result<Adapted, Failure> {
+    let off = &facts.spec.quarantine.off;
+    let spec = CloneSpec {
+        addresses: record.addressing.changes.clone(),
+        macs: record.addressing.macs.clone(),
+        hostname: facts.spec.clone.hostname.clone(),
+        quarantine: off.clone(),
+        machine_id: machine_id(&record.clone.name),
+        ..CloneSpec::default()
+    };
+    let held = guest::quarantine::planned(tree, off)?.units.into_iter().map(|held| held.unit).collect();
+    Ok(Adapted { edits: guest::clone_edits(tree, &spec)?, spec, held })
+}
+
+/// What is refused of a machine that is to be cloned.
+///
+/// # Errors
+/// The guest cannot be asked.
+pub async fn check(facts: &Facts, record: &RunFacts, findings: &mut Findings) -> Result<(), Failure> {
+    let (spec, name) = (&facts.spec, &facts.spec.name);
+    if spec.guest_login.is_none() {
+        findings.refuse(
+            "guest_login",
+            "the clone gets its identity by its tools before it has a network: that wants a login of its system",
+            format!("guest_login = {{ file = \"/etc/upgradectl/{name}\" }}, two lines: user, password"),
+        );
+    }
+    if let Some(machine) = &facts.machine {
+        if !machine.tools.running {
+            findings.refuse(
+                "tools",
+                format!("the tools of {name} do not answer the platform: its clone's would not either"),
+                "install open-vm-tools, and start them",
+            );
+        }
+        if machine.nics.iter().any(|nic| nic.mac.is_none()) {
+            findings.refuse("cards", "a network card has no hardware address yet", "start the machine once");
+        }
+    }
+    let configured = record.addressing.changes.iter().any(|change| change.old == facts.address);
+    match configured {
+        true => findings.pass("address", format!("{} is a fixed address of {name}", facts.address)),
+        false => findings.refuse(
+            "address",
+            format!("{} does not stand in the network configuration of {name} as a fixed address", facts.address),
+            "give it a fixed one, or name it by the address that it has itself: ssh = { address = … }",
+        ),
+    }
+    // As far as the controller hears.
+    let here = crate::lifecycle::world::controller();
+    match crate::steps::server::answers(&*here, record.addressing.clone).await {
+        Ok(Some(said)) => findings.refuse(
+            "address",
+            format!("{} is taken: {said}", record.addressing.clone),
+            "choose a free one (--ip, or clone.ip in the inventory)",
+        ),
+        Ok(None) => findings.pass("address", format!("nobody answers for {}", record.addressing.clone)),
+        Err(error) => return Err(super::run::failed(name, &error)),
+    }
+    if !spec.carry.is_empty() {
+        findings.refuse("carry", "nothing is carried from machine to machine yet", "leave carry out, or use in-place");
+    }
+    if spec.clone.network != NetworkRule::Open {
+        findings.refuse(
+            "network",
+            "a machine's clone is not fenced from here",
+            "leave clone.network out; clone.portgroup names a network that leads nowhere else",
+        );
+    }
+    queues(&*facts.guest, name, findings).await
+}
+
+/// A queue with something in it would be worked on twice, or be left behind.
+///
+/// # Errors
+/// The guest cannot be asked.
+pub async fn queues(guest: &dyn Host, name: &str, findings: &mut Findings) -> Result<(), Failure> {
+    for full in crate::lifecycle::transfer::full_queues(guest).await? {
+        findings.refuse(
+            "queues",
+            format!("/{full} of {name} has something in it, which would be worked on twice or left behind"),
+            "wait until it is empty (postqueue -p, atq), or use in-place",
+        );
+    }
+    Ok(())
+}
+
+fn original(spec: &GuestSpec, record: &RunFacts, vm: &Vm) -> Which {
+    Which { host: record.host.clone(), uuid: vm.uuid.clone(), shown: spec.name.clone() }
+}
+
+fn clone_of(record: &RunFacts, linked: &Linked) -> Which {
+    Which { host: record.host.clone(), uuid: linked.uuid.clone(), shown: record.clone.name.clone() }
+}
+
+fn unplugged(cards: &[Card]) -> Vec<Card> {
+    cards.iter().map(|card| Card { connected: false, ..card.clone() }).collect()
+}
+
+fn of(record: &RunFacts) -> Result<(&Machine, &Vm, &Linked), Failure> {
+    let machine = record.of_machine()?;
+    match (&machine.vm, &machine.linked) {
+        (Some(vm), Some(linked)) => Ok((machine, vm, linked)),
+        _ => Err(Failure::new(exit::JOURNAL, format!("read {}", record.clone.name))
+            .cause("nothing is remembered of its clone")),
+    }
+}
+
+fn start(of: &Which, tools: bool) -> StartMachine {
+    StartMachine { of: of.clone(), tools_s: tools.then_some(TOOLS_S), patience_s: PATIENCE_S }
+}
+
+fn stop(of: &Which, tools: bool) -> StopMachine {
+    StopMachine { of: of.clone(), patience_s: PATIENCE_S, tools_s: tools.then_some(TOOLS_S) }
+}
+
+/// `clone`.
+///
+/// # Errors
+/// Nothing is remembered of the machines.
+pub fn clone(spec: &GuestSpec, record: &RunFacts, adapted: Adapted) -> Result<(Plan, Page), Failure> {
+    let (machine, vm, linked) = of(record)?;
+    let (name, run) = (&spec.name, &record.clone.name);
+    let (ours, theirs) = (clone_of(record, linked), original(spec, record, vm));
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Clone);
+    let baseline = verify::TakeBaseline::new(&record.host, &record.original, &record.hostname, &spec.checks);
+    steps.push(PlanStep::new(Stage::Announce, baseline, 5.0).undo(Undo::Nothing));
+    let snapshot = SnapshotMachine {
+        host: record.host.clone(),
+        uuid: vm.uuid.clone(),
+        guest: name.clone(),
+        run: run.clone(),
+        quiesce: vm.quiesce,
+    };
+    steps.push(PlanStep::new(Stage::Duplicate, snapshot, 20.0));
+    let cloned = CloneMachine { of: theirs, run: run.clone(), uuid: linked.uuid.clone() };
+    steps.push(PlanStep::new(Stage::Duplicate, cloned, 20.0));
+    let mut needles: Vec<String> = record.addressing.changes.iter().map(|change| change.old.to_string()).collect();
+    needles
+        .extend(adapted.spec.hostname.as_ref().filter(|new| **new != record.hostname).map(|_| record.hostname.clone()));
+    let rewrite = RewriteInside {
+        of: ours.clone(),
+        guest: name.clone(),
+        expected: files::expected(&adapted.edits),
+        diff: adapted.edits.iter().map(guest::diff).collect(),
+        spec: adapted.spec,
+        needles,
+    };
+    // It goes as a whole.
+    let with = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).undo(Undo::WithClone);
+    let unplugged = SetCards { of: ours.clone(), cards: unplugged(&linked.clone) };
+    steps.push(with(Stage::Adapt, unplugged.into(), 2.0));
+    steps.push(with(Stage::Adapt, start(&ours, true).into(), 60.0));
+    steps.push(with(Stage::Adapt, rewrite.into(), 5.0));
+    steps.push(with(Stage::Adapt, stop(&ours, true).into(), 10.0));
+    steps.push(with(Stage::Adapt, SetCards { of: ours.clone(), cards: linked.clone.clone() }.into(), 2.0));
+    steps.push(with(Stage::Start, start(&ours, false).into(), 2.0));
+    steps.push(PlanStep::new(Stage::Settle, settle(&record.host, &record.clone), 60.0).undo(Undo::Nothing));
+    steps.extend(hooks.after(Verb::Clone));
+
+    let mut page = Page::new(format!("Clone {name} by linked ({}, {}).", record.host, machine.release));
+    let side = |word: &str, ip: IpAddr, cards: &[Card], what: String| {
+        let mac = cards.first().and_then(|card| card.mac).map(|mac| mac.to_string()).unwrap_or_default();
+        vec![word.to_owned(), ip.to_string(), mac, what]
+    };
+    page.sides.push(side(
+        "original",
+        record.addressing.original,
+        &linked.original,
+        format!("{}, keeps serving", vm.path),
+    ));
+    let network = linked.clone.first().and_then(|card| card.network.clone()).unwrap_or_default();
+    page.sides.push(side(
+        "clone",
+        record.addressing.clone,
+        &linked.clone,
+        format!("on disks of differences, in {network}"),
+    ));
+    let held = if adapted.held.is_empty() { "nothing".to_owned() } else { adapted.held.join(", ") };
+    page.rows.push(Row::new("quarantine", held));
+    page.rows.push(Row::new("identity", "by its tools, with its cards unplugged; then it is started again"));
+    page.rows.push(Row::new("outage", "none"));
+    page.rows.push(Row::new("way back", format!("upgradectl abort {name}: clone and snapshot go")));
+    let plan =
+        Plan { failure_closes: true, ..record.plan("clone", [State::Cloning, State::Cloned, State::Aborted], steps) };
+    Ok((plan, page))
+}
+
+/// The step of `clone` that put the clone's identity on.
+///
+/// # Errors
+/// The journal does not have it.
+pub fn rewriting(pasts: &[Past]) -> Result<StepRef, Failure> {
+    let steps = pasts
+        .iter()
+        .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)));
+    let mut found = steps.filter(|(.., step)| matches!(&step.op, Op::Do(Action::RewriteInside(_))));
+    let (plan, index, _) =
+        found.next().ok_or_else(|| Failure::new(exit::JOURNAL, "find what clone changed in the guest's files"))?;
+    Ok(StepRef { plan, index })
+}
+
+/// `promote`. `restored`: what giving the identity back changes. `number` counts the verifications.
+///
+/// # Errors
+/// Nothing is remembered of the machines.
+pub fn promote(
+    spec: &GuestSpec,
+    record: &RunFacts,
+    rewrite: StepRef,
+    restored: &[FileEdit],
+    number: usize,
+) -> Result<(Plan, Page), Failure> {
+    let (_, vm, linked) = of(record)?;
+    let (name, run) = (&spec.name, &record.clone.name);
+    let (ours, theirs) = (clone_of(record, linked), original(spec, record, vm));
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Promote);
+    let settled =
+        || look(Stage::Settle, settle(&record.host, &record.clone), 60.0).on_failure(OnFailure::Warn).clone_side();
+    let side = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).clone_side();
+    // A system that runs keeps the address it was started with: it is stopped before its cards are touched, and between two identities.
+    steps.push(
+        side(Stage::Fence, stop(&ours, false).into(), 10.0)
+            .undone_between(Vec::new(), vec![settled()])
+            // A clone that was stopped is another one than was verified.
+            .undone_to("upgraded"),
+    );
+    steps.push(side(Stage::Fence, SetCards { of: ours.clone(), cards: unplugged(&linked.clone) }.into(), 2.0));
+    steps.push(side(Stage::Adopt, start(&ours, true).into(), 60.0));
+    let identity = RestoreInside {
+        of: ours.clone(),
+        guest: name.clone(),
+        rewrite,
+        expected: files::expected(restored),
+        diff: restored.iter().map(guest::diff).collect(),
+    };
+    steps.push(side(Stage::Adopt, identity.into(), 5.0));
+    steps.push(side(Stage::Adopt, stop(&ours, true).into(), 10.0));
+    let outage_from = steps.len();
+    let up =
+        look(Stage::Settle, settle(&record.host, &record.original), 60.0).on_failure(OnFailure::Stop).outage_ends();
+    steps.push(
+        PlanStep::new(Stage::Fence, stop(&theirs, false), 10.0).outage_begins().undone_between(Vec::new(), vec![up]),
+    );
+    // Hardware addresses change hands: at no time do two machines that can be heard have one.
+    let away = linked.original.iter().zip(&linked.clone);
+    let away =
+        away.map(|(own, other)| Card { mac: other.mac, network: own.network.clone(), connected: false }).collect();
+    steps.push(PlanStep::new(Stage::Fence, SetCards { of: theirs.clone(), cards: away }, 2.0));
+    let quiet = MachineQuiet { of: theirs.clone(), addresses: linked.addresses.clone() };
+    steps.push(PlanStep::new(Stage::Fence, quiet, 4.0).undo(Undo::Nothing));
+    let mark = |role| Some(Mark { run: run.clone(), role });
+    let named = NameMachine { of: theirs, name: format!("{run}.original"), mark: mark(Role::Original) };
+    steps.push(PlanStep::new(Stage::Define, named, 2.0));
+    let named = NameMachine { of: ours.clone(), name: vm_name(vm), mark: mark(Role::Production) };
+    steps.push(PlanStep::new(Stage::Define, named, 2.0));
+    steps.push(PlanStep::new(Stage::Define, SetCards { of: ours.clone(), cards: linked.original.clone() }, 2.0));
+    steps.push(PlanStep::new(Stage::Start, start(&ours, false), 2.0).goes_live());
+    let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);
+    steps.push(
+        PlanStep::new(Stage::Prove, checks, 60.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
+    );
+    let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
+    steps.extend(hooks.after(Verb::Promote));
+    debug_assert_eq!(outages(&steps, name).len(), 1);
+
+    let mut page = Page::new(format!("Promote {run} to {name}"));
+    if let Some(verification) = &record.verification {
+        let text = format!("{}: {}", crate::lifecycle::local_time(verification.time), verification.summary);
+        page.rows.push(Row::new("verified", text));
+    }
+    page.rows.push(Row::new("outage", format!("about {outage_s:.0} s")));
+    let addresses: Vec<String> = linked.addresses.iter().map(IpAddr::to_string).collect();
+    page.rows.push(Row::new("taken over", addresses.join(", ")));
+    page.rows.push(Row::new("left behind", format!("all that {name} wrote since the clone was made")));
+    page.rows.push(Row::new("the original", format!("becomes {run}.original, off, with its cards unplugged")));
+    page.rows
+        .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone got since stays with it")));
+    page.rows.push(Row::new("commit", "no second outage; then the old system is gone"));
+    page.confirm = Some(name.clone());
+    Ok((record.plan("promote", [State::Promoting, State::Promoted, State::Verified], steps), page))
+}
+
+/// The machine's own name: the last part of its path, in which `/`, `\` and `%` stand as `%2f`, `%5c` and `%25`.
+fn vm_name(vm: &Vm) -> String {
+    let last = Path::new(&vm.path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    last.replace("%2f", "/").replace("%5c", "\\").replace("%25", "%")
+}
+
+/// `commit`: the promoted machine gets disks of its own; then the original goes.
+///
+/// # Errors
+/// Nothing is remembered of the machines.
+pub fn commit(spec: &GuestSpec, record: &RunFacts) -> Result<(Plan, Page), Failure> {
+    let (machine, vm, linked) = of(record)?;
+    let (name, run) = (&spec.name, &record.clone.name);
+    let ours = Which { shown: name.clone(), ..clone_of(record, linked) };
+    let theirs = Which { shown: format!("{run}.original"), ..original(spec, record, vm) };
+    let hooks = Hooks::of(spec, record);
+    let mut steps = hooks.before(Verb::Commit);
+    let stays = |step: PlanStep| step.undo(Undo::None).on_failure(OnFailure::Stop);
+    steps.push(stays(PlanStep::new(Stage::Fold, OwnDisks { of: ours.clone() }, 300.0)));
+    let remove = RemoveMachine { of: theirs, run: run.clone(), heir: linked.uuid.clone() };
+    steps.push(stays(PlanStep::new(Stage::Fold, remove, 10.0)));
+    let unmarked = NameMachine { of: ours, name: vm_name(vm), mark: None };
+    steps.push(stays(PlanStep::new(Stage::Tidy, unmarked, 1.0)));
+    let forget = upgrade::Forget {
+        host: record.host.clone(),
+        link: record.original.clone(),
+        jobs: upgrade::job_word(&record.clone),
+    };
+    steps.push(PlanStep::new(Stage::Tidy, forget, 0.5).undo(Undo::Nothing).on_failure(OnFailure::Warn));
+    steps.extend(hooks.after(Verb::Commit));
+    let mut page = Page::new(format!("Commit the promotion of {name}."));
+    page.rows.push(Row::new("disks", "become its own: what it shares with the original is copied, while it runs"));
+    page.rows
+        .push(Row::new("removed", format!("{run}.original, with its disks and snapshots; {} with it", machine.kernel)));
+    page.rows.push(Row::new("lost", "the way back by upgradectl"));
+    page.rows.push(Row::new("outage", "none"));
+    page.confirm = Some(name.clone());
+    let plan =
+        Plan { closes: true, ..record.plan("commit", [State::Committing, State::Committed, State::Promoted], steps) };
+    Ok((plan, page))
+}

@@ -1,0 +1,544 @@
+//! Steps on two machines of one platform, an original and its linked clone: made, switched on and off, plugged in, named, marked, and
+//! at the end one of them removed.
+//!
+//! Which machine is meant is said by its instance UUID; the clone's is the run's own. Names and hardware addresses are exchanged at
+//! promotion, UUIDs never.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use hypervisors::machines::{MachineFacts, MachineNic, NewMachine, NicEdit};
+use hypervisors::{Cause, Change, MacAddr, Machines, Mark, Power, Role};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{description, machines, one};
+use crate::steps::server::answers;
+use crate::steps::{Done, Manners, Probe, Step, StepError, World, read};
+
+/// Pause between two looks at a machine.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// One of the two machines of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Which {
+    /// Inventory host.
+    pub host: String,
+    /// Instance UUID.
+    pub uuid: String,
+    /// What it is called, for people.
+    pub shown: String,
+}
+
+impl Which {
+    fn machines(&self, world: &World) -> Result<std::sync::Arc<dyn Machines>, StepError> {
+        machines(world, &self.host)
+    }
+
+    async fn facts(&self, machines: &dyn Machines) -> Result<Option<MachineFacts>, StepError> {
+        Ok(machines.machine(&self.uuid).await?)
+    }
+
+    async fn there(&self, machines: &dyn Machines) -> Result<MachineFacts, StepError> {
+        self.facts(machines).await?.ok_or_else(|| {
+            StepError::failed(
+                format!("there is no machine {} ({}) any more", self.shown, self.uuid),
+                "look for it in the platform's own inventory",
+            )
+        })
+    }
+
+    /// A command of the platform's own client, for people.
+    fn govc(&self, words: &[&str]) -> Vec<String> {
+        let (verb, rest) = words.split_first().map_or(("", &[][..]), |(verb, rest)| (*verb, rest));
+        let all = ["govc", verb, "-vm.uuid", &self.uuid].into_iter().chain(rest.iter().copied());
+        all.map(str::to_owned).collect()
+    }
+}
+
+/// Clones a machine from the run's snapshot, off, with all cards unplugged (kind `machine.clone`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneMachine {
+    /// The original.
+    pub of: Which,
+    /// The run, which is the clone's name.
+    pub run: String,
+    /// The clone's UUID.
+    pub uuid: String,
+}
+
+impl CloneMachine {
+    fn new(&self) -> NewMachine {
+        let mark = Mark { run: self.run.clone(), role: Role::Clone };
+        NewMachine { name: self.run.clone(), uuid: self.uuid.clone(), mark }
+    }
+}
+
+#[async_trait]
+impl Step for CloneMachine {
+    fn title(&self) -> String {
+        format!("clone {} as {}, on disks of differences", self.of.shown, self.run)
+    }
+    fn undo_title(&self) -> String {
+        "remove it with its disks".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("remove {} with its disks", self.run)
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        let words = ["govc", "vm.clone", "-vm", &self.of.uuid, "-link", "-snapshot", &self.run, "-on=false", &self.run];
+        vec![words.map(str::to_owned).to_vec()]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let clone = self.of.machines(world)?.machine(&self.uuid).await?;
+        Ok(if clone.is_some() { Probe::Present } else { Probe::Absent })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let machines = self.of.machines(world)?;
+        let original = self.of.there(&*machines).await?;
+        let ours = original.snapshots.into_iter().filter(|one| one.description == description(&self.run)).collect();
+        let snapshot = one(ours, &self.run)?.ok_or_else(|| {
+            StepError::failed(format!("{} has no snapshot of {}", self.of.shown, self.run), "abort, and clone again")
+        })?;
+        Ok(machines.clone_linked(&self.of.uuid, &snapshot.id, &self.new()).await?.into())
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let machines = self.of.machines(world)?;
+        // One that the server has under a UUID of its own yet is found by its name and mark.
+        let uuid = match machines.machine(&self.uuid).await? {
+            Some(_) => self.uuid.clone(),
+            None => match machines.find(&self.run).await {
+                Ok(found) => found.uuid,
+                Err(error) if matches!(error.cause, Cause::NotFound(_)) => return Ok(Change::Unchanged.into()),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        match machines.machine(&uuid).await? {
+            Some(facts) if facts.mark.as_ref() == Some(&self.new().mark) => {}
+            Some(facts) if uuid == self.uuid => {
+                return Err(StepError::failed(
+                    format!("{} is not marked as the clone of {} any more", facts.machine.path, self.run),
+                    "look what it is to anybody; remove it in the platform's own client, if it is of no use",
+                ));
+            }
+            // Another one's, which has that name.
+            _ => return Ok(Change::Unchanged.into()),
+        }
+        machines.power_off(&uuid).await?;
+        Ok(machines.remove(&uuid, &self.run).await?.into())
+    }
+}
+
+/// Switches a machine on (kind `machine.on`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartMachine {
+    /// Which one.
+    pub of: Which,
+    /// Waits for its tools for so long, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools_s: Option<u64>,
+    /// Taken back, it may take so long to shut down, in seconds; then it is ended.
+    pub patience_s: u64,
+}
+
+/// Shuts a machine down; one that does not do it in time, or cannot be asked, is ended.
+async fn shut_down(which: &Which, world: &World, patience_s: u64) -> Result<Done, StepError> {
+    let machines = which.machines(world)?;
+    let Some(facts) = which.facts(&*machines).await? else { return Ok(Change::Unchanged.into()) };
+    if facts.power == Power::Off {
+        return Ok(Change::Unchanged.into());
+    }
+    if facts.tools.running {
+        match machines.shutdown_guest(&which.uuid, Duration::from_secs(patience_s)).await {
+            Ok(change) => return Ok(change.into()),
+            Err(error) if error.is_unknown() || matches!(error.cause, Cause::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let done = Done::new(machines.power_off(&which.uuid).await?);
+    Ok(done.warn(format!("{} was ended: it was not shut down in {patience_s} s", which.shown)))
+}
+
+async fn switch_on(which: &Which, world: &World, tools_s: Option<u64>) -> Result<Done, StepError> {
+    let machines = which.machines(world)?;
+    let change = machines.power_on(&which.uuid).await?;
+    let Some(patience) = tools_s.map(Duration::from_secs) else { return Ok(change.into()) };
+    let begun = Instant::now();
+    loop {
+        let facts = which.there(&*machines).await?;
+        if facts.tools.running {
+            return Ok(change.into());
+        }
+        if facts.power == Power::Off {
+            return Err(StepError::failed(
+                format!("{} went off again", which.shown),
+                "look at its console in the platform's own client",
+            ));
+        }
+        if begun.elapsed() >= patience {
+            return Err(StepError::failed(
+                format!("the tools of {} do not answer after {} s", which.shown, patience.as_secs()),
+                "its identity is changed by its tools, before it has a network: see that they start with it",
+            ));
+        }
+        let fraction = begun.elapsed().as_secs_f64() / patience.as_secs_f64();
+        world.progress(format!("waiting for the tools of {}", which.shown), Some(fraction.min(1.0)));
+        tokio::time::sleep(LOOK.min(patience.saturating_sub(begun.elapsed()))).await;
+    }
+}
+
+#[async_trait]
+impl Step for StartMachine {
+    fn title(&self) -> String {
+        let tools = if self.tools_s.is_some() { ", and wait for its tools" } else { "" };
+        format!("start {}{tools}", self.of.shown)
+    }
+    fn undo_title(&self) -> String {
+        "shut it down".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("shut {} down", self.of.shown)
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        vec![self.of.govc(&["vm.power", "-on"])]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let facts = self.of.facts(&*self.of.machines(world)?).await?;
+        Ok(match facts {
+            Some(facts) if facts.power == Power::On && (self.tools_s.is_none() || facts.tools.running) => {
+                Probe::Present
+            }
+            Some(facts) if facts.power == Power::On => Probe::Partial,
+            _ => Probe::Absent,
+        })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        switch_on(&self.of, world, self.tools_s).await
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        shut_down(&self.of, world, self.patience_s).await
+    }
+}
+
+/// Shuts a machine down, by its tools; one that does not go is ended (kind `machine.off`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopMachine {
+    /// Which one.
+    pub of: Which,
+    /// How long it may take, in seconds.
+    pub patience_s: u64,
+    /// Taken back, its tools are waited for so long, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools_s: Option<u64>,
+}
+
+#[async_trait]
+impl Step for StopMachine {
+    fn title(&self) -> String {
+        format!("shut {} down", self.of.shown)
+    }
+    fn undo_title(&self) -> String {
+        "start it".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("start {}", self.of.shown)
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        vec![self.of.govc(&["vm.power", "-s"])]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let facts = self.of.there(&*self.of.machines(world)?).await?;
+        Ok(if facts.power == Power::Off { Probe::Present } else { Probe::Absent })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        shut_down(&self.of, world, self.patience_s).await
+    }
+    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        switch_on(&self.of, world, self.tools_s).await
+    }
+}
+
+/// How a card is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// Hardware address; `None`: as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// Network; `None`: as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Plugged in, now if the machine is on, and when it starts.
+    pub connected: bool,
+}
+
+impl Card {
+    fn of(nic: &MachineNic) -> Self {
+        Self { mac: nic.mac, network: Some(nic.network.clone()), connected: nic.start_connected }
+    }
+
+    fn fits(&self, nic: &MachineNic, on: bool) -> bool {
+        self.mac.is_none_or(|mac| nic.mac == Some(mac))
+            && self.network.as_ref().is_none_or(|network| nic.network == *network)
+            && nic.start_connected == self.connected
+            && (nic.connected == self.connected || !on)
+    }
+
+    fn edit(&self, nic: &MachineNic, on: bool) -> NicEdit {
+        NicEdit {
+            key: nic.key,
+            connected: on.then_some(self.connected),
+            start_connected: Some(self.connected),
+            network: self.network.clone(),
+            mac: self.mac,
+        }
+    }
+}
+
+/// Plugs the cards of a machine in or out, and gives them their hardware addresses (kind `machine.cards`). Those change only while it
+/// is off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetCards {
+    /// Which one.
+    pub of: Which,
+    /// Its cards, in their order.
+    pub cards: Vec<Card>,
+}
+
+impl SetCards {
+    async fn set(&self, world: &World, cards: &[Card]) -> Result<Done, StepError> {
+        let machines = self.of.machines(world)?;
+        let facts = self.of.there(&*machines).await?;
+        let on = facts.power != Power::Off;
+        if facts.nics.len() != cards.len() {
+            return Err(StepError::failed(
+                format!("{} has {} network cards now, and had {}", self.of.shown, facts.nics.len(), cards.len()),
+                "give it the cards that it had, in the platform's own client",
+            ));
+        }
+        let edits: Vec<NicEdit> = facts.nics.iter().zip(cards).map(|(nic, card)| card.edit(nic, on)).collect();
+        Ok(machines.edit_nics(&self.of.uuid, &edits).await?.into())
+    }
+}
+
+#[async_trait]
+impl Step for SetCards {
+    fn title(&self) -> String {
+        let plugged = match (self.cards.iter().any(|card| card.connected), self.cards.iter().all(|card| card.connected))
+        {
+            (_, true) => "connect",
+            (true, false) => "set",
+            (false, _) => "disconnect",
+        };
+        let macs: Vec<String> = self.cards.iter().filter_map(|card| card.mac).map(|mac| mac.to_string()).collect();
+        let macs = if macs.is_empty() { String::new() } else { format!(", as {}", macs.join(", ")) };
+        format!("{plugged} the network cards of {}{macs}", self.of.shown)
+    }
+    fn undo_title(&self) -> String {
+        "as they were".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("set the network cards of {} as they were", self.of.shown)
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        let verb = if self.cards.iter().any(|card| card.connected) { "device.connect" } else { "device.disconnect" };
+        let each = 0..self.cards.len();
+        each.map(|at| self.of.govc(&[verb, &format!("ethernet-{at}")])).collect()
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let facts = self.of.there(&*self.of.machines(world)?).await?;
+        let on = facts.power != Power::Off;
+        let fits = facts.nics.len() == self.cards.len()
+            && facts.nics.iter().zip(&self.cards).all(|(nic, card)| card.fits(nic, on));
+        Ok(if fits { Probe::Present } else { Probe::Absent })
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        let facts = self.of.there(&*self.of.machines(world)?).await?;
+        Ok(json!({ "cards": facts.nics.iter().map(Card::of).collect::<Vec<_>>() }))
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        self.set(world, &self.cards).await
+    }
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let cards: Vec<Card> = read(&found["cards"])?;
+        self.set(world, &cards).await
+    }
+}
+
+/// Gives a machine another name and another mark (kind `machine.name`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameMachine {
+    /// Which one.
+    pub of: Which,
+    /// Its name.
+    pub name: String,
+    /// What it is to the run; `None`: nothing any more.
+    pub mark: Option<Mark>,
+}
+
+impl NameMachine {
+    async fn set(&self, world: &World, name: &str, mark: Option<&Mark>) -> Result<Done, StepError> {
+        let machines = self.of.machines(world)?;
+        let marked = machines.set_mark(&self.of.uuid, mark).await?;
+        let named = machines.rename(&self.of.uuid, name).await?;
+        Ok(if named == Change::Unchanged { marked } else { named }.into())
+    }
+}
+
+#[async_trait]
+impl Step for NameMachine {
+    fn title(&self) -> String {
+        let role = match self.mark.as_ref().map(|mark| mark.role) {
+            Some(role) => format!("mark {} as {}", self.of.shown, role.as_str()),
+            None => format!("take the mark off {}", self.of.shown),
+        };
+        if self.of.shown == self.name { role } else { format!("{role}, and name it {}", self.name) }
+    }
+    fn undo_title(&self) -> String {
+        "as it was".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("name and mark {} as it was", self.of.shown)
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        let mark = self.mark.as_ref().map(Mark::to_string).unwrap_or_default();
+        vec![
+            self.of.govc(&["vm.change", "-e", &format!("upgradectl.run={mark}")]),
+            self.of.govc(&["vm.change", "-name", &self.name]),
+        ]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let facts = self.of.there(&*self.of.machines(world)?).await?;
+        Ok(match (facts.machine.name == self.name, facts.mark == self.mark) {
+            (true, true) => Probe::Present,
+            (false, false) => Probe::Absent,
+            _ => Probe::Partial,
+        })
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        let facts = self.of.there(&*self.of.machines(world)?).await?;
+        Ok(json!({ "name": facts.machine.name, "mark": facts.mark }))
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        self.set(world, &self.name, self.mark.as_ref()).await
+    }
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let (name, mark): (String, Option<Mark>) = (read(&found["name"])?, read(&found["mark"])?);
+        self.set(world, &name, mark.as_ref()).await
+    }
+}
+
+/// Gives a linked clone disks of its own, and proves that they stand on nobody else's (kind `machine.own_disks`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnDisks {
+    /// Which one.
+    pub of: Which,
+}
+
+#[async_trait]
+impl Step for OwnDisks {
+    fn title(&self) -> String {
+        format!("give {} disks of its own", self.of.shown)
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let facts = self.of.there(&*self.of.machines(world)?).await?;
+        let own = facts.disks.iter().all(|disk| disk.parents.is_empty());
+        Ok(if own { Probe::Present } else { Probe::Absent })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(self.of.machines(world)?.promote_disks(&self.of.uuid).await?.into())
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+}
+
+/// Removes the original, with its disks and its snapshots, when nothing stands on them any more (kind `machine.remove`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveMachine {
+    /// The original.
+    pub of: Which,
+    /// The run whose mark it bears.
+    pub run: String,
+    /// UUID of the machine that stood on its disks.
+    pub heir: String,
+}
+
+#[async_trait]
+impl Step for RemoveMachine {
+    fn title(&self) -> String {
+        format!("remove {} with its disks", self.of.shown)
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
+        vec![self.of.govc(&["vm.destroy"])]
+    }
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let facts = self.of.facts(&*self.of.machines(world)?).await?;
+        Ok(if facts.is_some() { Probe::Absent } else { Probe::Present })
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let machines = self.of.machines(world)?;
+        let heir = Which { uuid: self.heir.clone(), ..self.of.clone() }.there(&*machines).await?;
+        if let Some(file) = heir.borrowed().first() {
+            return Err(StepError::failed(
+                format!("{} still stands on {file}", heir.machine.path),
+                "its disks have to be its own before those of the original go: PromoteDisks_Task in the platform's client",
+            ));
+        }
+        Ok(machines.remove(&self.of.uuid, &self.run).await?.into())
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+}
+
+/// Proves that the machine that had addresses is off, and that nobody answers for them as far as the controller hears (kind
+/// `machine.quiet`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineQuiet {
+    /// Who had them.
+    pub of: Which,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+#[async_trait]
+impl Step for MachineQuiet {
+    fn title(&self) -> String {
+        let all: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
+        format!("prove that {} is off, and nobody answers for {}", self.of.shown, all.join(", "))
+    }
+    fn undo_title(&self) -> String {
+        "-".into()
+    }
+    async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
+        Ok(Probe::Absent)
+    }
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        let facts = self.of.facts(&*self.of.machines(world)?).await?;
+        if facts.is_some_and(|facts| facts.power != Power::Off) {
+            return Err(StepError::failed(
+                format!("{} is on, and has the address", self.of.shown),
+                "shut it down in the platform's own client",
+            ));
+        }
+        for address in &self.addresses {
+            if let Some(said) = answers(&*world.controller, *address).await? {
+                return Err(StepError::failed(
+                    format!("{address} is still answered: {said}"),
+                    "find the machine that has it; two owners of an address break both",
+                ));
+            }
+        }
+        Ok(Change::Unchanged.into())
+    }
+    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+        Ok(Change::Unchanged.into())
+    }
+}
