@@ -145,6 +145,34 @@ fn keyfiles_turn_to_dhcp() {
     // Without `interface-name` it goes by the name that people see.
     let bare = "[connection]\nid=office\n[ipv4]\naddress1=10.0.5.12/24\n";
     insta::assert_snapshot!(diffs(&[(KEYFILE, bare)], &dhcp("office")));
+    let crlf = bare.replace('\n', "\r\n");
+    let after = Guest::new(&[(KEYFILE, &crlf)]).rewritten(KEYFILE, &dhcp("office"));
+    assert_eq!(after, crlf.replace("address1", "method=auto\r\n# upgradectl: address1"));
+}
+
+/// NetworkManager's keyfile reader: slash, comma and semicolon may stand for each other.
+#[test]
+fn keyfiles_separators_are_read_as_they_come() {
+    for address in ["10.0.5.12/24,10.0.5.1", "10.0.5.12/24/10.0.5.1", "10.0.5.12/10.0.5.1", "10.0.5.12;24;10.0.5.1;"] {
+        let text = format!("[ipv4]\nmethod=manual\naddresses={address}\n");
+        let guest = Guest::new(&[(KEYFILE, &text)]);
+        let found = inspect(&guest.tree()).unwrap();
+        assert_eq!((found[0].addresses[0].prefix, found[0].gateways.len()), (24, 1), "{address}");
+        let after = guest.rewritten(KEYFILE, &moved(&[("10.0.5.12", "10.0.5.16")]));
+        assert_eq!(after, text.replace("10.0.5.12", "10.0.5.16"));
+        let after = guest.rewritten(KEYFILE, &moved(&[("10.0.5.12", "")]));
+        assert_eq!(changed(&text, &after), ["method=disabled", &format!("# upgradectl: addresses={address}")]);
+    }
+}
+
+#[test]
+fn variables_are_followed_as_far_as_they_are_known() {
+    let text = "IP=10.0.5.12\nIPADDR=$IP\nPREFIX=24\n";
+    let guest = Guest::new(&[(ETH0, text)]);
+    let after = guest.rewritten(ETH0, &moved(&[("10.0.5.12", "10.0.5.16")]));
+    assert_eq!(after, text.replace("$IP", "10.0.5.16"));
+    let error = guest.plan(&moved(&[("10.0.5.12", "")])).unwrap_err().to_string();
+    assert!(error.contains("line 2 does not have the value of IPADDR written out"), "{error}");
 }
 
 #[test]
