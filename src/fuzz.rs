@@ -42,13 +42,22 @@ const TARGETS: &[Target] = &[
     Target { name: "guest_fstab", run: |bytes, root| rewritten("etc/fstab", bytes, root) },
     Target { name: "guest_hostname", run: |bytes, root| rewritten("etc/hostname", bytes, root) },
     Target { name: "guest_hosts", run: |bytes, root| rewritten("etc/hosts", bytes, root) },
+    Target {
+        name: "guest_ifcfg",
+        run: |bytes, root| rewritten("etc/sysconfig/network-scripts/ifcfg-eth0", bytes, root),
+    },
     Target { name: "guest_ifupdown", run: |bytes, root| rewritten("etc/network/interfaces", bytes, root) },
+    Target {
+        name: "guest_keyfile",
+        run: |bytes, root| rewritten("etc/NetworkManager/system-connections/eth0.nmconnection", bytes, root),
+    },
     Target { name: "guest_keys", run: guest_keys },
     Target { name: "guest_merge", run: guest_merge },
     Target { name: "guest_netplan", run: |bytes, root| rewritten("etc/netplan/50-x.yaml", bytes, root) },
     Target { name: "guest_networkd", run: |bytes, root| rewritten("etc/systemd/network/x.network", bytes, root) },
     Target { name: "guest_rc_conf", run: guest_rc_conf },
     Target { name: "guest_sshd", run: |bytes, root| rewritten("etc/ssh/sshd_config", bytes, root) },
+    Target { name: "guest_sysconfig", run: |bytes, root| rewritten("etc/sysconfig/network", bytes, root) },
     Target { name: "guest_tar", run: guest_tar },
     Target {
         name: "guest_udev",
@@ -307,7 +316,9 @@ fn tree(root: &Path) -> Tree {
 
 /// Does and undoes in a tree what a clone and a promotion do, for several specifications.
 fn rewritten(path: &str, bytes: &[u8], root: &Path) {
-    if !["etc/network", "etc/netplan", "etc/systemd/network"].iter().any(|place| path.starts_with(place)) {
+    let places =
+        ["etc/network", "etc/netplan", "etc/systemd/network", "etc/sysconfig/network-scripts", "etc/NetworkManager"];
+    if !places.iter().any(|place| path.starts_with(place)) {
         put(root, "etc/network/interfaces", INTERFACES.as_bytes());
     }
     put(root, path, bytes);

@@ -46,7 +46,8 @@ fn sees_of_hypervisors(module: &str, file: &str, name: &str) -> bool {
         "journal" | "main" => false,
         "inventory" => name == "MacAddr",
         // rc.conf(5) is a text of the guest's own.
-        "guest" if name == "jail" => file.starts_with("src/guest/freebsd/"),
+        // So are the shell variables of /etc/sysconfig, which are read alike.
+        "guest" if name == "jail" => file.starts_with("src/guest/freebsd/") || file == "src/guest/sysconfig.rs",
         "guest" | "verify" | "recipe" => NO_PLATFORM.contains(&name),
         // One place makes platforms of hosts; `init` fills a simulated world, which is what it is asked for.
         _ if name == "sim" && file == "src/lifecycle/init.rs" => true,

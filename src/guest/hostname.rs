@@ -1,20 +1,32 @@
-//! The guest's name in `/etc/hostname` (hostname(5)) and `/etc/mailname`, if the clone gets another one. Where else a
-//! name stands is another module's concern (`hosts`) or the operator's.
+//! The guest's name in `/etc/hostname` (hostname(5)), as `HOSTNAME` in `/etc/sysconfig/network` (where the Red Hat family
+//! had it before systemd) and in `/etc/mailname`, if the clone gets another one. Where else a name stands is another
+//! module's concern (`hosts`) or the operator's.
 
 use std::ops::Range;
 use std::path::Path;
 
 use super::splice::Splices;
+use super::sysconfig::Variables;
 use super::tree::{Overlay, unfit};
 use super::{CloneSpec, GuestError};
 
 const HOSTNAME: &str = "etc/hostname";
 const MAILNAME: &str = "etc/mailname";
+const SYSCONFIG: &str = "etc/sysconfig/network";
 
-/// The guest's name as `/etc/hostname` has it.
+/// The guest's name as `/etc/hostname` has it, else `/etc/sysconfig/network`.
 pub(super) fn current(files: &Overlay<'_>) -> Result<Option<String>, GuestError> {
-    let Some(text) = files.text(Path::new(HOSTNAME))? else { return Ok(None) };
-    Ok(name(&text).map(|range| text[range].to_owned()))
+    let text = files.text(Path::new(HOSTNAME))?;
+    if let Some((text, range)) = text.as_deref().and_then(|text| Some((text, name(text)?))) {
+        return Ok(Some(text[range].to_owned()));
+    }
+    Ok(sysconfig(files)?.and_then(|file| file.value("HOSTNAME").map(str::to_owned)))
+}
+
+/// `/etc/sysconfig/network`, if it has the name.
+fn sysconfig(files: &Overlay<'_>) -> Result<Option<Variables>, GuestError> {
+    let file = Variables::read(files, Path::new(SYSCONFIG), &["HOSTNAME"])?;
+    Ok(file.filter(|file| file.last("HOSTNAME").is_some()))
 }
 
 /// Where the name stands: the first word of the first line that is neither empty nor a comment. A backslash at the end of a
@@ -67,16 +79,25 @@ pub fn rewrite(edits: &mut Overlay<'_>, spec: &CloneSpec) -> Result<(), GuestErr
     let Some(new) = &spec.hostname else { return Ok(()) };
     check(new)?;
     let old = current(edits)?;
+    let why = format!("hostname {} becomes {new}", old.as_deref().unwrap_or("(none)"));
+    let sysconfig = sysconfig(edits)?;
+    if let Some((file, setting)) = sysconfig.as_ref().and_then(|file| Some((file, file.last("HOSTNAME")?))) {
+        let mut splices = Splices::new(file.text());
+        setting.set(&mut splices, new, &why);
+        if let Some((text, why)) = splices.finish() {
+            edits.set_text(Path::new(SYSCONFIG), text, why)?;
+        }
+    }
     if old.as_deref() == Some(new) {
         return Ok(());
     }
-    let why = format!("hostname {} becomes {new}", old.as_deref().unwrap_or("(none)"));
     for file in [HOSTNAME, MAILNAME] {
         let path = Path::new(file);
         let text = edits.text(path)?.unwrap_or_default();
         let mut splices = Splices::new(&text);
         match (name(&text), &old) {
             (Some(name), _) if file == HOSTNAME => splices.replace(name, new.as_str(), &why),
+            (None, _) if file == HOSTNAME && sysconfig.is_some() => {}
             (None, _) if file == HOSTNAME => {
                 // A comment may be all there is, without a line end.
                 let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
@@ -106,7 +127,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("etc")).unwrap();
         for (name, text) in files {
-            std::fs::write(root.path().join("etc").join(name), text).unwrap();
+            let path = root.path().join("etc").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
         }
         let tree = Tree::open(root.path()).unwrap();
         let mut edits = Overlay::new(&tree);
@@ -129,6 +152,26 @@ mod tests {
         let files = [("hostname", "mercure\n"), ("mailname", "example.org\n")];
         assert_eq!(rename(&files, "mercure2").unwrap().len(), 1);
         assert!(rename(&[("hostname", "mercure2\n")], "mercure2").unwrap().is_empty());
+    }
+
+    /// initscripts' sysconfig.txt, `/etc/sysconfig/network`: "HOSTNAME=<fqdn by default, but whatever hostname you want>".
+    #[test]
+    fn sysconfig_has_the_name_before_systemd() {
+        let before = "NETWORKING=yes\r\nHOSTNAME='mercure.example.org' # ours\r\nGATEWAY=10.0.5.1\r\n";
+        let after = before.replace("mercure", "saturne");
+        let expected = [("etc/mailname", "saturne.example.org\n"), ("etc/sysconfig/network", after.as_str())];
+        let files = [("sysconfig/network", before), ("mailname", "mercure.example.org\n")];
+        let done = rename(&files, "saturne.example.org").unwrap();
+        assert_eq!(done, expected.map(|(a, b)| (a.to_owned(), b.to_owned())), "no /etc/hostname is made");
+        let both = [("hostname", "mercure\n"), ("sysconfig/network", "HOSTNAME=old.example.org\n")];
+        let expected = [("etc/hostname", "saturne\n"), ("etc/sysconfig/network", "HOSTNAME=saturne\n")];
+        assert_eq!(rename(&both, "saturne").unwrap(), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert!(rename(&expected.map(|(path, text)| (&path[4..], text)), "saturne").unwrap().is_empty());
+        // Code that may set the name: only a shell could tell.
+        let code = [("sysconfig/network", "[ -f /x ] && HOSTNAME=$(cat /x)\n")];
+        assert!(
+            rename(&code, "saturne").unwrap_err().to_string().starts_with("/etc/sysconfig/network:1: only a shell")
+        );
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod queues;
 pub mod restore;
 mod splice;
 pub mod sshd;
+mod sysconfig;
 pub mod system;
 pub mod tree;
 pub mod udev;
@@ -128,7 +129,8 @@ pub struct Address {
 /// One interface as the guest's files configure it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Name in the guest (`eth0`); for networkd/netplan a match by MAC gives the name of the stanza.
+    /// Name in the guest (`eth0`); for networkd/netplan a match by MAC gives the name of the stanza, for ifcfg and keyfiles
+    /// that of the file or of the connection.
     pub name: String,
     /// MAC the configuration pins it to, if any.
     pub mac: Option<MacAddr>,
@@ -140,7 +142,7 @@ pub struct Interface {
     pub addresses: Vec<Address>,
     /// Gateways named for it.
     pub gateways: Vec<IpAddr>,
-    /// `ifupdown`, `networkd` or `netplan`.
+    /// `ifupdown`, `networkd`, `netplan`, `ifcfg` or `keyfile`.
     pub configured_by: String,
 }
 

@@ -1,5 +1,6 @@
 //! udev's persistent network names (`/etc/udev/rules.d/*persistent-net*.rules`): the hardware address a name is pinned
-//! to becomes the clone's, so that the clone's card keeps its name. Written by Debian's udev up to release 8.
+//! to becomes the clone's, so that the clone's card keeps its name. Written by the udev of Debian up to release 8 and
+//! of CentOS 6.
 
 use std::path::Path;
 

@@ -62,7 +62,7 @@ pub fn choose(facts: &Facts, wishes: &[AddressWish], macs: &[String]) -> Result<
             refuse(
                 "no static address was found in its network configuration".to_owned(),
                 "its network configuration",
-                "ifupdown, systemd-networkd and netplan are understood",
+                &format!("{} are understood", crate::guest::network::UNDERSTOOD),
             )
         });
     };

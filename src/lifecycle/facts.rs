@@ -271,14 +271,20 @@ fn addresses(interfaces: &[Interface], platform: &GuestFacts) -> Vec<OwnAddress>
     for interface in interfaces.iter().filter(|interface| interface.name != "lo") {
         let nic = card(interface);
         for address in interface.addresses.iter().filter(|address| !link_local(address.ip)) {
-            all.push(OwnAddress {
+            let own = OwnAddress {
                 interface: interface.name.clone(),
                 ip: address.ip,
                 prefix: address.prefix,
                 nic,
                 via: nic.map(|nic| platform.nics[nic].bridge.clone()).unwrap_or_default(),
                 mac: nic.and_then(|nic| platform.nics[nic].mac),
-            });
+            };
+            // Two systems may have files for one interface.
+            match all.iter_mut().find(|known: &&mut OwnAddress| known.ip == own.ip) {
+                Some(known) if known.nic.is_none() => *known = own,
+                Some(_) => {}
+                None => all.push(own),
+            }
         }
     }
     all

@@ -13,7 +13,7 @@ use super::address::Addressing;
 use super::error::Failure;
 use super::facts::Facts;
 use super::filesystems;
-use crate::guest::{AddressChange, Tree};
+use crate::guest::{AddressChange, Interface, Tree};
 use crate::inventory::{CarryRule, DiskRule, HookTime, KernelPlace, NetworkRule, Recipe, Strategy};
 use crate::steps::fence;
 
@@ -330,21 +330,24 @@ fn by_dhcp(facts: &Facts, addressing: &Addressing, findings: &mut Findings) {
             );
         }
     }
-    // networkd has a client of its own; ifup(8) calls one of these.
+    // networkd and NetworkManager have clients of their own; ifup(8), Debian's and Red Hat's, calls one of these.
     const CLIENTS: [&str; 3] = ["dhclient", "dhcpcd", "udhcpc"];
-    let there = |client: &str| {
+    let there = |program: &str| {
         let places = ["usr/sbin", "sbin", "usr/bin", "bin"];
         let tree = Tree::open(facts.root.path());
-        tree.is_ok_and(|tree| places.iter().any(|place| tree.exists(&Path::new(place).join(client)).unwrap_or(false)))
+        tree.is_ok_and(|tree| places.iter().any(|place| tree.exists(&Path::new(place).join(program)).unwrap_or(false)))
     };
-    let asks =
-        |interface: &String| facts.interfaces.iter().any(|of| of.name == *interface && of.configured_by == "ifupdown");
+    let by_scripts =
+        |of: &Interface| of.configured_by == "ifupdown" || of.configured_by == "ifcfg" && !there("NetworkManager");
+    let asks = |interface: &String| facts.interfaces.iter().any(|of| of.name == *interface && by_scripts(of));
     match CLIENTS.into_iter().find(|client| there(client)) {
         Some(_) => findings.pass("address", "a DHCP server chooses it"),
         None if !addressing.dhcp.iter().any(asks) => findings.pass("address", "a DHCP server chooses it"),
-        None => {
-            findings.refuse("address", "the guest has no DHCP client", "apt install isc-dhcp-client in it, or --ip .16")
-        }
+        None => findings.refuse(
+            "address",
+            "the guest has no DHCP client",
+            "install one in it (apt: isc-dhcp-client, yum: dhclient), or --ip .16",
+        ),
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::super::splice::{Splices, Word, address, becomes, lines, words};
 use super::super::tree::{FileImage, Overlay, shown, unfit};
 use super::super::{Address, GuestError, Interface, Method};
-use super::{Job, glob, method, subnet};
+use super::{Job, glob, method, netmask, subnet};
 
 const MAIN: &str = "etc/network/interfaces";
 /// Files that may be sourced, all in all.
@@ -72,16 +72,6 @@ impl<'t> Stanza<'t> {
             name.starts_with("bridge-") || name.starts_with("bond-") || name.starts_with("vlan-") || name == "slaves"
         };
         self.options.iter().any(|(words, ..)| built(words[0].text))
-    }
-}
-
-fn netmask(text: &str) -> Option<u8> {
-    match text.parse::<std::net::Ipv4Addr>() {
-        Ok(mask) => {
-            let ones = mask.to_bits().leading_ones();
-            (mask.to_bits().count_ones() == ones).then_some(ones as u8)
-        }
-        Err(_) => text.parse().ok().filter(|prefix| *prefix <= 128),
     }
 }
 

@@ -1,10 +1,13 @@
 //! Network configuration in the guest's files: who has which address by which system, and giving the clone its own.
 //!
-//! Three systems are understood, whichever of them are there: ifupdown, systemd-networkd and netplan. Only the address
-//! itself is replaced, prefix and gateway stay; what is taken off is commented out with `# upgradectl: `. A file that
-//! cannot be understood stops everything; an address that is to change and stands nowhere does too.
+//! What is understood, whichever of it is there: ifupdown, systemd-networkd, netplan, the network scripts of the Red Hat
+//! family (ifcfg files) and NetworkManager's keyfiles. Only the address itself is replaced, prefix and gateway stay; what
+//! is taken off is commented out with `# upgradectl: `. A file that cannot be understood stops everything; an address that
+//! is to change and stands nowhere does too. One that stands in the files of two systems is changed in both.
 
+pub mod ifcfg;
 pub mod ifupdown;
+pub mod keyfile;
 pub mod netplan;
 pub mod networkd;
 #[cfg(test)]
@@ -20,9 +23,14 @@ use super::tree::{Overlay, Tree, unfit};
 use super::{AddressChange, CloneSpec, FileEdit, GuestError, Interface, Method};
 
 /// Where addresses are looked for, for messages.
-const CONFIGURED: &str = "etc/network/interfaces, /etc/systemd/network, /etc/netplan";
+const CONFIGURED: &str = "etc/network/interfaces, /etc/systemd/network, /etc/netplan, /etc/sysconfig/network-scripts, \
+                          /etc/NetworkManager/system-connections";
 
-/// The interfaces as the guest's files configure them, those of ifupdown first, then networkd's and netplan's.
+/// What is understood, for messages.
+pub const UNDERSTOOD: &str = "ifupdown, systemd-networkd, netplan, ifcfg files and NetworkManager's keyfiles";
+
+/// The interfaces as the guest's files configure them, those of ifupdown first, then those of networkd, netplan, the
+/// network scripts and NetworkManager.
 pub fn inspect(tree: &Tree) -> Result<Vec<Interface>, GuestError> {
     interfaces(&Overlay::new(tree))
 }
@@ -32,6 +40,8 @@ pub(super) fn interfaces(files: &Overlay<'_>) -> Result<Vec<Interface>, GuestErr
     let mut found = ifupdown::inspect(files)?;
     found.extend(networkd::inspect(files)?);
     found.extend(netplan::inspect(files)?);
+    found.extend(ifcfg::inspect(files)?);
+    found.extend(keyfile::inspect(files)?);
     Ok(found)
 }
 
@@ -56,10 +66,14 @@ pub fn rewrite(edits: &mut Overlay<'_>, spec: &CloneSpec) -> Result<(), GuestErr
     ifupdown::rewrite(edits, &mut job)?;
     networkd::rewrite(edits, &mut job)?;
     netplan::rewrite(edits, &mut job)?;
+    ifcfg::rewrite(edits, &mut job)?;
+    keyfile::rewrite(edits, &mut job)?;
     for (old, new) in job.changes.addresses() {
         if !job.seen.contains(&old) && !new.is_some_and(|new| job.seen.contains(&new)) {
-            let help = "see how the guest gets the address; if not by ifupdown, networkd or netplan, change that \
-                        first; a DHCP guest takes `--ip dhcp`";
+            let help = format!(
+                "see how the guest gets the address; if by something else than {UNDERSTOOD}, change that first; a DHCP \
+                 guest takes `--ip dhcp`"
+            );
             return Err(unfit(Path::new(CONFIGURED), format!("address {old} stands in none of these files"), help));
         }
     }
@@ -108,7 +122,9 @@ impl Job {
         for line in text.lines().filter_map(|line| line.strip_prefix(OFF)) {
             for word in line.split(|c: char| !(c.is_ascii_hexdigit() || ".:/".contains(c))) {
                 let word = word.strip_suffix(':').filter(|word| !word.ends_with(':')).unwrap_or(word);
-                if let Some((ip, _, _)) = splice::address(word) {
+                // Keyfiles may have the gateway behind another slash.
+                let bare = || splice::address(word.split('/').next()?);
+                if let Some((ip, _, _)) = splice::address(word).or_else(bare) {
                     self.seen.insert(ip);
                 }
             }
@@ -121,6 +137,17 @@ fn subnet(ip: Ipv4Addr, prefix: u8) -> (Ipv4Addr, Ipv4Addr) {
     let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
     let network = ip.to_bits() & mask;
     (Ipv4Addr::from_bits(network | !mask), Ipv4Addr::from_bits(network))
+}
+
+/// The prefix length of a netmask, or of one that is written as a number.
+fn netmask(text: &str) -> Option<u8> {
+    match text.parse::<Ipv4Addr>() {
+        Ok(mask) => {
+            let ones = mask.to_bits().leading_ones();
+            (mask.to_bits().count_ones() == ones).then_some(ones as u8)
+        }
+        Err(_) => text.parse().ok().filter(|prefix| *prefix <= 128),
+    }
 }
 
 /// Method of one family of an interface.

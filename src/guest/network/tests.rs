@@ -8,6 +8,8 @@ use super::super::tree::{Overlay, Tree};
 use super::super::{AddressChange, CloneSpec, FileEdit, GuestError, Method, apply};
 use super::{inspect, matches, rewrite};
 
+mod red_hat;
+
 const INSTALLED: &str = include_str!("../fixtures/ifupdown/installed");
 const OLD: &str = include_str!("../fixtures/ifupdown/old");
 const STATIC: &str = include_str!("../fixtures/networkd/static.network");
@@ -388,8 +390,17 @@ proptest! {
 
     /// Whatever the files hold, reading them ends without a panic, and a plan that is made is complete.
     #[test]
-    fn any_text_is_read_or_refused(cut in 0usize..900, insert in "[ -~\n\t\r\\\\é]{0,12}", which in 0usize..4) {
-        let (path, text) = [(INTERFACES, OLD), (NETWORK, STATIC), (NETPLAN, FORMS), (INTERFACES, INSTALLED)][which];
+    fn any_text_is_read_or_refused(cut in 0usize..900, insert in "[ -~\n\t\r\\\\é]{0,12}", which in 0usize..8) {
+        let (path, text) = [
+            (INTERFACES, OLD),
+            (NETWORK, STATIC),
+            (NETPLAN, FORMS),
+            (INTERFACES, INSTALLED),
+            (red_hat::ETH0, red_hat::PLAIN),
+            (red_hat::ETH0, red_hat::NUMBERED),
+            (red_hat::KEYFILE, red_hat::PROFILE),
+            (red_hat::KEYFILE, red_hat::LEGACY),
+        ][which];
         let cut = (0..=cut.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap();
         let text = format!("{}{insert}{}", &text[..cut], &text[cut..]);
         let guest = Guest::new(&[(path, &text)]);

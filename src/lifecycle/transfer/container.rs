@@ -90,7 +90,7 @@ pub async fn check(facts: &Facts, run: &Transfer, findings: &mut Findings) -> Re
         None => findings.refuse(
             "address",
             format!("{address} does not stand in the network configuration of {name} as a fixed address"),
-            "give it a fixed one (ifupdown, systemd-networkd and netplan are understood)",
+            format!("give it a fixed one ({} are understood)", guest::network::UNDERSTOOD),
         ),
     }
     if let Some(odd) = linux.odd {
@@ -277,8 +277,9 @@ pub async fn identity(
 /// # Errors
 /// It cannot be read, or not be understood.
 pub async fn parked(server: &dyn Host, run: &Transfer) -> Result<(Vec<FileEdit>, String), Failure> {
-    let paths: Vec<PathBuf> =
-        ["etc/network", "etc/netplan", "etc/systemd/network", "usr/lib/systemd/network"].map(PathBuf::from).to_vec();
+    let places = ["etc/network", "etc/netplan", "etc/systemd/network", "usr/lib/systemd/network"];
+    let red_hat = ["etc/sysconfig/network", "etc/sysconfig/network-scripts", "etc/NetworkManager/system-connections"];
+    let paths: Vec<PathBuf> = places.iter().chain(&red_hat).map(PathBuf::from).collect();
     let there = far::fetch(server, Path::new("/"), Wanted { paths: &paths, ..Wanted::default() }).await;
     let there = there.map_err(|error| super::tree::told(error.into()))?;
     let primary = run.old.first().map(|old| old.ip);
