@@ -10,8 +10,12 @@ mod in_place;
 mod inside;
 #[path = "vsphere/lifecycle.rs"]
 mod lifecycle;
+#[path = "vsphere/linked.rs"]
+mod linked;
 #[path = "vsphere/sessions.rs"]
 mod sessions;
+#[path = "vsphere/trial.rs"]
+mod trial;
 
 use std::sync::Arc;
 

@@ -26,7 +26,10 @@ import (
 //	machine FOLDER NAME            a machine in it
 //	guest NAME USER PASSWORD ARGV  guest operations of a machine reach this: ARGV (JSON) gets one more word, a line for a shell
 //	tools NAME on|off              whether its tools run
-//	behind NAME PROGRAM            what it does to itself is done by this, too: PROGRAM snapshot|revert|remove ID, PROGRAM on
+//	behind NAME USER PASSWORD PROGRAM
+//	                               what is done to it is done by this, too, and it is entered by it. Answers MACHINE, its id.
+//	                               PROGRAM MACHINE snapshot|revert|remove ID, on CARD…, off, cards CARD…, clone ID MACHINE, destroy,
+//	                               enter LINE; a CARD is MAC,CONNECTED,CONNECTED-AT-START
 type sessionKeys struct {
 	sync.Mutex
 	keys []string
@@ -171,16 +174,17 @@ func answer(line string) (string, error) {
 		}
 		return "", err
 	case "behind":
-		if err := need(3); err != nil {
+		if err := need(5); err != nil {
 			return "", err
 		}
 		vm, err := named(words[1])
-		if err == nil {
-			behind.Lock()
-			behind.of[vm.Self] = words[2]
-			behind.Unlock()
+		if err != nil {
+			return "", err
 		}
-		return "", err
+		stand(vm.Self, &standIn{program: words[4], user: words[2], password: words[3]})
+		tools(vm, true)
+		plug(vm, vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn)
+		return vm.Self.Value, nil
 	case "guest":
 		if err := need(5); err != nil {
 			return "", err

@@ -226,6 +226,11 @@ func (m *machine) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) s
 			}
 			update(clone, after)
 		}
+		if in := behindOf(m.Self); in != nil && req.Spec.Snapshot != nil {
+			stand(made, in)
+			tools(clone, false)
+			follow(m.Self, "clone", req.Spec.Snapshot.Value, made.Value)
+		}
 		extend(ctx)
 	}
 	hold("CloneVM_Task", body.Res.Returnval)
@@ -288,18 +293,78 @@ func (m *machine) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_T
 		}
 	}
 	simulator.Map.Update(m.VirtualMachine, []types.PropertyChange{{Name: "config.extraConfig", Val: options}})
+	if len(req.Spec.DeviceChange) > 0 && m.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn {
+		follow(m.Self, append([]string{"cards"}, cards(m.VirtualMachine)...)...)
+	}
 	hold("ReconfigVM_Task", body.Res.Returnval)
 	return body
 }
 
-// PowerOnVMTask can fail and be held up; it is the simulator's otherwise.
+// plug sets whether cards are connected: "startConnected: whether or not to connect the device when the virtual machine starts".
+func plug(vm *simulator.VirtualMachine, on bool) {
+	after := devices(vm.Config.Hardware.Device)
+	for _, device := range after {
+		card, ok := device.(types.BaseVirtualEthernetCard)
+		if !ok || card.GetVirtualEthernetCard().Connectable == nil {
+			continue
+		}
+		state := *card.GetVirtualEthernetCard().Connectable
+		state.Connected = on && state.StartConnected
+		card.GetVirtualEthernetCard().Connectable = &state
+	}
+	update(vm, after)
+}
+
+// PowerOnVMTask plugs cards in, can fail and be held up; it is the simulator's otherwise.
 func (m *machine) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Task) soap.HasFault {
 	if fault := faults.take("PowerOnVM_Task", m.Self); fault != nil {
 		return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: *fault}}
 	}
 	body := m.VirtualMachine.PowerOnVMTask(ctx, req).(*methods.PowerOnVM_TaskBody)
-	follow(m.Self, "on")
+	plug(m.VirtualMachine, true)
+	if behindOf(m.Self) != nil {
+		follow(m.Self, append([]string{"on"}, cards(m.VirtualMachine)...)...)
+		tools(m.VirtualMachine, true)
+	}
 	hold("PowerOnVM_Task", body.Res.Returnval)
+	return body
+}
+
+// PowerOffVMTask ends what stands behind it, too.
+func (m *machine) PowerOffVMTask(ctx *simulator.Context, req *types.PowerOffVM_Task) soap.HasFault {
+	if fault := faults.take("PowerOffVM_Task", m.Self); fault != nil {
+		return &methods.PowerOffVM_TaskBody{Res: &types.PowerOffVM_TaskResponse{Returnval: *fault}}
+	}
+	body := m.VirtualMachine.PowerOffVMTask(ctx, req)
+	m.isOff()
+	return body
+}
+
+// ShutdownGuest: "issues a command to the guest operating system asking it to perform a clean shutdown of all services. Returns
+// immediately".
+func (m *machine) ShutdownGuest(ctx *simulator.Context, req *types.ShutdownGuest) soap.HasFault {
+	body := m.VirtualMachine.ShutdownGuest(ctx, req)
+	if body.Fault() == nil {
+		m.isOff()
+	}
+	return body
+}
+
+func (m *machine) isOff() {
+	plug(m.VirtualMachine, false)
+	if behindOf(m.Self) != nil {
+		follow(m.Self, "off")
+		tools(m.VirtualMachine, false)
+	}
+}
+
+// DestroyTask removes what stands behind it, too.
+func (m *machine) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) soap.HasFault {
+	if fault := faults.take("Destroy_Task", m.Self); fault != nil {
+		return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: *fault}}
+	}
+	body := m.VirtualMachine.DestroyTask(ctx, req)
+	follow(m.Self, "destroy")
 	return body
 }
 

@@ -177,7 +177,10 @@ impl<'a> Lot<'a> {
             match over {
                 None | Some(0) => {}
                 Some(9) if refused => {}
-                Some(code) => anyhow::bail!("{line} from {state:?} ended with {code}"),
+                Some(code) => {
+                    let told = self.trial.says("log tiny", 0).map(|said| said.to_string());
+                    anyhow::bail!("{line} from {state:?} ended with {code}\n{}", told.unwrap_or_default())
+                }
             }
             state = self.look(committing)?;
             if state.is_empty() || state == "promoted" {

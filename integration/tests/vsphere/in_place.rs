@@ -1,88 +1,15 @@
 //! The report's guest with its hypervisor's help: a snapshot leads back. The vCenter is simulated, and what it does to the machine the lab
 //! does to the guest behind it; the guest's dnf and rpm are real, its kernel is played.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use anyhow::{Result, ensure};
+use integration::lab::redhat::{NEW, OLD, WEB1};
 
-use anyhow::{Context as _, Result, ensure};
-use hypervisors::Machines as _;
-use integration::cli::{Said, Upgradectl};
-use integration::lab::redhat::{self, NEW, OLD, RECIPE, WEB1};
-use integration::lab::{Lab, Standing, known};
-use integration::vcenter::Vcenter;
-
-use super::{WEB, platform};
-
-struct Trial {
-    vcenter: Vcenter,
-    lab: Standing,
-    product: Upgradectl,
-}
-
-impl Trial {
-    fn new() -> Result<Self> {
-        let vcenter = Vcenter::start()?;
-        let lab = Lab::numbered(1)?.standing(&[WEB1])?;
-        redhat::declare(&lab, &format!("vm = \"{WEB}\"\n{RECIPE}"))?;
-        let text = fs::read_to_string(lab.inventory())?;
-        let host = format!(
-            "cloud = {{ hypervisor = \"vsphere\", url = \"{}\", ca = \"{}\", credentials = {{ file = \"{}\" }} }}",
-            vcenter.url()?,
-            vcenter.ca().display(),
-            vcenter.credentials().display()
-        );
-        ensure!(text.contains("cloud = { hypervisor = \"none\" }"), "{text}");
-        fs::write(lab.inventory(), text.replace("cloud = { hypervisor = \"none\" }", &host))?;
-        let program = lab.path("behind");
-        fs::write(&program, behind(&lab))?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-        vcenter.tell(&format!("behind DC0_H0_VM0 {}", program.display()))?;
-        vcenter.tell("tools DC0_H0_VM0 on")?;
-        let product =
-            Upgradectl::in_lab(&lab)?.under(known::to(&lab)).env("UPGRADECTL_LOG", "hypervisors::vsphere=debug");
-        Ok(Self { vcenter, lab, product })
-    }
-    /// Types a command; tells how often it called the API.
-    fn says(&self, line: &str, code: i32) -> Result<Said> {
-        let said = self.product.run(line.split(' '))?;
-        let calls = said.stderr.matches("call=").count();
-        eprintln!("{line}: {} calls of the API, {:.1} s", calls, said.took.as_secs_f64());
-        ensure!(calls < 200 && (calls > 0 || !line.starts_with("clone")), "{calls} calls: {said}");
-        said.expect(code)
-    }
-    fn on(&self, script: &str) -> Result<String> {
-        self.lab.ssh(&self.lab.address(WEB1.host), ["sh", "-c", script])
-    }
-    fn kernel(&self) -> Result<String> {
-        Ok(self.on("uname -r")?.trim().to_owned())
-    }
-    /// Ids and names of the machine's snapshots.
-    async fn snapshots(&self) -> Result<Vec<(String, String)>> {
-        let platform = platform(&self.vcenter, hypervisors::vsphere::Trust::File(self.vcenter.ca()))?;
-        let machine = platform.find(WEB).await?;
-        let facts = platform.machine(&machine.uuid).await?.context("the machine is gone")?;
-        Ok(facts.snapshots.into_iter().map(|one| (one.id, one.name)).collect())
-    }
-}
-
-/// What the machine's snapshots are to the guest behind it: copies of its root.
-fn behind(lab: &Lab) -> String {
-    let (root, kept) = (WEB1.root(lab), lab.path("pool/kept"));
-    let (root, kept, uri) = (root.display(), kept.display(), lab.uri());
-    format!(
-        "#!/bin/sh\nset -e\ncase $1 in\n\
-         snapshot) mkdir -p {kept}; btrfs -q subvolume snapshot {root} {kept}/$2 ;;\n\
-         revert) virsh -q -c '{uri}' destroy web1 || true\n\
-           for nested in {root}/var/cache {root}; do ! btrfs subvolume show $nested > /dev/null 2>&1 || btrfs -q subvolume delete $nested; done\n\
-           btrfs -q subvolume snapshot {kept}/$2 {root}; rmdir {root}/var/cache; mkdir {root}/var/cache ;;\n\
-         remove) btrfs -q subvolume delete {kept}/$2 ;;\n\
-         on) virsh -q -c '{uri}' domstate web1 | grep -q running || virsh -q -c '{uri}' start web1 ;;\nesac\n"
-    )
-}
+use super::WEB;
+use super::trial::Trial;
 
 #[test]
 fn needs_root_a_snapshot_leads_back_from_a_kernel_and_goes_with_commit() -> Result<()> {
-    let trial = Trial::new()?;
+    let trial = Trial::new("{ strategy = \"in-place\" }", "")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let snapshots = || runtime.block_on(trial.snapshots());
 

@@ -1,0 +1,91 @@
+//! A linked clone is upgraded in the machine's stead and takes its place, goes back, and stays. Cards and names are the simulator's word,
+//! systems and what they answer the lab's.
+
+use anyhow::{Result, ensure};
+use hypervisors::Power;
+use hypervisors::Role;
+use integration::lab::redhat::{NEW, OLD, WEB1};
+
+use super::WEB;
+use super::trial::Trial;
+
+/// The clone's address in the lab.
+const CLONE: u8 = 51;
+
+/// What of the original's system may not change while its clone is worked on.
+const AS_IT_WAS: &str = "cat /proc/1/stat | cut -d ' ' -f 22; sha256sum /etc/hostname /etc/machine-id /etc/network/interfaces /etc/ssh/ssh_host_*; \
+    rpm -qa | sort | sha256sum";
+
+/// A service that must not run twice.
+const MAILER: &str = "printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' \
+    > /usr/lib/systemd/system/mailer.service; systemctl -q enable --now mailer.service";
+
+#[test]
+fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result<()> {
+    let trial = Trial::new(
+        &format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"),
+        "quarantine = { off = [\"mailer.service\"] }",
+    )?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let machine = |name: &str| runtime.block_on(trial.machine(name));
+    trial.on(MAILER)?;
+    let before = trial.on(AS_IT_WAS)?;
+    let original = machine(WEB)?;
+
+    let said = trial.says("plan clone web1", 0)?;
+    ensure!(said.stdout.contains(WEB) && machine(WEB)? == original, "looking touches nothing: {said}");
+    trial.says("clone web1 --yes", 0)?;
+    let run = trial.run()?;
+    let clone = machine(&run)?;
+    ensure!(clone.power == Power::On && clone.mark.as_ref().is_some_and(|mark| mark.role == Role::Clone), "{clone:?}");
+    ensure!(clone.nics[0].connected && clone.nics[0].mac != original.nics[0].mac, "{clone:?}");
+    ensure!(!clone.borrowed().is_empty(), "on disks of differences: {clone:?}");
+    ensure!(trial.on(AS_IT_WAS)? == before, "the original was touched");
+    ensure!(trial.at(CLONE, "systemctl is-enabled mailer.service || true")?.trim() == "masked");
+    ensure!(trial.at(CLONE, "cat /etc/machine-id")? != trial.on("cat /etc/machine-id")?);
+
+    // Given up: both go, and nobody noticed.
+    trial.says("abort web1", 0)?;
+    ensure!(machine(&run).is_err() && machine(WEB)?.snapshots.is_empty() && trial.on(AS_IT_WAS)? == before);
+    let left = machine(WEB)?;
+    ensure!((&left.nics, &left.disks, &left.mark) == (&original.nics, &original.disks, &original.mark), "{left:?}");
+
+    trial.says("clone web1 --yes", 0)?;
+    let run = trial.run()?;
+    trial.says("upgrade web1 --yes", 0)?;
+    ensure!(trial.at(CLONE, "uname -r")?.trim() == NEW && trial.kernel()? == OLD);
+    trial.says("verify web1", 0)?;
+    ensure!(trial.on(AS_IT_WAS)? == before, "the original was touched");
+
+    let said = trial.says("promote web1 --yes", 0)?;
+    ensure!(trial.kernel()? == NEW, "{said}");
+    ensure!(trial.on("systemctl is-enabled mailer.service || true")?.trim() == "enabled");
+    let promoted = machine(WEB)?;
+    ensure!(promoted.machine.uuid != original.machine.uuid && promoted.nics[0].mac == original.nics[0].mac);
+    let old = machine(&format!("{run}.original"))?;
+    ensure!(old.power == Power::Off && !old.nics[0].start_connected && old.nics[0].mac == clone.nics[0].mac, "{old:?}");
+
+    // Back, to the original exactly as it was.
+    trial.says("rollback web1 --yes", 0)?;
+    ensure!(trial.kernel()? == OLD);
+    let files = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    ensure!(files(&trial.on(AS_IT_WAS)?) == files(&before), "but for its start it is as it was");
+    let back = machine(WEB)?;
+    ensure!((&back.machine, &back.mark) == (&original.machine, &original.mark), "{back:?}");
+    ensure!(back.nics == original.nics, "{:?} and were {:?}", back.nics, original.nics);
+    ensure!(trial.at(CLONE, "uname -r")?.trim() == NEW && machine(&run)?.power == Power::On);
+
+    trial.says("verify web1", 0)?;
+    // The session has expired.
+    trial.vcenter.tell("expire")?;
+    trial.says("promote web1 --yes", 0)?;
+    trial.vcenter.tell("fail PromoteDisks_Task disk.vmdk")?;
+    trial.says("commit web1 --yes", 8)?;
+    trial.says("resume web1", 0)?;
+    let last = machine(WEB)?;
+    ensure!(last.borrowed().is_empty() && last.mark.is_none() && last.snapshots.is_empty(), "{last:?}");
+    ensure!(machine(&format!("{run}.original")).is_err() && trial.kernel()? == NEW);
+    ensure!(trial.on("grubby --default-kernel")?.trim() == format!("/boot/vmlinuz-{NEW}"));
+    ensure!(trial.lab.address(WEB1.host) == trial.on("hostname -I")?.trim());
+    Ok(())
+}
