@@ -13,6 +13,7 @@ pub mod mail;
 pub mod process;
 pub mod root;
 pub mod ssh;
+pub mod struck;
 pub mod transfer;
 pub mod vcenter;
 pub mod verb;

@@ -2,6 +2,5 @@
 //! system has to have done to a jail ([`upgraded`]), a controller killed in every step ([`struck`]), from a beginning that is kept ([`kept`]).
 
 pub mod kept;
-pub mod struck;
 pub mod trial;
 pub mod upgraded;

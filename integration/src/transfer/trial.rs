@@ -1,11 +1,12 @@
 //! What the tests with guests share: a host of jails and a server in a lab of their own, and the product.
 
-use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{Said, Upgradectl};
 use crate::lab::jails::{self, JAILHOST, SERVER};
 use crate::lab::{Lab, Standing, known};
+use crate::struck::Stage;
 use crate::verb::{Verb, event};
 use anyhow::Result;
 
@@ -21,6 +22,7 @@ pub struct Trial {
     pub lab: Standing,
     /// The product on the lab's inventory and state.
     pub product: Upgradectl,
+    told: PathBuf,
 }
 
 /// What promotion brings over.
@@ -36,7 +38,8 @@ impl Trial {
         jails::up(&lab, release)?;
         jails::declare(&lab, CARRY)?;
         let product = Upgradectl::in_lab(&lab)?.under(known::to(&lab));
-        Ok(Trial { lab, product })
+        let told = lab.path("told");
+        Ok(Trial { lab, product, told })
     }
 
     /// A lab with three servers of a release, whose base systems are upgraded.
@@ -50,7 +53,8 @@ impl Trial {
         let upgrade = "upgrade = { recipe = \"freebsd-world\", src = \"/usr/src\", base = \"/usr/src12\" }";
         jails::declare_with(&lab, &servers, upgrade)?;
         let product = Upgradectl::in_lab(&lab)?.under(known::to(&lab));
-        Ok(Trial { lab, product })
+        let told = lab.path("told");
+        Ok(Trial { lab, product, told })
     }
 
     /// The guest's base system is upgraded, too, from here on.
@@ -117,15 +121,26 @@ impl Trial {
         Ok(format!("/usr/jails/{}", listed.trim()))
     }
 
-    /// Types a command whose journal has a fault; what it said, and at which write it struck: `N WHAT`.
+    /// What there is on both.
     ///
     /// # Errors
     /// That failed.
-    pub fn with_fault(&self, line: &str, fault: &str) -> Result<(Said, String)> {
-        let told = self.lab.path("told");
-        let _ = fs::remove_file(&told);
-        let product = self.product.clone().env("UPGRADECTL_JOURNAL_FAULT", &format!("{fault} {}", told.display()));
-        let said = product.run(line.split(' '))?;
-        Ok((said, fs::read_to_string(told).unwrap_or_default()))
+    pub fn everything(&self) -> Result<String> {
+        Ok(format!("{}\n{}", self.host()?, self.server(SERVER.host)?))
+    }
+}
+
+impl Stage for Trial {
+    fn guest(&self) -> &str {
+        "ServerA"
+    }
+    fn product(&self) -> &Upgradectl {
+        &self.product
+    }
+    fn told(&self) -> &Path {
+        &self.told
+    }
+    fn world(&self) -> Result<String> {
+        self.everything()
     }
 }

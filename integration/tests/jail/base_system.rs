@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use integration::lab::jails::JAILHOST;
 use integration::lab::worlds::{AGED, NEW, NEWER, OLD};
-use integration::transfer::struck::{At, goes_on};
+use integration::struck::{At, goes_on};
 use integration::transfer::trial::Trial;
 use integration::transfer::upgraded::is_upgraded;
 

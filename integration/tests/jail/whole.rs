@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use integration::lab::jails::{JAILHOST, SERVER};
 use integration::lab::worlds::{ANCIENT, OLD};
-use integration::transfer::struck::{At, BOTH, goes_on};
+use integration::struck::{At, BOTH, goes_on};
 use integration::transfer::trial::{CLONE, PARKED, Trial};
 use integration::verb::{Verb, event};
 

@@ -8,8 +8,8 @@ use integration::command::run;
 use integration::crash::{self, Figures};
 use integration::lab::jails::{JAILHOST, SERVER};
 use integration::lab::worlds::OLD;
+use integration::struck::{At, BOTH, gives_up, goes_on};
 use integration::transfer::kept::Kept;
-use integration::transfer::struck::{At, BOTH, gives_up, goes_on};
 use integration::transfer::trial::Trial;
 use integration::transfer::upgraded::is_upgraded;
 use integration::verb::Verb;
@@ -61,14 +61,14 @@ fn a_transfer_killed_in_every_step_is_gone_on_with() -> Result<()> {
 /// A lab, what there was in it, and a verb that is struck and given up.
 struct GivenUp {
     trial: Trial,
-    before: (String, String),
+    before: String,
 }
 
 impl GivenUp {
     fn new() -> Result<Self> {
         let trial = Trial::new(OLD)?;
         trial.world(WORLD)?;
-        let before = (trial.host()?, trial.server(SERVER.host)?);
+        let before = trial.everything()?;
         Ok(Self { trial, before })
     }
 
@@ -95,7 +95,7 @@ fn a_clone_and_an_upgrade_killed_in_every_step_are_given_up() -> Result<()> {
     ensure!(said.stderr.contains("an earlier attempt is still at work"), "{said}");
     trial.says("abort ServerA --yes", 0)?;
     let left = trial.on(JAILHOST.host, "ps axo args | grep '[i]nstallworld'; ls /var/lib/upgradectl/jobs; true")?;
-    ensure!(left.trim().is_empty() && lot.before == (trial.host()?, trial.server(SERVER.host)?), "{left}");
+    ensure!(left.trim().is_empty() && lot.before == trial.everything()?, "{left}");
     Ok(())
 }
 

@@ -5,16 +5,13 @@ use anyhow::{Result, ensure};
 use hypervisors::Power;
 use hypervisors::Role;
 use integration::lab::redhat::{NEW, OLD, WEB1};
+use integration::struck::{At, BOTH, Stage as _, gives_up, goes_on};
 
 use super::WEB;
-use super::trial::Trial;
+use super::trial::{AS_IT_WAS, Trial};
 
 /// The clone's address in the lab.
 const CLONE: u8 = 51;
-
-/// What of the original's system may not change while its clone is worked on.
-const AS_IT_WAS: &str = "cat /proc/1/stat | cut -d ' ' -f 22; sha256sum /etc/hostname /etc/machine-id /etc/network/interfaces /etc/ssh/ssh_host_*; \
-    rpm -qa | sort | sha256sum";
 
 /// A service that must not run twice.
 const MAILER: &str = "printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' \
@@ -26,8 +23,7 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
         &format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"),
         "quarantine = { off = [\"mailer.service\"] }",
     )?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    let machine = |name: &str| runtime.block_on(trial.machine(name));
+    let machine = |name: &str| trial.machine(name);
     trial.on(MAILER)?;
     let before = trial.on(AS_IT_WAS)?;
     let original = machine(WEB)?;
@@ -87,5 +83,33 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     ensure!(machine(&format!("{run}.original")).is_err() && trial.kernel()? == NEW);
     ensure!(trial.on("grubby --default-kernel")?.trim() == format!("/boot/vmlinuz-{NEW}"));
     ensure!(trial.lab.address(WEB1.host) == trial.on("hostname -I")?.trim());
+    Ok(())
+}
+
+/// In which steps the controller is killed: in every one, by turns behind the intent and behind the effect.
+fn by_turns(step: usize) -> Vec<At> {
+    vec![BOTH[step % 2]]
+}
+
+#[test]
+fn needs_root_a_controller_killed_in_every_step_loses_nothing() -> Result<()> {
+    let trial = Trial::new(&format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), "")?;
+    let before = trial.world()?;
+    // Given up: a kill in every third step.
+    let third = |step| if step % 3 == 1 { by_turns(step / 3) } else { Vec::new() };
+    gives_up(&trial, "clone web1 --yes", &before, || Ok(()), third)?;
+    // Gone on with.
+    goes_on(&trial, "clone web1 --yes", by_turns)?;
+    trial.says("upgrade web1 --yes", 0)?;
+    trial.says("verify web1", 0)?;
+    goes_on(&trial, "promote web1 --yes", by_turns)?;
+    ensure!(trial.kernel()? == NEW);
+    goes_on(&trial, "rollback web1 --yes", by_turns)?;
+    ensure!(trial.kernel()? == OLD && trial.at(CLONE, "uname -r")?.trim() == NEW);
+    trial.says("verify web1", 0)?;
+    trial.says("promote web1 --yes", 0)?;
+    goes_on(&trial, "commit web1 --yes", |_| BOTH.to_vec())?;
+    let last = trial.machine(WEB)?;
+    ensure!(last.borrowed().is_empty() && last.mark.is_none() && trial.kernel()? == NEW, "{last:?}");
     Ok(())
 }

@@ -3,14 +3,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use hypervisors::Machines as _;
 use hypervisors::machines::MachineFacts;
+use hypervisors::{Hypervisor as _, Machines as _};
 use integration::cli::{Said, Upgradectl};
 use integration::command::run;
 use integration::lab::redhat::{self, RECIPE, WEB1};
 use integration::lab::{Lab, Standing, known};
+use integration::struck::Stage;
 use integration::vcenter::Vcenter;
 
 use super::{WEB, platform};
@@ -18,11 +20,17 @@ use super::{WEB, platform};
 /// What stands behind a machine.
 const BEHIND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vcenter/behind.sh");
 
+/// What of a system may not change while its clone is worked on: not even when it was started.
+pub const AS_IT_WAS: &str = "cut -d ' ' -f 22 /proc/1/stat; sha256sum /etc/hostname /etc/machine-id /etc/network/interfaces \
+    /etc/ssh/ssh_host_*; rpm -qa | sort | sha256sum";
+
 pub struct Trial {
     pub vcenter: Vcenter,
     pub lab: Standing,
     pub product: Upgradectl,
     nobr: String,
+    told: PathBuf,
+    api: tokio::runtime::Runtime,
 }
 
 impl Trial {
@@ -71,7 +79,8 @@ impl Trial {
         fs::write(state.join(vm), WEB1.name)?;
         let product =
             Upgradectl::in_lab(&lab)?.under(known::to(&lab)).env("UPGRADECTL_LOG", "hypervisors::vsphere=debug");
-        Ok(Self { vcenter, lab, product, nobr })
+        let (told, api) = (lab.path("told"), tokio::runtime::Runtime::new()?);
+        Ok(Self { vcenter, lab, product, nobr, told, api })
     }
 
     /// Types a command; tells how often it called the API.
@@ -106,16 +115,38 @@ impl Trial {
     }
 
     /// A machine as the API tells of it.
-    pub async fn machine(&self, name: &str) -> Result<MachineFacts> {
+    pub fn machine(&self, name: &str) -> Result<MachineFacts> {
         let platform = platform(&self.vcenter, hypervisors::vsphere::Trust::File(self.vcenter.ca()))?;
-        let machine = platform.find(name).await?;
-        platform.machine(&machine.uuid).await?.with_context(|| format!("{name} is gone"))
+        self.api.block_on(async {
+            let machine = platform.find(name).await?;
+            platform.machine(&machine.uuid).await?.with_context(|| format!("{name} is gone"))
+        })
     }
 
     /// Ids and names of the machine's snapshots.
-    pub async fn snapshots(&self) -> Result<Vec<(String, String)>> {
-        let facts = self.machine(WEB).await?;
+    pub fn snapshots(&self) -> Result<Vec<(String, String)>> {
+        let facts = self.machine(WEB)?;
         Ok(facts.snapshots.into_iter().map(|one| (one.id, one.name)).collect())
+    }
+}
+
+impl Stage for Trial {
+    fn guest(&self) -> &str {
+        WEB1.name
+    }
+    fn product(&self) -> &Upgradectl {
+        &self.product
+    }
+    fn told(&self) -> &Path {
+        &self.told
+    }
+    /// Machines, and what stands behind them.
+    fn world(&self) -> Result<String> {
+        let platform = platform(&self.vcenter, hypervisors::vsphere::Trust::File(self.vcenter.ca()))?;
+        let names = self.api.block_on(platform.list())?.into_iter().map(|guest| guest.name);
+        let machine = self.machine(WEB)?;
+        let all = (names.collect::<Vec<_>>(), &machine.nics, &machine.snapshots, &machine.mark, machine.power);
+        Ok(format!("{all:?}\n{:?}\n{}", self.lab.domains()?, self.on(AS_IT_WAS)?))
     }
 }
 
