@@ -134,8 +134,12 @@ pub fn abort(spec: &GuestSpec, record: &RunFacts, pasts: &[Past], restore: &[Sav
     let name = &spec.name;
     let outages = outages(&steps, name);
     let mut page = Page::new(format!("Abort {}", record.clone.name));
-    let what = if record.transfer.is_some() { "its tree" } else { "volumes" };
-    page.rows.push(Row::new("removed", format!("{}, its definition and {what}", record.clone.name)));
+    let with = match (&record.transfer, &record.machine) {
+        (Some(_), _) => ", its definition and its tree",
+        (_, Some(_)) => " with its disks, and its snapshot",
+        _ => ", its definition and volumes",
+    };
+    page.rows.push(Row::new("removed", format!("{}{with}", record.clone.name)));
     page.rows
         .push(Row::new("outage", outages.first().map_or("none".into(), |o| format!("about {:.0} s", o.expected_s))));
     if live || !restore.is_empty() {

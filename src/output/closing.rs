@@ -38,11 +38,12 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
         return text;
     }
     let guest = &record.original.name;
+    let itself = record.machine.is_some() && record.strategy == Strategy::InPlace;
     let down = outage(finish, ending.seen);
     let line = |sentence: &str| hanging("", &printable(sentence));
     if ending.report.is_none() || state == State::Promoted && ending.verb == "promote" {
         text.push_str(&match state {
-            State::Cloned if record.machine.is_some() => {
+            State::Cloned if itself => {
                 line(&format!("{guest} is measured, and nothing of it was changed. {down}"))
             }
             State::Cloned => line(&format!(
@@ -54,10 +55,10 @@ pub fn result(ending: &Ending<'_>, style: Style) -> String {
                 "{guest} is rolled back: the original serves again. {down} {run} is kept at {}, quarantined.",
                 record.addressing.clone
             )),
-            State::Upgraded if record.machine.is_some() => line(&format!("{guest} itself is upgraded. {down}")),
+            State::Upgraded if itself => line(&format!("{guest} itself is upgraded. {down}")),
             State::Upgraded => line(&format!("{run} is upgraded. {down}")),
             State::Promoted => promoted(ending, record, guest, &down),
-            State::Committed if record.machine.is_some() => {
+            State::Committed if itself => {
                 line(&format!("{guest} is committed: the new kernel is booted from now on. {down} Record: {}", record_of(run)))
             }
             State::Committed if record.transfer.is_some() => line(&format!(
@@ -161,6 +162,9 @@ fn promoted(ending: &Ending<'_>, record: &RunFacts, guest: &str, down: &str) -> 
     let kept: Vec<String> = production.map(|(_, original, _)| original.to_string()).collect();
     let first = hanging("", &printable(&format!("{guest} is promoted{proven}. {down}{passed}")));
     let kept = match &record.transfer {
+        None if record.strategy == Strategy::Linked => {
+            format!("The original is off, and kept: {}.original.", record.clone.name)
+        }
         None => format!("The original is stopped and kept: {}.", kept.join(", ")),
         Some(transfer) => match &transfer.parking {
             Some(parking) => format!("The server is kept, without its services, at {}.", parking.ip),
@@ -171,7 +175,7 @@ fn promoted(ending: &Ending<'_>, record: &RunFacts, guest: &str, down: &str) -> 
 }
 
 fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> String {
-    if let Some(machine) = &record.machine {
+    if let Some(machine) = record.machine.as_ref().filter(|_| record.strategy == Strategy::InPlace) {
         let mut text = hanging("  kernel    ", &format!("{} runs", machine.kernel));
         text.push_str(&hanging("  files     ", "as they were before"));
         let updated = ending.seen.undone.iter().any(|(kind, _)| *kind == "yum.update");
@@ -187,6 +191,9 @@ fn aborted(ending: &Ending<'_>, record: &RunFacts, guest: &str, run: &str) -> St
     let mut removed = vec![run.to_owned()];
     if took("guest.define") {
         removed.push("its definition".to_owned());
+    }
+    if took("machine.snapshot") {
+        removed.push("its snapshot".to_owned());
     }
     if took("storage.snapshot") {
         removed.push(count(record.disks.iter().filter(|disk| disk.target.is_some()).count(), "volume"));
