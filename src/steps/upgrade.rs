@@ -102,6 +102,8 @@ impl At<'_> {
 /// A command to run in the clone as a job.
 struct Work<'a> {
     at: At<'a>,
+    /// What works, in messages.
+    what: &'a str,
     job: &'a str,
     argv: &'a [String],
     env: &'a [(String, String)],
@@ -116,7 +118,7 @@ impl Work<'_> {
         let guest = guest(world, self.at.host, self.at.link)?;
         tokio::select! {
             end = job::run(guest.as_ref(), self.job, self.argv, self.env, patience, &mut sink) => Ok(end?),
-            () = self.at.is_off(world) => Err(went_down(world, self.argv.first().map_or("its work", String::as_str))),
+            () = self.at.is_off(world) => Err(went_down(world, self.what)),
         }
     }
 }

@@ -135,6 +135,7 @@ pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Lo
             tool,
             packages,
             options,
+            before: machine.kernel.clone(),
             job,
             patience_s: PATIENCE_S,
         })

@@ -29,7 +29,8 @@ async fn package_work(
     patience_s: u64,
 ) -> Result<(job::End, Transcript), StepError> {
     let mut transcript = Transcript::default();
-    let work = Work { at, job, argv, env: &apt::environment(), patience_s };
+    let what = argv.first().map_or("its work", String::as_str);
+    let work = Work { at, what, job, argv, env: &apt::environment(), patience_s };
     let mut take = |bytes: &[u8]| {
         transcript.feed(bytes);
         let (what, fraction) = transcript.progress();

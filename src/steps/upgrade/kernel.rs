@@ -49,8 +49,19 @@ async fn make_default(guest: &dyn Host, release: &str) -> Result<(), StepError> 
     script(guest, &format!("make {release} the default"), BOOT, &["set", &path(release)]).await.map(drop)
 }
 
-fn path(release: &str) -> String {
+/// Has a kernel booted from now on, and none once.
+pub(super) async fn fall_back(guest: &dyn Host, release: &str) -> Result<(), StepError> {
+    script(guest, "forget the new kernel", BOOT, &["never"]).await?;
+    make_default(guest, release).await
+}
+
+pub(super) fn path(release: &str) -> String {
     format!("/boot/vmlinuz-{release}")
+}
+
+/// The command that makes a kernel the default, as it is shown.
+pub(super) fn set_default(release: &str) -> Vec<String> {
+    ["grubby", "--set-default", &path(release)].map(str::to_owned).to_vec()
 }
 
 /// Looks into the new kernel's initial ramdisk for the modules without which its root is not found (kind `kernel.initramfs`).
@@ -148,8 +159,7 @@ impl Step for BootOnce {
         format!("make {} the kernel that is booted", self.before)
     }
     fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        vec![words(&["grubby", "--set-default", &path(&self.before)]), words(&["grub2-reboot", "ENTRY"])]
+        vec![set_default(&self.before), ["grub2-reboot", "ENTRY"].map(str::to_owned).to_vec()]
     }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         // The loader forgets it as soon as it has done it.
@@ -163,9 +173,7 @@ impl Step for BootOnce {
         Ok(Done::new(Change::Changed).with(json!({ "kernel": kernel })))
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let guest = guest(world, &self.host, &self.link)?;
-        script(&*guest, "forget the new kernel", BOOT, &["never"]).await?;
-        make_default(&*guest, &self.before).await?;
+        fall_back(&*guest(world, &self.host, &self.link)?, &self.before).await?;
         Ok(Change::Changed.into())
     }
 }
@@ -303,16 +311,5 @@ impl Step for ProveKernel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modules_by_their_files() {
-        let there = modules(
-            "-rw-r--r-- 1 root root 9 lib/modules/5.14/kernel/drivers/scsi/vmw_pvscsi.ko.xz\nkernel/fs/ext4/ext4.ko\n/x/a-b.ko.zst x.kox y.txt\n",
-        );
-        assert!(there.iter().eq(["a_b", "ext4", "vmw_pvscsi"].iter()));
-        let wanted = ["pvscsi", "a-b", "xfs"].map(str::to_owned);
-        assert_eq!(missing(&wanted, &there), ["xfs"]);
-    }
-}
+#[path = "kernel_tests.rs"]
+mod tests;

@@ -316,9 +316,10 @@ impl Step for Script {
             world.progress(last.get(), None);
         };
         let at = At { host: &self.host, link: &self.link };
-        let work = Work { at, job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
-        let end = work.run(world, &mut take).await?;
         let program = self.argv.first().map_or("", String::as_str);
+        let work =
+            Work { at, what: program, job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
+        let end = work.run(world, &mut take).await?;
         match end.status {
             Some(0) => Ok(Change::Changed.into()),
             None => Err(went_down(world, program)),

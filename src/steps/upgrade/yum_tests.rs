@@ -2,7 +2,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command as Process, Output};
+use std::process::{Command as Process, Output as Ended};
+
+use hypervisors::Result;
+use hypervisors::host::{Job, LocalHost, Output, job as host_job};
 
 use super::*;
 use crate::recipe::yum::config;
@@ -38,7 +41,7 @@ impl File {
         process.args([self.first.to_string(), self.last.to_string(), self.sum.clone()]);
         process
     }
-    fn run(&self, verb: &str) -> Output {
+    fn run(&self, verb: &str) -> Ended {
         self.process(verb).output().unwrap()
     }
     fn does(&self, verb: &str) {
@@ -144,4 +147,95 @@ fn killed_at_any_instant_it_comes_back() {
             }
         }
     }
+}
+
+/// This machine, with jobs beneath a directory.
+#[derive(Debug)]
+struct Machine {
+    local: LocalHost,
+    jobs: PathBuf,
+}
+
+#[async_trait]
+impl Host for Machine {
+    fn name(&self) -> &str {
+        "web1"
+    }
+    fn is_local(&self) -> bool {
+        true
+    }
+    async fn run(&self, command: &Command) -> Result<Output> {
+        self.local.run(command).await
+    }
+    async fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        self.local.read_file(path, limit).await
+    }
+    async fn write_file(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<Change> {
+        self.local.write_file(path, bytes, mode).await
+    }
+    async fn job_start(&self, work: &Job) -> Result<Change> {
+        host_job::start(self, &self.jobs, work).await
+    }
+    async fn job_status(&self, id: &str) -> Result<JobStatus> {
+        host_job::status(self, &self.jobs, id).await
+    }
+    async fn job_forget(&self, id: &str) -> Result<Change> {
+        host_job::forget(self, &self.jobs, id).await
+    }
+    async fn job_output(&self, id: &str, from: u64) -> Result<Vec<u8>> {
+        host_job::output(self, &self.jobs, id, from).await
+    }
+}
+
+fn update(patience_s: u64) -> YumUpdate {
+    let link = GuestLink {
+        name: "web1".into(),
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
+        by: None,
+        port: 22,
+        user: "root".into(),
+        key: None,
+        sudo: false,
+        known_hosts: "/x".into(),
+        control_dir: "/x".into(),
+        legacy: false,
+    };
+    YumUpdate {
+        host: "cloud".into(),
+        link,
+        tool: Tool { program: "yum".into(), past_excludes: false },
+        packages: Vec::new(),
+        options: Vec::new(),
+        before: "2.6.18-128.el5".into(),
+        job: "web1--k3f9-2-update".into(),
+        patience_s,
+    }
+}
+
+#[test]
+fn what_is_shown_is_not_what_keeps_the_default() {
+    let update = update(1);
+    let work = update.work();
+    assert!(work.ends_with(&["keep", "/boot/vmlinuz-2.6.18-128.el5", "yum", "-y", "update"].map(str::to_owned)));
+    let shown = update.commands(&Manners::default());
+    assert_eq!(shown[0], ["yum", "-y", "update"]);
+    assert_eq!(shown[1], ["grubby", "--set-default", "/boot/vmlinuz-2.6.18-128.el5"]);
+}
+
+/// An update that goes on in the guest would make its kernel the default after the way back has set it.
+#[tokio::test]
+async fn the_way_back_waits_for_an_update_that_still_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine { local: LocalHost::new("web1"), jobs: dir.path().join("jobs") };
+    let (done, told) = (dir.path().join("done"), std::sync::Mutex::new(0));
+    let progress = |_: String, _: f64| *told.lock().unwrap() += 1;
+    update(0).idle(&machine, &progress).await.unwrap();
+    assert_eq!(*told.lock().unwrap(), 0, "none was begun");
+
+    let argv = ["sh", "-c", "sleep 2; : > $0", done.to_str().unwrap()].map(str::to_owned).to_vec();
+    machine.job_start(&Job { id: update(0).job, argv, env: Vec::new() }).await.unwrap();
+    let refused = update(0).idle(&machine, &progress).await.unwrap_err();
+    assert!(refused.to_string().contains("yum still works in web1"), "{refused}");
+    update(60).idle(&machine, &progress).await.unwrap();
+    assert!(done.exists() && *told.lock().unwrap() > 0);
 }
