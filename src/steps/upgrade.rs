@@ -77,11 +77,21 @@ struct At<'a> {
     host: &'a str,
     /// How to get in.
     link: &'a GuestLink,
+    /// Instance UUID, where the platform knows it by one.
+    vm: Option<&'a str>,
 }
 
-impl At<'_> {
-    /// The platform's name for it: the run's, unless the original itself is upgraded.
+impl<'a> At<'a> {
+    /// A guest that the platform knows by its name.
+    fn new(host: &'a str, link: &'a GuestLink) -> Self {
+        Self { host, link, vm: None }
+    }
+
+    /// What the platform knows it by: its UUID; else the run's name, unless the original itself is upgraded.
     async fn domain<'w>(&'w self, world: &'w World) -> Result<&'w str, StepError> {
+        if let Some(vm) = self.vm {
+            return Ok(vm);
+        }
         let known = world.hypervisor(self.host)?.facts(&self.link.name).await?.is_some();
         Ok(if known { &self.link.name } else { name(world) })
     }

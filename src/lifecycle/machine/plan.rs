@@ -132,6 +132,7 @@ pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Lo
         Some(upgrade::YumUpdate {
             host: host.clone(),
             link: link.clone(),
+            vm: machine.uuid(),
             tool,
             packages,
             options,
@@ -262,7 +263,7 @@ fn boots(
     steps.extend(hook.map(|hook| step(Stage::Reboot, hook.into(), 1.0)));
     let once = upgrade::BootOnce { host: host.clone(), link: link.clone(), before: before.clone() };
     steps.push(step(Stage::Reboot, once.into(), 1.0));
-    let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s };
+    let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), vm: machine.uuid(), timeout_s };
     let itself = machine.linked.is_none();
     let reboot = step(Stage::Reboot, reboot.into(), 90.0).undo(Undo::Nothing);
     steps.push(if itself { reboot.outage_begins() } else { reboot });
@@ -270,7 +271,7 @@ fn boots(
         let wait = upgrade::ToolsApplied { host: host.clone(), link: link.clone(), before: before.clone(), timeout_s };
         steps.push(step(Stage::Reboot, wait.into(), 120.0).undo(Undo::Nothing));
     }
-    let settle = upgrade::Settle { host: host.clone(), link: link.clone(), timeout_s };
+    let settle = upgrade::Settle { host: host.clone(), link: link.clone(), vm: machine.uuid(), timeout_s };
     let settle = step(Stage::Settle, settle.into(), 5.0).undo(Undo::Nothing);
     steps.push(if itself { settle.outage_ends() } else { settle });
     steps.push(machine.proof(record, worked_on(record), true).on_failure(OnFailure::Stop));
@@ -376,7 +377,7 @@ pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Pas
         let revert = RevertMachine { to: made.clone(), start: true };
         steps.push(stop(PlanStep::new(Stage::Fold, revert, 60.0).undo(Undo::None)).outage_begins());
         let timeout_s = spec.upgrade.as_ref().and_then(|upgrade| upgrade.reboot_timeout_s).unwrap_or(900);
-        let settle = upgrade::Settle { host: record.host.clone(), link: record.original.clone(), timeout_s };
+        let settle = upgrade::Settle { host: record.host.clone(), link: record.original.clone(), vm: machine.uuid(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Settle, settle, 60.0).undo(Undo::Nothing)).outage_ends());
         steps.push(stop(machine.proof(record, &record.original, false)));
     }
@@ -422,9 +423,9 @@ pub fn abort(
     if reboots {
         let (host, link) = (record.host.clone(), record.original.clone());
         let timeout_s = spec.upgrade.as_ref().and_then(|upgrade| upgrade.reboot_timeout_s).unwrap_or(900);
-        let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s };
+        let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), vm: machine.uuid(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Reboot, reboot, 90.0)).outage_begins());
-        let settle = upgrade::Settle { host, link, timeout_s };
+        let settle = upgrade::Settle { host, link, vm: machine.uuid(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Settle, settle, 5.0)).outage_ends());
     }
     if begun(pasts, |action| !matches!(action, Action::Hook(_) | Action::TakeBaseline(_))) {

@@ -195,7 +195,7 @@ impl Step for DebianUpdate {
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
         let (_, transcript) =
-            package_work(world, At { host: &self.host, link: &self.link }, &self.job, &apt::update(), self.patience_s)
+            package_work(world, At::new(&self.host, &self.link), &self.job, &apt::update(), self.patience_s)
                 .await?;
         // Old versions of apt end with 0 although a repository failed.
         match unreachable(guest.as_ref(), &transcript).await {
@@ -271,7 +271,7 @@ impl Step for DebianUpgrade {
         if matches!(status, JobStatus::Lost) || matches!(status, JobStatus::Ended { status, .. } if status != 0) {
             mend(
                 world,
-                At { host: &self.host, link: &self.link },
+                At::new(&self.host, &self.link),
                 &format!("{}-mend-{attempt}", self.job),
                 self.patience_s,
             )
@@ -279,7 +279,7 @@ impl Step for DebianUpgrade {
         }
         let (_, transcript) = package_work(
             world,
-            At { host: &self.host, link: &self.link },
+            At::new(&self.host, &self.link),
             &self.job,
             &apt::upgrade(self.phase),
             self.patience_s,
@@ -334,7 +334,7 @@ impl Step for DebianConfigure {
         Ok(if probe == Probe::Present && !clean { Probe::Partial } else { probe })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        mend(world, At { host: &self.host, link: &self.link }, &self.job, self.patience_s).await?;
+        mend(world, At::new(&self.host, &self.link), &self.job, self.patience_s).await?;
         Ok(Change::Changed.into())
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
@@ -371,11 +371,11 @@ impl Step for DebianClean {
         probe_job(guest(world, &self.host, &self.link)?.as_ref(), &format!("{}-clean", self.job)).await
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        package_work(world, At { host: &self.host, link: &self.link }, &self.job, &apt::autoremove(), self.patience_s)
+        package_work(world, At::new(&self.host, &self.link), &self.job, &apt::autoremove(), self.patience_s)
             .await?;
         package_work(
             world,
-            At { host: &self.host, link: &self.link },
+            At::new(&self.host, &self.link),
             &format!("{}-clean", self.job),
             &apt::clean(),
             self.patience_s,

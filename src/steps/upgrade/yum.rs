@@ -27,6 +27,9 @@ pub struct YumUpdate {
     pub host: String,
     /// How to get into the guest.
     pub link: GuestLink,
+    /// Instance UUID of the machine, where its platform has an API for such: what it is called there is for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
     /// What updates packages there.
     pub tool: Tool,
     /// Names of packages; empty: all.
@@ -114,7 +117,7 @@ impl Step for YumUpdate {
             last.feed(bytes);
             world.progress(last.get(), None);
         };
-        let at = At { host: &self.host, link: &self.link };
+        let at = At { host: &self.host, link: &self.link, vm: self.vm.as_deref() };
         let env = [("LC_ALL".to_owned(), "C".to_owned())];
         let (what, argv) = (self.tool.program.as_str(), self.work());
         let work = Work { at, what, job: &self.job, argv: &argv, env: &env, patience_s: self.patience_s };

@@ -203,6 +203,7 @@ fn update(patience_s: u64) -> YumUpdate {
     YumUpdate {
         host: "cloud".into(),
         link,
+        vm: None,
         tool: Tool { program: "yum".into(), past_excludes: false },
         packages: Vec::new(),
         options: Vec::new(),
