@@ -11,7 +11,7 @@ use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::kernel::{BOOT, newest, script};
+use super::kernel::{BOOT, newest, path, script};
 use super::{guest, name, with_clone};
 use crate::recipe::yum::{self, Init};
 use crate::steps::{Done, Manners, Probe, Step, StepError, World};
@@ -57,6 +57,7 @@ impl ToolsHook {
         let values = context! {
             run => &self.run,
             kernel => quoted(kernel),
+            fallback => quoted(&path(&self.before)),
             attempts => self.attempts,
             directory => DIRECTORY,
             starter => starter,
