@@ -62,7 +62,7 @@ impl ToolsHook {
             directory => DIRECTORY,
             starter => starter,
             program => shell_quote(&self.program),
-            modules => if modules.is_empty() { "''".to_owned() } else { shell_quote(&modules) },
+            modules => shell_quote(&modules),
         };
         environment
             .render_str(template, values)

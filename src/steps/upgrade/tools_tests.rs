@@ -96,6 +96,17 @@ fn tools_that_fail_lead_back_to_the_old_kernel() {
     }
 }
 
+/// Without modules to look for, that the program succeeds is enough.
+#[test]
+fn tools_without_modules_succeed() {
+    for shell in ["dash", "bash"] {
+        let applies = ToolsHook { program: vec!["true".into()], ..hook(Init::Sysv) };
+        let guest = Guest::new(&ToolsHook { modules: Vec::new(), ..applies.clone() });
+        assert_eq!(guest.boots(shell).1, "done\n");
+        assert_eq!(Guest::new(&applies).boots(shell).1, "", "its modules are not there");
+    }
+}
+
 /// A guest says what its kernel and its program are called: no word of it is taken for the shell's.
 #[test]
 fn nothing_of_it_is_the_shells() {
