@@ -33,6 +33,8 @@ pub struct Machine {
 pub struct MachineFacts {
     /// Which one it is.
     pub machine: Machine,
+    /// BIOS UUID, lower case, as its system sees it (SMBIOS); `None`: the platform does not tell.
+    pub bios: Option<String>,
     /// Power state now. Suspended to disk is [`Power::Paused`].
     pub power: Power,
     /// Memory in bytes.

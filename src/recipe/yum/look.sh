@@ -6,6 +6,9 @@ there() { command -v "$1" > /dev/null 2>&1; }
 
 say kernel "$(uname -r)"
 say user "$(id -u)"
+# What tells one machine of VMware's from another. Linux before 2.6.24 leaves it to dmidecode(8).
+dmi() { cat "/sys/class/dmi/id/$1" 2> /dev/null || dmidecode -s "$2" 2> /dev/null; }
+case $(dmi sys_vendor system-manufacturer) in VMware*) say uuid "$(dmi product_uuid system-uuid)" ;; esac
 for file in /etc/redhat-release /etc/system-release; do
     [ -r "$file" ] && say release "$(head -n 1 "$file")" && break
 done

@@ -114,6 +114,8 @@ pub struct Seen {
     pub kernel: String,
     /// Number of the user that commands run as.
     pub user: String,
+    /// UUID of the machine as its BIOS tells it, where that is VMware's.
+    pub uuid: Option<String>,
     /// First line of `/etc/redhat-release`.
     pub release: String,
     /// What updates packages; `None`: neither yum nor dnf is there.
@@ -220,6 +222,7 @@ impl Seen {
         Ok(Self {
             kernel: one("kernel").unwrap_or_default(),
             user: one("user").unwrap_or_default(),
+            uuid: one("uuid"),
             release: one("release").unwrap_or_default(),
             tool: one("tool").map(|program| Tool { program, past_excludes: is("knows", "disableexcludes") }),
             loader: match (is("boots", "grub2"), is("boots", "legacy")) {

@@ -5,6 +5,7 @@ fn seen() -> Seen {
     Seen {
         kernel: "2.6.18-128.el5".into(),
         user: "0".into(),
+        uuid: None,
         release: "CentOS release 5.3 (Final)".into(),
         tool: Some(Tool { program: "yum".into(), past_excludes: false }),
         loader: Some(Loader::Grub2),
