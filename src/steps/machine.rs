@@ -139,6 +139,26 @@ impl Made {
         };
         Ok(one(all.into_iter().filter(known).collect(), &self.run)?.map(|found| found.id))
     }
+
+    async fn must(&self, world: &World, machines: &dyn Machines) -> Result<String, StepError> {
+        self.id(world, machines).await?.ok_or_else(|| {
+            StepError::failed(
+                format!("the snapshot of {} is gone", self.run),
+                format!(
+                    "upgradectl abort {0} goes back without it, upgradectl commit {0} keeps the upgrade",
+                    self.guest
+                ),
+            )
+        })
+    }
+
+    /// Whether it stands.
+    ///
+    /// # Errors
+    /// The platform does not answer, or has the machine no more.
+    pub async fn stands(&self, world: &World) -> Result<bool, StepError> {
+        Ok(self.id(world, &*machines(world, &self.host)?).await?.is_some())
+    }
 }
 
 /// Brings a machine back to the run's snapshot, and starts it (kind `machine.revert`). What was written since is lost.
@@ -166,18 +186,15 @@ impl Step for RevertMachine {
         }
         all
     }
-    /// A machine does not tell whether it wrote since: it is brought back once more.
-    async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
+    /// A machine does not tell whether it wrote since: it is brought back once more. Without the snapshot it is not even begun: what
+    /// was begun and cannot be taken back shuts every other way.
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        self.to.must(world, &*machines(world, &self.to.host)?).await?;
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = machines(world, &self.to.host)?;
-        let id = self.to.id(world, &*machines).await?.ok_or_else(|| {
-            StepError::failed(
-                format!("the snapshot of {} is gone", self.to.run),
-                format!("nothing leads back any more: upgradectl commit {}, or a backup", self.to.guest),
-            )
-        })?;
+        let id = self.to.must(world, &*machines).await?;
         machines.revert(&self.to.uuid, &id).await?;
         if self.start {
             machines.power_on(&self.to.uuid).await?;

@@ -33,9 +33,11 @@ pub fn for_clone(facts: &Facts, strategy: Option<Strategy>, accept_loss: bool, f
 
 /// Whether the guest that answers over ssh is the machine: a snapshot of another one leads nowhere. By the UUID that its BIOS tells it;
 /// where it cannot be read, by the addresses that its tools report.
-fn same(name: &str, machine: &MachineFacts, uuid: Option<&str>, address: IpAddr, found: &mut Findings) {
+pub fn same(name: &str, machine: &MachineFacts, uuid: Option<&str>, address: IpAddr, found: &mut Findings) {
     let path = &machine.machine.path;
-    let remedy = format!("name the machine that answers at {address} (guests.{name}.vm), or the address of {path} (guests.{name}.ssh)");
+    let remedy = format!(
+        "name the machine that answers at {address} (guests.{name}.vm), or the address of {path} (guests.{name}.ssh)"
+    );
     match (uuid, &machine.bios) {
         (Some(own), Some(bios)) if same_uuid(own, bios) => {
             found.pass("machine", format!("{path} is what answers at {address}, by its BIOS UUID"));
@@ -177,7 +179,3 @@ pub async fn newer(guest: &dyn Host, seen: &Seen, found: &mut Findings) -> hyper
         }
     })
 }
-
-#[cfg(test)]
-#[path = "check_tests.rs"]
-mod tests;

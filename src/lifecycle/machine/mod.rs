@@ -13,6 +13,8 @@ mod facts;
 mod linked;
 mod plan;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use facts::Facts;
 

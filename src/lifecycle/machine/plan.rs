@@ -288,6 +288,11 @@ pub fn booted(pasts: &[Past]) -> bool {
     begun(pasts, |action| matches!(action, Action::BootOnce(_)))
 }
 
+/// Whether anything was begun in the guest itself.
+pub fn touched(pasts: &[Past]) -> bool {
+    begun(pasts, |action| !matches!(action, Action::Hook(_) | Action::TakeBaseline(_) | Action::SnapshotMachine(_)))
+}
+
 fn begun(pasts: &[Past], wanted: impl Fn(&Action) -> bool) -> bool {
     let steps = pasts.iter().flat_map(|past| past.plan.steps.iter().zip(&past.histories));
     steps
@@ -338,7 +343,10 @@ pub fn commit(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[P
 }
 
 /// The run's snapshot, by the step that made it.
-fn made(spec: &GuestSpec, record: &RunFacts, vm: &Vm, pasts: &[Past]) -> Result<Made, Failure> {
+///
+/// # Errors
+/// The journal does not have it.
+pub fn made(spec: &GuestSpec, record: &RunFacts, vm: &Vm, pasts: &[Past]) -> Result<Made, Failure> {
     let steps = pasts
         .iter()
         .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)));
@@ -363,9 +371,7 @@ pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Pas
     let name = &spec.name;
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Abort);
-    let worked_on = begun(pasts, |action| {
-        !matches!(action, Action::Hook(_) | Action::TakeBaseline(_) | Action::SnapshotMachine(_))
-    });
+    let worked_on = touched(pasts);
     for past in pasts.iter().rev().filter(|past| past.plan.verb != "abort") {
         // What was done inside goes with what was written; the guest need not answer.
         let undos = undo_steps(past.id, &past.plan, &past.histories).unwrap_or_default();
@@ -377,7 +383,8 @@ pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Pas
         let revert = RevertMachine { to: made.clone(), start: true };
         steps.push(stop(PlanStep::new(Stage::Fold, revert, 60.0).undo(Undo::None)).outage_begins());
         let timeout_s = spec.upgrade.as_ref().and_then(|upgrade| upgrade.reboot_timeout_s).unwrap_or(900);
-        let settle = upgrade::Settle { host: record.host.clone(), link: record.original.clone(), vm: machine.uuid(), timeout_s };
+        let settle =
+            upgrade::Settle { host: record.host.clone(), link: record.original.clone(), vm: machine.uuid(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Settle, settle, 60.0).undo(Undo::Nothing)).outage_ends());
         steps.push(stop(machine.proof(record, &record.original, false)));
     }
@@ -404,7 +411,17 @@ pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Pas
     Ok((plan, page))
 }
 
-/// `abort`: files as they were, the old kernel booted. `runs`: the kernel that runs now. `None` if something irreversible was begun.
+/// What takes a plan back where no snapshot does: that is what a step's own undo is left out for.
+fn undos(past: &Past) -> Option<Vec<PlanStep>> {
+    let mut plan = past.plan.clone();
+    for step in plan.steps.iter_mut().filter(|step| step.undo == Undo::WithClone) {
+        step.undo = Undo::Own;
+    }
+    undo_steps(past.id, &plan, &past.histories)
+}
+
+/// `abort` without a snapshot: files as they were, the old kernel booted. `runs`: the kernel that runs now. `None` if something
+/// irreversible was begun.
 pub fn abort(
     spec: &GuestSpec,
     record: &RunFacts,
@@ -416,7 +433,7 @@ pub fn abort(
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Abort);
     for past in pasts.iter().rev().filter(|past| past.plan.verb != "abort") {
-        steps.extend(undo_steps(past.id, &past.plan, &past.histories)?);
+        steps.extend(undos(past)?);
     }
     let reboots = runs != machine.kernel;
     let stop = |step: PlanStep| step.undo(Undo::Nothing).on_failure(OnFailure::Stop);
@@ -428,7 +445,7 @@ pub fn abort(
         let settle = upgrade::Settle { host, link, vm: machine.uuid(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Settle, settle, 5.0)).outage_ends());
     }
-    if begun(pasts, |action| !matches!(action, Action::Hook(_) | Action::TakeBaseline(_))) {
+    if touched(pasts) {
         steps.push(stop(machine.proof(record, &record.original, false)));
     }
     steps.push(forget(record));

@@ -462,4 +462,4 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 use super::*;
 
-fn seen() -> Seen {
+pub(crate) fn seen() -> Seen {
     Seen {
         kernel: "2.6.18-128.el5".into(),
         user: "0".into(),

@@ -195,8 +195,7 @@ impl Step for DebianUpdate {
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
         let (_, transcript) =
-            package_work(world, At::new(&self.host, &self.link), &self.job, &apt::update(), self.patience_s)
-                .await?;
+            package_work(world, At::new(&self.host, &self.link), &self.job, &apt::update(), self.patience_s).await?;
         // Old versions of apt end with 0 although a repository failed.
         match unreachable(guest.as_ref(), &transcript).await {
             Some(error) => Err(error),
@@ -269,22 +268,12 @@ impl Step for DebianUpgrade {
         let guest = guest.as_ref();
         let (attempt, status) = job::newest(guest, &self.job).await?;
         if matches!(status, JobStatus::Lost) || matches!(status, JobStatus::Ended { status, .. } if status != 0) {
-            mend(
-                world,
-                At::new(&self.host, &self.link),
-                &format!("{}-mend-{attempt}", self.job),
-                self.patience_s,
-            )
-            .await?;
+            mend(world, At::new(&self.host, &self.link), &format!("{}-mend-{attempt}", self.job), self.patience_s)
+                .await?;
         }
-        let (_, transcript) = package_work(
-            world,
-            At::new(&self.host, &self.link),
-            &self.job,
-            &apt::upgrade(self.phase),
-            self.patience_s,
-        )
-        .await?;
+        let (_, transcript) =
+            package_work(world, At::new(&self.host, &self.link), &self.job, &apt::upgrade(self.phase), self.patience_s)
+                .await?;
         match self.amiss(guest).await? {
             Some(why) => Err(StepError::failed(why, help(world, &transcript))),
             None => Ok(Change::Changed.into()),
@@ -371,8 +360,7 @@ impl Step for DebianClean {
         probe_job(guest(world, &self.host, &self.link)?.as_ref(), &format!("{}-clean", self.job)).await
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        package_work(world, At::new(&self.host, &self.link), &self.job, &apt::autoremove(), self.patience_s)
-            .await?;
+        package_work(world, At::new(&self.host, &self.link), &self.job, &apt::autoremove(), self.patience_s).await?;
         package_work(
             world,
             At::new(&self.host, &self.link),

@@ -323,8 +323,7 @@ impl Step for Script {
         };
         let at = At::new(&self.host, &self.link);
         let program = self.argv.first().map_or("", String::as_str);
-        let work =
-            Work { at, what: program, job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
+        let work = Work { at, what: program, job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
         let end = work.run(world, &mut take).await?;
         match end.status {
             Some(0) => Ok(Change::Changed.into()),
