@@ -7,6 +7,7 @@ pub mod inside;
 pub mod linked;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hypervisors::machines::SnapshotFacts;
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Done, Manners, Probe, Step, StepError, StepRef, World};
+
+/// Between two looks at a machine that is worked on, and how long that is waited for.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 3000 });
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 600 });
 
 fn machines(world: &World, host: &str) -> Result<Arc<dyn Machines>, StepError> {
     world.hypervisor(host)?.machines().ok_or_else(|| {
@@ -54,10 +59,31 @@ pub struct SnapshotMachine {
 }
 
 impl SnapshotMachine {
-    /// The run's snapshot, as the platform has it.
-    async fn made(&self, machines: &dyn Machines) -> Result<Option<SnapshotFacts>, StepError> {
-        let all = snapshots(machines, &self.uuid).await?;
-        one(all.into_iter().filter(|one| one.description == description(&self.run)).collect(), &self.run)
+    /// The run's snapshot, as the platform has it. Where there is none, what works on the machine is waited for: it may be what makes
+    /// it, begun by a call whose answer was lost.
+    async fn made(
+        &self,
+        machines: &dyn Machines,
+        progress: &(dyn Fn(String, Option<f64>) + Sync),
+    ) -> Result<Option<SnapshotFacts>, StepError> {
+        let begun = Instant::now();
+        loop {
+            // Asked first: what has ended by then is seen.
+            let busy = machines.busy(&self.uuid).await?;
+            let all = snapshots(machines, &self.uuid).await?;
+            let ours = all.into_iter().filter(|one| one.description == description(&self.run)).collect();
+            match one(ours, &self.run)? {
+                None if busy && begun.elapsed() < PATIENCE => {
+                    progress(format!("{} is worked on: its end is waited for", self.guest), None);
+                    tokio::time::sleep(LOOK).await;
+                }
+                None if busy => {
+                    let what = format!("{} is still worked on: what that makes is not known yet", self.guest);
+                    return Err(StepError::Unknown(what));
+                }
+                found => return Ok(found),
+            }
+        }
     }
 }
 
@@ -88,12 +114,12 @@ impl Step for SnapshotMachine {
         ]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
-        let made = self.made(&*machines(world, &self.host)?).await?;
+        let made = self.made(&*machines(world, &self.host)?, &*world.progress).await?;
         Ok(if made.is_some() { Probe::Present } else { Probe::Absent })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = machines(world, &self.host)?;
-        if let Some(made) = self.made(&*machines).await? {
+        if let Some(made) = self.made(&*machines, &*world.progress).await? {
             return Ok(Done::new(Change::Unchanged).with(json!({ "snapshot": made.id })));
         }
         let id = machines.snapshot(&self.uuid, &self.run, &description(&self.run), self.quiesce).await?;
@@ -103,7 +129,7 @@ impl Step for SnapshotMachine {
         let machines = machines(world, &self.host)?;
         let id = match world.last["data"]["snapshot"].as_str() {
             Some(id) => Some(id.to_owned()),
-            None => self.made(&*machines).await?.map(|made| made.id),
+            None => self.made(&*machines, &*world.progress).await?.map(|made| made.id),
         };
         Ok(match id {
             Some(id) => machines.remove_snapshot(&self.uuid, &id).await?.into(),
@@ -254,3 +280,6 @@ pub async fn started(machines: &dyn Machines, uuid: &str) -> Result<bool, hyperv
         _ => Ok(false),
     }
 }
+
+#[cfg(test)]
+mod tests;
