@@ -1,7 +1,8 @@
 //! Steps on a whole machine, by the API of who runs it: a snapshot that leads back, the way back to it, and its removal.
 //!
-//! A snapshot is known by the id that making it returned; the journal has it. Its name is for people. If the process died between
-//! the call and the journal, it is told by its description, which holds the run's id and is no other run's.
+//! A snapshot is known by the id that making it returned; the journal has it. If the process died between the call and the journal,
+//! or the platform gave new ids since (it does when a machine is registered anew), it is told by its description, which holds the
+//! run's id and is no other run's.
 
 pub mod inside;
 pub mod linked;
@@ -87,6 +88,28 @@ impl SnapshotMachine {
     }
 }
 
+/// A run's snapshot among those of its machine. An id may have become another's; its name is the run's, as long as nobody renamed it.
+fn ours(all: Vec<SnapshotFacts>, id: Option<&str>, run: &str) -> Result<Option<SnapshotFacts>, StepError> {
+    let says = |one: &SnapshotFacts| one.description == description(run);
+    let known = |one: &&SnapshotFacts| Some(one.id.as_str()) == id && (says(one) || one.name == run);
+    match all.iter().find(known) {
+        Some(found) => Ok(Some(found.clone())),
+        None => one(all.into_iter().filter(says).collect(), run),
+    }
+}
+
+/// Removes a snapshot, if there is one, and folds what its disks left: one that was busy is folded when that is asked for once more.
+async fn remove(machines: &dyn Machines, uuid: &str, snapshot: Option<SnapshotFacts>) -> Result<Done, StepError> {
+    let removed = match snapshot {
+        Some(snapshot) => machines.remove_snapshot(uuid, &snapshot.id).await?,
+        None => Change::Unchanged,
+    };
+    match machines.machine(uuid).await? {
+        Some(facts) if facts.needs_consolidation => Ok(machines.consolidate(uuid).await?.into()),
+        _ => Ok(removed.into()),
+    }
+}
+
 /// At most one.
 fn one(found: Vec<SnapshotFacts>, run: &str) -> Result<Option<SnapshotFacts>, StepError> {
     match found.len() {
@@ -127,14 +150,12 @@ impl Step for SnapshotMachine {
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = machines(world, &self.host)?;
-        let id = match world.last["data"]["snapshot"].as_str() {
-            Some(id) => Some(id.to_owned()),
-            None => self.made(&*machines, &*world.progress).await?.map(|made| made.id),
+        let Some(facts) = machines.machine(&self.uuid).await? else { return Ok(Change::Unchanged.into()) };
+        let found = match world.last["data"]["snapshot"].as_str() {
+            Some(id) => ours(facts.snapshots, Some(id), &self.run)?,
+            None => self.made(&*machines, &*world.progress).await?,
         };
-        Ok(match id {
-            Some(id) => machines.remove_snapshot(&self.uuid, &id).await?.into(),
-            None => Change::Unchanged.into(),
-        })
+        remove(&*machines, &self.uuid, found).await
     }
 }
 
@@ -154,20 +175,17 @@ pub struct Made {
 }
 
 impl Made {
-    /// Its id: by the journal, else by what its description says. `None`: it is gone.
-    async fn id(&self, world: &World, machines: &dyn Machines) -> Result<Option<String>, StepError> {
+    /// As the platform has it; `None`: it is gone.
+    async fn found(&self, world: &World, machines: &dyn Machines) -> Result<Option<SnapshotFacts>, StepError> {
         let all = snapshots(machines, &self.uuid).await?;
         let done = world.memory.done(self.by)?;
         let id = done.as_ref().and_then(|done| done["data"]["snapshot"].as_str());
-        let known = |one: &SnapshotFacts| match id {
-            Some(id) => one.id == id,
-            None => one.description == description(&self.run),
-        };
-        Ok(one(all.into_iter().filter(known).collect(), &self.run)?.map(|found| found.id))
+        ours(all, id, &self.run)
     }
 
     async fn must(&self, world: &World, machines: &dyn Machines) -> Result<String, StepError> {
-        self.id(world, machines).await?.ok_or_else(|| {
+        let found = self.found(world, machines).await?.map(|found| found.id);
+        found.ok_or_else(|| {
             StepError::failed(
                 format!("the snapshot of {} is gone", self.run),
                 format!(
@@ -183,7 +201,7 @@ impl Made {
     /// # Errors
     /// The platform does not answer, or has the machine no more.
     pub async fn stands(&self, world: &World) -> Result<bool, StepError> {
-        Ok(self.id(world, &*machines(world, &self.host)?).await?.is_some())
+        Ok(self.found(world, &*machines(world, &self.host)?).await?.is_some())
     }
 }
 
@@ -252,18 +270,17 @@ impl Step for RemoveSnapshot {
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let machines = machines(world, &self.of.host)?;
-        Ok(if self.of.id(world, &*machines).await?.is_some() { Probe::Absent } else { Probe::Present })
+        let gone = self.of.found(world, &*machines).await?.is_none();
+        let folded = machines.machine(&self.of.uuid).await?.is_none_or(|facts| !facts.needs_consolidation);
+        Ok(match (gone, folded) {
+            (true, true) => Probe::Present,
+            (true, false) => Probe::Partial,
+            (false, _) => Probe::Absent,
+        })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = machines(world, &self.of.host)?;
-        let Some(id) = self.of.id(world, &*machines).await? else { return Ok(Change::Unchanged.into()) };
-        let removed = machines.remove_snapshot(&self.of.uuid, &id).await?;
-        let facts = machines.machine(&self.of.uuid).await?;
-        // A disk that was busy is folded when it is asked for once more.
-        if facts.is_some_and(|facts| facts.needs_consolidation) {
-            machines.consolidate(&self.of.uuid).await?;
-        }
-        Ok(removed.into())
+        remove(&*machines, &self.of.uuid, self.of.found(world, &*machines).await?).await
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         Ok(Change::Unchanged.into())

@@ -152,3 +152,34 @@ async fn a_snapshot_that_is_being_made_is_waited_for() {
     assert_eq!(made(Played::new(Vec::new()).making(3, None)).await.unwrap(), None, "it was somebody else's");
     assert!(made(Played::new(Vec::new()).making(u32::MAX, None)).await.unwrap_err().is_unknown());
 }
+
+/// The platform gives new ids to a machine that it registers anew, and those it gave before to others.
+#[test]
+fn a_snapshot_is_found_whatever_its_id_has_become() {
+    let (mine, other) = (snapshot("snapshot-7", RUN), snapshot("snapshot-1", "web1--aaaa"));
+    let found = |all: &[&SnapshotFacts], id: Option<&str>| {
+        ours(all.iter().map(|one| (*one).clone()).collect(), id, RUN).unwrap().map(|found| found.id)
+    };
+    for id in [Some("snapshot-7"), None, Some("snapshot-99"), Some("snapshot-1")] {
+        assert_eq!(found(&[&other, &mine], id).as_deref(), Some("snapshot-7"), "{id:?}");
+        assert_eq!(found(&[&other], id), None, "{id:?}");
+    }
+    let described = SnapshotFacts { description: "leave it".into(), ..mine.clone() };
+    assert_eq!(found(&[&described], Some("snapshot-7")).as_deref(), Some("snapshot-7"));
+    let twice = [mine.clone(), SnapshotFacts { id: "snapshot-8".into(), ..mine }];
+    assert!(ours(twice.to_vec(), None, RUN).is_err());
+    assert_eq!(ours(twice.to_vec(), Some("snapshot-8"), RUN).unwrap().unwrap().id, "snapshot-8");
+}
+
+/// One that is gone may have left disks that are not folded.
+#[tokio::test]
+async fn what_a_removed_snapshot_left_is_folded() {
+    for snapshots in [vec![snapshot("snapshot-7", RUN)], Vec::new()] {
+        let machines = Played::new(snapshots.clone());
+        machines.facts.lock().unwrap().needs_consolidation = true;
+        let done = remove(&machines, "u", snapshots.into_iter().next()).await.unwrap();
+        assert_eq!(done.change, Change::Changed);
+        let facts = machines.facts.lock().unwrap();
+        assert!(!facts.needs_consolidation && facts.snapshots.is_empty());
+    }
+}
