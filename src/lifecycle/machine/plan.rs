@@ -239,15 +239,13 @@ fn boots(
     let timeout_s = timeout_s.unwrap_or(900);
     let step = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).on_failure(OnFailure::Stop);
     let mut steps = Vec::new();
-    if !seen.drivers.is_empty() {
-        let prove = upgrade::ProveInitramfs {
-            host: host.clone(),
-            link: link.clone(),
-            before: before.clone(),
-            drivers: seen.drivers.iter().cloned().collect(),
-        };
-        steps.push(step(Stage::Prove, prove.into(), 2.0).undo(Undo::Nothing));
-    }
+    let prove = upgrade::ProveInitramfs {
+        host: host.clone(),
+        link: link.clone(),
+        before: before.clone(),
+        drivers: seen.drivers.iter().cloned().collect(),
+    };
+    steps.push(step(Stage::Prove, prove.into(), 2.0).undo(Undo::Nothing));
     let program = declared.tools.clone().or_else(|| seen.tools_again());
     let hook = program.zip(seen.init).map(|(program, init)| upgrade::ToolsHook {
         host: host.clone(),

@@ -161,3 +161,15 @@ fn a_lost_snapshot_leaves_the_way_back_by_the_old_kernel() {
     ];
     assert_eq!(kinds(&plan), expected);
 }
+
+/// A kernel without an initial ramdisk is not booted, whatever is known of the root's driver.
+#[test]
+fn that_there_is_an_initial_ramdisk_is_always_looked_at() {
+    for drivers in [vec![], vec!["pvscsi".to_owned()]] {
+        let seen = Seen { drivers: drivers.into_iter().collect(), ..seen() };
+        let (spec, record) = run(seen.clone(), None);
+        let kinds = kinds(&upgrade(&seen, &spec, &record));
+        let at = |kind: &str| kinds.iter().position(|other| other == kind).unwrap();
+        assert!(at("yum.update") < at("kernel.initramfs") && at("kernel.initramfs") < at("kernel.boot_once"));
+    }
+}

@@ -452,7 +452,7 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         );
     }
     if seen.drivers.is_empty() {
-        let what = "which driver the root disk needs cannot be told: the new initial ramdisk is not looked into".into();
+        let what = "which driver the root disk needs cannot be told: the new initial ramdisk is not searched for it".into();
         say("yum.driver", Verdict::Warn, what, "look yourself before it reboots, with a hook at = \"after-upgrade\"");
     }
     for from in &seen.unread {

@@ -64,7 +64,7 @@ pub(super) fn set_default(release: &str) -> Vec<String> {
     ["grubby", "--set-default", &path(release)].map(str::to_owned).to_vec()
 }
 
-/// Looks into the new kernel's initial ramdisk for the modules without which its root is not found (kind `kernel.initramfs`).
+/// Looks for the new kernel's initial ramdisk, and in it for the modules without which its root is not found (kind `kernel.initramfs`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProveInitramfs {
     /// Inventory host.
@@ -73,7 +73,7 @@ pub struct ProveInitramfs {
     pub link: GuestLink,
     /// The kernel that runs before.
     pub before: String,
-    /// The modules.
+    /// The modules, where they are known.
     pub drivers: Vec<String>,
 }
 
@@ -104,7 +104,10 @@ fn missing<'a>(wanted: &'a [String], there: &BTreeSet<String>) -> Vec<&'a str> {
 #[async_trait]
 impl Step for ProveInitramfs {
     fn title(&self) -> String {
-        format!("look for {} in the new initial ramdisk", self.drivers.join(", "))
+        match self.drivers.as_slice() {
+            [] => "look for the new initial ramdisk".into(),
+            drivers => format!("look for {} in the new initial ramdisk", drivers.join(", ")),
+        }
     }
     fn undo_title(&self) -> String {
         "-".into()
