@@ -232,7 +232,7 @@ pub struct ProveKernel {
     pub before: String,
     /// A newer one has to run; else that one.
     pub newer: bool,
-    /// Modules that were loaded before: they have to be there for the kernel, and loaded.
+    /// Modules that were loaded before: they have to be there for a newer kernel, and loaded.
     pub modules: Vec<String>,
     /// VMware's tools ran before.
     pub tools: bool,
@@ -245,6 +245,51 @@ const PRESENT: &str =
 const LOADED: &str = "PATH=$PATH:/sbin:/usr/sbin; lsmod 2>/dev/null | awk 'NR > 1 { print $1 }'; exit 0";
 const TOOLS: &str =
     "PATH=$PATH:/sbin:/usr/sbin; for p in vmtoolsd vmware-guestd; do pgrep -x $p && exit 0; done; exit 0";
+
+impl ProveKernel {
+    /// What the kernel that runs has not of what was there before, and what helps.
+    async fn lacks(&self, guest: &dyn Host, now: &str, name: &str) -> Result<Option<(String, String)>, StepError> {
+        let there = modules(&script(guest, "look for the kernel's modules", PRESENT, &[now]).await?);
+        let gone = missing(&self.modules, &there);
+        if !gone.is_empty() {
+            return Ok(Some((
+                format!("{now} has no module {}", gone.join(", ")),
+                format!("apply VMware's tools again in the guest, or upgradectl abort {name}"),
+            )));
+        }
+        let loaded = script(guest, "look for loaded modules", LOADED, &[]).await?;
+        let loaded: BTreeSet<String> = loaded.lines().map(|line| line.trim().replace('-', "_")).collect();
+        let builtin = guest
+            .read_file(Path::new(&format!("/lib/modules/{now}/modules.builtin")), 1 << 20)
+            .await?
+            .unwrap_or_default();
+        let all: BTreeSet<String> = loaded.into_iter().chain(modules(&String::from_utf8_lossy(&builtin))).collect();
+        let idle = missing(&self.modules, &all);
+        if !idle.is_empty() {
+            return Ok(Some((
+                format!("{now} has not loaded {}, which was loaded before", idle.join(", ")),
+                format!("look: upgradectl ssh {name} -- dmesg; or upgradectl abort {name}"),
+            )));
+        }
+        let silent = self.tools && script(guest, "look for VMware's tools", TOOLS, &[]).await?.trim().is_empty();
+        Ok(silent.then(|| {
+            (
+                "VMware's tools ran before and do not run now".into(),
+                format!("start them (service vmware-tools start), then upgradectl resume {name}"),
+            )
+        }))
+    }
+
+    /// A new kernel has to have everything. The way back is not shut by what the old one does not load by itself: it is told.
+    fn proven(&self, now: &str, lacks: Option<(String, String)>) -> Result<Done, StepError> {
+        let done = Done::new(Change::Unchanged).with(json!({ "kernel": now, "modules": self.modules }));
+        match lacks {
+            Some((why, help)) if self.newer => Err(StepError::failed(why, help)),
+            Some((why, _)) => Ok(done.warn(why)),
+            None => Ok(done),
+        }
+    }
+}
 
 #[async_trait]
 impl Step for ProveKernel {
@@ -278,35 +323,8 @@ impl Step for ProveKernel {
                 "choose it at the console's boot menu",
             ));
         }
-        let there = modules(&script(&*guest, "look for the kernel's modules", PRESENT, &[&now]).await?);
-        let gone = missing(&self.modules, &there);
-        if !gone.is_empty() {
-            return Err(StepError::failed(
-                format!("{now} has no module {}", gone.join(", ")),
-                format!("apply VMware's tools again in the guest, or upgradectl abort {guest_name}"),
-            ));
-        }
-        let loaded = script(&*guest, "look for loaded modules", LOADED, &[]).await?;
-        let loaded: BTreeSet<String> = loaded.lines().map(|line| line.trim().replace('-', "_")).collect();
-        let builtin = guest
-            .read_file(Path::new(&format!("/lib/modules/{now}/modules.builtin")), 1 << 20)
-            .await?
-            .unwrap_or_default();
-        let all: BTreeSet<String> = loaded.into_iter().chain(modules(&String::from_utf8_lossy(&builtin))).collect();
-        let idle = missing(&self.modules, &all);
-        if !idle.is_empty() {
-            return Err(StepError::failed(
-                format!("{now} has not loaded {}, which {} had", idle.join(", "), self.before),
-                format!("look: upgradectl ssh {guest_name} -- dmesg; or upgradectl abort {guest_name}"),
-            ));
-        }
-        if self.tools && script(&*guest, "look for VMware's tools", TOOLS, &[]).await?.trim().is_empty() {
-            return Err(StepError::failed(
-                "VMware's tools ran before and do not run now",
-                format!("start them (service vmware-tools start), then upgradectl resume {guest_name}"),
-            ));
-        }
-        Ok(Done::new(Change::Unchanged).with(json!({ "kernel": now, "modules": self.modules })))
+        let lacks = self.lacks(&*guest, &now, guest_name).await?;
+        self.proven(&now, lacks)
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         with_clone()

@@ -64,3 +64,38 @@ fn what_installs_kernels_leaves_the_old_one_the_default() {
         assert_eq!(loader.run(shell, &["keep", OLD, "yum", "-y", "update"]).status.code(), Some(7));
     }
 }
+
+/// By this machine's own kernel: a module that it has not stops the way forth, and not the way back.
+#[tokio::test]
+async fn a_module_that_is_not_loaded_shuts_no_way_back() {
+    let prove = |newer: bool, module: &str| ProveKernel {
+        host: "cloud".into(),
+        link: GuestLink {
+            name: "web1".into(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            by: None,
+            port: 22,
+            user: "root".into(),
+            key: None,
+            sudo: false,
+            known_hosts: "/x".into(),
+            control_dir: "/x".into(),
+            legacy: false,
+        },
+        before: "2.6.18-128.el5".into(),
+        newer,
+        modules: [module].iter().filter(|module| !module.is_empty()).map(|module| (*module).to_owned()).collect(),
+        tools: false,
+    };
+    let guest = hypervisors::host::LocalHost::new("web1");
+    for (newer, module, stops, warnings) in
+        [(true, "none_such", true, 0), (false, "none_such", false, 1), (true, "", false, 0), (false, "", false, 0)]
+    {
+        let prove = prove(newer, module);
+        let lacks = prove.lacks(&guest, "2.6.18-128.el5", "web1").await.unwrap();
+        match prove.proven("2.6.18-128.el5", lacks) {
+            Ok(done) => assert_eq!((stops, done.warnings.len()), (false, warnings), "{newer} {module}"),
+            Err(error) => assert!(stops && error.to_string().contains("no module none_such"), "{error}"),
+        }
+    }
+}
