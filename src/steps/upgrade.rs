@@ -29,7 +29,7 @@ pub use debian::{CollectConffiles, DebianClean, DebianConfigure, DebianSources, 
 pub use kernel::{BootOnce, MakeDefault, ProveInitramfs, ProveKernel};
 pub use system::{Forget, Reboot, Script, Settle};
 pub use tools::{ToolsApplied, ToolsHook};
-pub use yum::{LiftExclude, YumUpdate};
+pub use yum::{LiftExclude, Lines, YumUpdate};
 
 /// How often a job is looked at.
 pub(super) const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });

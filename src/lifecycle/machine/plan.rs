@@ -1,6 +1,7 @@
 //! The plan of each verb of a run on a guest itself.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::{Machine, Vm, worked_on};
 use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
@@ -143,33 +144,34 @@ pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Lo
     };
     steps.extend(update(Vec::new(), Vec::new(), "update").map(|it| step(Stage::Recipe, it.into(), 120.0)));
     if newer && seen.hidden() {
-        let past = tool.as_ref().is_some_and(|tool| tool.past_excludes);
-        let mut options = Vec::new();
-        if past && !seen.excludes.is_empty() {
-            options.push("--disableexcludes=all".to_owned());
-        }
+        let past = tool.as_ref().and_then(|tool| tool.past.clone());
+        let lifted = past.is_none();
+        let mut options: Vec<String> = past.into_iter().filter(|_| !seen.excludes.is_empty()).collect();
         if seen.locked {
             options.push("--disableplugin=versionlock".to_owned());
         }
         // A switch of the command leaves nothing behind; a file has to be put back.
-        for exclude in seen.excludes.iter().filter(|_| !past) {
+        let mut files: BTreeMap<&PathBuf, Vec<upgrade::Lines>> = BTreeMap::new();
+        for exclude in seen.excludes.iter().filter(|_| lifted) {
+            let lines = upgrade::Lines { first: exclude.first, last: exclude.last, says: exclude.says.clone() };
+            files.entry(&exclude.file).or_default().push(lines);
+        }
+        for (file, lines) in files {
             let lift = upgrade::LiftExclude {
                 host: host.clone(),
                 link: link.clone(),
-                file: exclude.file.clone(),
-                first: exclude.first,
-                last: exclude.last,
-                says: exclude.says.clone(),
-                sha256: seen.digests.get(&exclude.file).cloned().unwrap_or_default(),
+                file: file.clone(),
+                lines,
+                sha256: seen.digests.get(file).cloned().unwrap_or_default(),
                 run: record.clone.name.clone(),
                 lease_s: LEASE_S,
             };
             steps.push(step(Stage::Recipe, lift.into(), 1.0).temporary());
         }
-        let how = if past {
-            options.join(" ")
-        } else {
+        let how = if lifted && !seen.excludes.is_empty() {
             "its lines are commented out for as long, and put back for certain".to_owned()
+        } else {
+            options.join(" ")
         };
         page.rows.push(Row::new("exclude", format!("{}: {how}", seen.names().join(", "))));
         steps.extend(update(seen.names(), options, "kernel").map(|it| step(Stage::Recipe, it.into(), 60.0)));

@@ -16,7 +16,10 @@ done
 for tool in dnf yum; do
     there "$tool" || continue
     say tool "$tool"
-    case $("$tool" --help 2>&1) in *--disableexcludes*) say knows disableexcludes ;; esac
+    case $(readlink -f "$(command -v "$tool")") in
+        */dnf5) say past '--setopt=disable_excludes=*' ;;
+        *) case $("$tool" --help 2>&1) in *--disableexcludes*) say past --disableexcludes=all ;; esac ;;
+    esac
     break
 done
 case $tool in

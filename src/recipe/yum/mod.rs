@@ -46,8 +46,9 @@ pub fn names(module: &str) -> Vec<&str> {
 pub struct Tool {
     /// `yum` or `dnf`.
     pub program: String,
-    /// It knows `--disableexcludes` (yum(8), dnf(8)).
-    pub past_excludes: bool,
+    /// Its switch that looks past all excludes, if it has one: `--disableexcludes=all` (yum(8), dnf(8)),
+    /// `--setopt=disable_excludes=*` (dnf5-filtering(7)).
+    pub past: Option<String>,
 }
 
 impl Tool {
@@ -224,7 +225,7 @@ impl Seen {
             user: one("user").unwrap_or_default(),
             uuid: one("uuid"),
             release: one("release").unwrap_or_default(),
-            tool: one("tool").map(|program| Tool { program, past_excludes: is("knows", "disableexcludes") }),
+            tool: one("tool").map(|program| Tool { program, past: one("past") }),
             loader: match (is("boots", "grub2"), is("boots", "legacy")) {
                 (true, _) => Some(Loader::Grub2),
                 (_, true) => Some(Loader::Legacy),
@@ -330,9 +331,7 @@ fn mounts(fstab: &str) -> (Vec<String>, Vec<String>) {
 pub async fn offered(guest: &dyn Host, seen: &Seen) -> hypervisors::Result<Result<Option<bool>, String>> {
     let Some(tool) = &seen.tool else { return Ok(Ok(Some(false))) };
     let mut argv = vec![tool.program.as_str(), "-q"];
-    if tool.past_excludes {
-        argv.push("--disableexcludes=all");
-    }
+    argv.extend(tool.past.as_deref());
     if seen.locked {
         argv.push("--disableplugin=versionlock");
     }
@@ -343,7 +342,7 @@ pub async fn offered(guest: &dyn Host, seen: &Seen) -> hypervisors::Result<Resul
     let output = guest.run(&command).await?;
     Ok(match output.status {
         100 => Ok(Some(true)),
-        0 if !tool.past_excludes && !seen.excludes.is_empty() => Ok(None),
+        0 if tool.past.is_none() && !seen.excludes.is_empty() => Ok(None),
         0 => Ok(Some(false)),
         _ => Err(String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr })
             .into_owned()),
@@ -452,7 +451,8 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         );
     }
     if seen.drivers.is_empty() {
-        let what = "which driver the root disk needs cannot be told: the new initial ramdisk is not searched for it".into();
+        let what =
+            "which driver the root disk needs cannot be told: the new initial ramdisk is not searched for it".into();
         say("yum.driver", Verdict::Warn, what, "look yourself before it reboots, with a hook at = \"after-upgrade\"");
     }
     for from in &seen.unread {

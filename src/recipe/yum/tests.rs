@@ -7,7 +7,7 @@ pub(crate) fn seen() -> Seen {
         user: "0".into(),
         uuid: None,
         release: "CentOS release 5.3 (Final)".into(),
-        tool: Some(Tool { program: "yum".into(), past_excludes: false }),
+        tool: Some(Tool { program: "yum".into(), past: None }),
         loader: Some(Loader::Grub2),
         grubby: true,
         init: Some(Init::Sysv),
@@ -71,7 +71,7 @@ fn mounts_a_boot_waits_for() {
 
 #[test]
 fn commands_that_ask_nothing() {
-    let tool = |program: &str| Tool { program: program.into(), past_excludes: true };
+    let tool = |program: &str| Tool { program: program.into(), past: Some("--disableexcludes=all".into()) };
     assert_eq!(tool("yum").update(&[], &[]), ["yum", "-y", "update"]);
     let words = tool("dnf").update(&["kernel".into()], &["--disableexcludes=all"]);
     assert_eq!(words, ["dnf", "-y", "--disableexcludes=all", "upgrade", "kernel"]);

@@ -37,8 +37,11 @@ fn the_hook_as_it_stands_in_the_guest() {
     insta::assert_snapshot!("again_sysv", sysv.render(AGAIN, "2.6.18-238.9.1.el5").unwrap());
     insta::assert_snapshot!("unit", hook(Init::Systemd).render(UNIT, "x").unwrap());
     // A unit of this type has no time-out for its start; before systemd 229, "infinity" ended it at once.
-    for unit in [UNIT, include_str!("../leased/change.sh"), include_str!("../../../templates/systemd/upgradectl-resume.service")]
-    {
+    for unit in [
+        UNIT,
+        include_str!("../leased/change.sh"),
+        include_str!("../../../templates/systemd/upgradectl-resume.service"),
+    ] {
         assert!(unit.contains("Type=oneshot") && !unit.contains("TimeoutStartSec"), "{unit}");
     }
     insta::assert_snapshot!("init", sysv.render(INIT, "x").unwrap());

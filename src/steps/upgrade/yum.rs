@@ -152,7 +152,18 @@ impl Step for YumUpdate {
     }
 }
 
-/// Comments out the lines that hide kernels, and nothing else, for as long as the verb lasts (kind `yum.exclude`). A leased change: the
+/// Lines of a file, counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lines {
+    /// The first.
+    pub first: usize,
+    /// The last.
+    pub last: usize,
+    /// What they say.
+    pub says: Vec<String>,
+}
+
+/// Comments out the lines of a file that hide kernels, and nothing else, for as long as the verb lasts (kind `yum.exclude`). A leased change: the
 /// guest puts them back by itself where nobody is left to do it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiftExclude {
@@ -162,12 +173,8 @@ pub struct LiftExclude {
     pub link: GuestLink,
     /// The file.
     pub file: PathBuf,
-    /// First line, counted from 1.
-    pub first: usize,
-    /// Last line.
-    pub last: usize,
-    /// What the lines say.
-    pub says: Vec<String>,
+    /// The lines, in their order.
+    pub lines: Vec<Lines>,
     /// SHA-256 of the file when the plan was made.
     pub sha256: String,
     /// The run: it names the kept copy, which lies beside the file.
@@ -182,19 +189,9 @@ impl LiftExclude {
     fn argv(&self, verb: &str) -> Vec<String> {
         let file = self.file.display().to_string();
         let kept = format!("{file}.{}", self.run);
-        let words = [
-            "sh",
-            "-c",
-            EXCLUDE,
-            "upgradectl-exclude",
-            verb,
-            &file,
-            &kept,
-            &self.first.to_string(),
-            &self.last.to_string(),
-        ]
-        .map(str::to_owned);
-        words.into_iter().collect()
+        let lines: Vec<String> = self.lines.iter().map(|at| format!("{}-{}", at.first, at.last)).collect();
+        let words = ["sh", "-c", EXCLUDE, "upgradectl-exclude", verb, &file, &kept, &lines.join(",")];
+        words.map(str::to_owned).into_iter().collect()
     }
 
     fn change(&self) -> Leased {
@@ -211,24 +208,27 @@ impl LiftExclude {
 #[async_trait]
 impl Step for LiftExclude {
     fn title(&self) -> String {
-        let lines = if self.first == self.last {
-            format!("line {}", self.first)
-        } else {
-            format!("lines {} to {}", self.first, self.last)
-        };
-        format!("comment {lines} of {} out", self.file.display())
+        let lines = self.lines.iter().map(|at| match at.first == at.last {
+            true => at.first.to_string(),
+            false => format!("{} to {}", at.first, at.last),
+        });
+        let lines: Vec<String> = lines.collect();
+        let one = self.lines.len() == 1 && self.lines[0].first == self.lines[0].last;
+        let (word, lines) = (if one { "line" } else { "lines" }, lines.join(", "));
+        format!("comment {word} {lines} of {} out", self.file.display())
     }
     fn undo_title(&self) -> String {
         "the file as it was".into()
     }
     fn diff(&self) -> Option<String> {
         let file = self.file.display();
-        let count = self.says.len();
-        let all =
-            |sign: &str, mark: &str| self.says.iter().map(|line| format!("{sign}{mark}{line}\n")).collect::<String>();
-        let head =
-            format!("--- {file}\n+++ {file}, while kernels are updated\n@@ -{0},{count} +{0},{count} @@\n", self.first);
-        Some(printable_lines(&format!("{head}{}{}", all("-", ""), all("+", "#"))))
+        let hunk = |at: &Lines| {
+            let count = at.says.len();
+            let all = |sign: &str| at.says.iter().map(|line| format!("{sign}{line}\n")).collect::<String>();
+            format!("@@ -{0},{count} +{0},{count} @@\n{1}{2}", at.first, all("-"), all("+#"))
+        };
+        let hunks: String = self.lines.iter().map(hunk).collect();
+        Some(printable_lines(&format!("--- {file}\n+++ {file}, while kernels are updated\n{hunks}")))
     }
     fn leased(&self) -> Option<Leased> {
         Some(self.change())

@@ -15,8 +15,7 @@ const SEED: &str = include_str!("../../recipe/yum/tests/nifty-yum.conf");
 
 struct File {
     dir: tempfile::TempDir,
-    first: usize,
-    last: usize,
+    found: Vec<config::Exclude>,
     sum: String,
 }
 
@@ -26,7 +25,7 @@ impl File {
         fs::write(dir.path().join("yum.conf"), text).unwrap();
         fs::set_permissions(dir.path().join("yum.conf"), fs::Permissions::from_mode(0o640)).unwrap();
         let found = config::excludes(Path::new("yum.conf"), text);
-        Self { first: found[0].first, last: found[0].last, sum: crate::steps::sha256(text), dir }
+        Self { found, sum: crate::steps::sha256(text), dir }
     }
     fn path(&self) -> std::path::PathBuf {
         self.dir.path().join("yum.conf")
@@ -34,11 +33,26 @@ impl File {
     fn read(&self) -> Vec<u8> {
         fs::read(self.path()).unwrap()
     }
+    fn step(&self) -> LiftExclude {
+        let lines = |one: &config::Exclude| Lines { first: one.first, last: one.last, says: one.says.clone() };
+        LiftExclude {
+            host: "cloud".into(),
+            link: update(0).link,
+            file: self.path(),
+            lines: self.found.iter().map(lines).collect(),
+            sha256: self.sum.clone(),
+            run: "web1--k3f9".into(),
+            lease_s: 900,
+        }
+    }
+    /// The file with its lines commented out.
+    fn lifted(&self, text: &[u8]) -> Vec<u8> {
+        self.found.iter().fold(text.to_vec(), |text, one| config::lifted(&text, one.first, one.last))
+    }
     fn process(&self, verb: &str) -> Process {
-        let (file, kept) = (self.path(), self.dir.path().join("yum.conf.web1--k3f9"));
-        let mut process = Process::new("sh");
-        process.args(["-c", EXCLUDE, "sh", verb]).arg(file).arg(kept);
-        process.args([self.first.to_string(), self.last.to_string(), self.sum.clone()]);
+        let argv = self.step().argv(verb);
+        let mut process = Process::new(&argv[0]);
+        process.args(&argv[1..]).arg(&self.sum);
         process
     }
     fn run(&self, verb: &str) -> Ended {
@@ -60,12 +74,13 @@ fn the_file_comes_back_byte_for_byte() {
         "[main]\nexclude=kernel*\n  foo\n\tbar\nx=1\n",
         "[main]\r\nexclude=kernel*\r\nx=1",
         "[main]\n# \u{e9}\nexclude=kernel",
+        "[main]\nexclude=kernel*\n  foo\nx=1\n[base]\nexclude=kernel\n[updates]\nbaseurl=x\nexcludepkgs=kernel*\n",
     ] {
         let file = File::new(text.as_bytes());
         let before = fs::metadata(file.path()).unwrap();
         file.does("lift");
         file.does("lift");
-        let lifted = config::lifted(text.as_bytes(), file.first, file.last);
+        let lifted = file.lifted(text.as_bytes());
         assert_eq!(file.read().strip_suffix(b"\n"), lifted.strip_suffix(b"\n").or(Some(&lifted)), "{text}");
         assert_eq!(file.run("state").stdout, b"lifted\n");
         file.does("restore");
@@ -74,6 +89,31 @@ fn the_file_comes_back_byte_for_byte() {
         let after = fs::metadata(file.path()).unwrap();
         assert_eq!((before.mode(), before.mtime(), before.uid()), (after.mode(), after.mtime(), after.uid()));
         assert_eq!(file.files(), 1, "nothing else is left");
+    }
+}
+
+/// Of each shell that a guest's `sh` may be.
+#[test]
+fn two_excludes_of_one_file_are_one_step() {
+    let text = "[main]\nexclude=kernel*\n  foo\nx=1\n[base]\nexclude=kernel\n";
+    let file = File::new(text.as_bytes());
+    let step = file.step();
+    assert_eq!(step.title(), format!("comment lines 2 to 3, 6 of {} out", file.path().display()));
+    let diff = step.diff().unwrap();
+    assert!(diff.ends_with("@@ -2,2 +2,2 @@\n-exclude=kernel*\n-  foo\n+#exclude=kernel*\n+#  foo\n@@ -6,1 +6,1 @@\n-exclude=kernel\n+#exclude=kernel\n"), "{diff}");
+    for shell in ["dash", "bash"] {
+        let does = |verb: &str| {
+            let argv = step.argv(verb);
+            assert!(Process::new(shell).args(&argv[1..]).arg(&file.sum).status().unwrap().success(), "{verb}");
+        };
+        does("lift");
+        assert_eq!(file.read(), b"[main]\n#exclude=kernel*\n#  foo\nx=1\n[base]\n#exclude=kernel\n");
+        // Somebody else's line in between.
+        let changed = String::from_utf8(file.read()).unwrap().replace("x=1", "x=2");
+        fs::write(file.path(), changed).unwrap();
+        does("restore");
+        assert_eq!(file.read(), text.replace("x=1", "x=2").as_bytes());
+        fs::write(file.path(), text).unwrap();
     }
 }
 
@@ -133,7 +173,7 @@ fn killed_at_any_instant_it_comes_back() {
             let path = format!("{}:/usr/bin:/bin", shims.path().display());
             let ended = file.process(verb).env("PATH", path).output().unwrap();
             let said = file.read();
-            let lifted = config::lifted(SEED.as_bytes(), file.first, file.last);
+            let lifted = file.lifted(SEED.as_bytes());
             assert!(
                 said == SEED.as_bytes() || said == lifted,
                 "{verb}, command {nth}: {}",
@@ -204,7 +244,7 @@ fn update(patience_s: u64) -> YumUpdate {
         host: "cloud".into(),
         link,
         vm: None,
-        tool: Tool { program: "yum".into(), past_excludes: false },
+        tool: Tool { program: "yum".into(), past: None },
         packages: Vec::new(),
         options: Vec::new(),
         before: "2.6.18-128.el5".into(),
