@@ -5,6 +5,8 @@ say() { printf '%s\t%s\n' "$1" "$2"; }
 there() { command -v "$1" > /dev/null 2>&1; }
 
 say kernel "$(uname -r)"
+# The package that the running kernel is of: it is there to fall back to.
+owner=$(rpm -qf --qf '%{NAME}\n' "/boot/vmlinuz-$(uname -r)" 2> /dev/null) && say owner "$(echo "$owner" | head -n 1)"
 say user "$(id -u)"
 # What tells one machine of VMware's from another. Linux before 2.6.24 leaves it to dmidecode(8).
 dmi() { cat "/sys/class/dmi/id/$1" 2> /dev/null || dmidecode -s "$2" 2> /dev/null; }
@@ -17,7 +19,10 @@ for tool in dnf yum; do
     there "$tool" || continue
     say tool "$tool"
     case $(readlink -f "$(command -v "$tool")") in
-        */dnf5) say past '--setopt=disable_excludes=*' ;;
+        */dnf5)
+            say past '--setopt=disable_excludes=*'
+            [ -f /etc/dnf/versionlock.toml ] && say locks5 /etc/dnf/versionlock.toml
+            ;;
         *) case $("$tool" --help 2>&1) in *--disableexcludes*) say past --disableexcludes=all ;; esac ;;
     esac
     break
@@ -32,7 +37,6 @@ done
 for file in /etc/yum/pluginconf.d/versionlock.list /etc/dnf/plugins/versionlock.list; do
     [ -f "$file" ] && say locks "$file"
 done
-[ -f /etc/dnf/versionlock.toml ] && say locks5 /etc/dnf/versionlock.toml
 
 there grubby && say boots grubby
 if there grub2-reboot; then

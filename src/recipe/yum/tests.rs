@@ -4,6 +4,7 @@ use super::*;
 pub(crate) fn seen() -> Seen {
     Seen {
         kernel: "2.6.18-128.el5".into(),
+        owner: Some("kernel".into()),
         user: "0".into(),
         uuid: None,
         release: "CentOS release 5.3 (Final)".into(),
@@ -20,6 +21,7 @@ pub(crate) fn seen() -> Seen {
         excludes: Vec::new(),
         digests: BTreeMap::new(),
         locked: false,
+        locked5: false,
         limit: Some(5),
         network_mounts: Vec::new(),
         other_disks: Vec::new(),
@@ -38,10 +40,11 @@ fn refused(seen: &Seen) -> Vec<String> {
 fn each_thing_that_stands_in_the_way_is_told() {
     assert!(refused(&seen()).is_empty());
     type Change = fn(&mut Seen);
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 10] = [
         ("yum.root", |it| it.user = "500".into()),
         ("yum.tool", |it| it.tool = None),
-        ("yum.kernel", |it| it.kernel = "2.6.39-own".into()),
+        ("yum.kernel", |it| it.owner = None),
+        ("yum.lock", |it| it.locked5 = true),
         ("yum.limit", |it| it.limit = Some(1)),
         ("yum.grubby", |it| it.grubby = false),
         ("yum.loader", |it| it.loader = None),
@@ -86,4 +89,22 @@ fn tools_are_applied_again_only_where_their_modules_are_built_for_one_kernel() {
     assert_eq!(names("pvscsi"), ["pvscsi", "vmw_pvscsi"]);
     assert_eq!(names("vmw_balloon"), ["vmmemctl", "vmw_balloon"]);
     assert_eq!(names("ext3"), ["ext3"]);
+}
+
+/// `2.6.18-128.el5PAE` is of kernel-PAE; the ordinary kernel of the same release is another one.
+#[test]
+fn kernels_of_a_flavour_are_found_by_their_own_package() {
+    let kernels = config::packages(
+        "kernel-PAE\t0\t2.6.18\t128.el5\ti686\nkernel-PAE\t0\t2.6.18\t238.el5\ti686\n\
+         kernel\t0\t2.6.18\t300.el5\ti686\nkernel-headers\t0\t2.6.18\t400.el5\ti386\n",
+    );
+    let pae = Seen {
+        kernel: "2.6.18-128.el5PAE".into(),
+        owner: Some("kernel-PAE".into()),
+        kernels: kernels.clone(),
+        ..seen()
+    };
+    assert!(refused(&pae).is_empty());
+    assert_eq!(pae.waiting().as_deref(), Some("2.6.18-238.el5PAE"));
+    assert_eq!(Seen { kernels, ..seen() }.waiting().as_deref(), Some("2.6.18-300.el5.i686"));
 }
