@@ -145,10 +145,18 @@ impl Held<'_> {
         check::look(&seen, &mut findings);
         // One that runs by now, or was to, is gone on with.
         let under_way = seen.kernel != machine.kernel || plan::booted(&self.pasts()?);
-        let newer = match findings.refusal() {
-            None => check::newer(&*guest, &seen, &mut findings).await? || under_way,
-            Some(_) => under_way,
+        let offered = match findings.refusal() {
+            None => check::newer(&*guest, &seen, &mut findings).await?,
+            Some(_) => false,
         };
+        if offered && seen.may_lose(&machine.kernel) {
+            findings.refuse(
+                "yum.limit",
+                format!("one more kernel would push {} out, which is there to fall back to", machine.kernel),
+                "raise installonly_limit in the file of yum or dnf, or commit first",
+            );
+        }
+        let newer = offered || under_way;
         let number = self.journal.plans(&self.run.id)?.len() + 1;
         let older = match crate::lifecycle::query::conffiles_before(&self.pasts()?) {
             Some(older) => older,

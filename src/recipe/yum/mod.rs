@@ -8,6 +8,7 @@
 pub mod config;
 pub mod version;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -279,6 +280,15 @@ impl Seen {
         version::newest(all.iter().map(String::as_str), &self.kernel)
             .filter(|newest| !newest.starts_with(&format!("{}.", self.kernel)))
             .map(str::to_owned)
+    }
+
+    /// Whether one more installed kernel lets this one go: so many are kept (`installonly_limit`; 3 where nothing is said, 0: all), the
+    /// running one in any case, and the oldest are removed.
+    pub fn may_lose(&self, before: &str) -> bool {
+        let limit = self.limit.unwrap_or(3) as usize;
+        let removed = (self.own().count() + 1).saturating_sub(limit);
+        let older = self.own().filter(|it| version::kernels(&it.kernel(), before) == Ordering::Less).count();
+        limit > 0 && before != self.kernel && older < removed
     }
 
     /// Names of the installed packages of kernels.

@@ -108,3 +108,30 @@ fn kernels_of_a_flavour_are_found_by_their_own_package() {
     assert_eq!(pae.waiting().as_deref(), Some("2.6.18-238.el5PAE"));
     assert_eq!(Seen { kernels, ..seen() }.waiting().as_deref(), Some("2.6.18-300.el5.i686"));
 }
+
+/// yum(8) protects what runs, and nobody else.
+#[test]
+fn the_kernel_to_fall_back_to_is_not_pushed_out() {
+    let before = "2.6.18-128.el5";
+    let has = |releases: &[&str], limit| Seen {
+        kernel: "2.6.18-238.el5".into(),
+        kernels: config::packages(
+            &releases.iter().map(|release| format!("kernel\t0\t2.6.18\t{release}\tx86_64\n")).collect::<String>(),
+        ),
+        limit,
+        ..seen()
+    };
+    for (releases, limit, lost) in [
+        (&["128.el5", "238.el5"][..], Some(2), true),
+        (&["128.el5", "238.el5"], Some(3), false),
+        (&["128.el5", "238.el5"], None, false),
+        (&["128.el5", "200.el5", "238.el5"], None, true),
+        (&["99.el5", "128.el5", "238.el5"], Some(3), false),
+        (&["99.el5", "128.el5", "238.el5"], Some(2), true),
+        (&["128.el5", "200.el5", "238.el5"], Some(0), false),
+    ] {
+        assert_eq!(has(releases, limit).may_lose(before), lost, "{releases:?}, {limit:?}");
+    }
+    let runs = Seen { kernel: before.into(), ..has(&["128.el5", "200.el5"], Some(2)) };
+    assert!(!runs.may_lose(before), "it runs");
+}
