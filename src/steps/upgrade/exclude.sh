@@ -40,12 +40,16 @@ case $verb in
                 cp -a "$file" "$kept.new" && sync && mv -f "$kept.new" "$kept" && sync || exit
                 ;;
         esac
-        commented | replace
+        # By a file: of a pipe only the end is asked whether it went well.
+        commented > "$kept.lifted" && [ -s "$kept.lifted" ] && replace < "$kept.lifted"
+        status=$?
+        rm -f "$kept.lifted"
+        exit "$status"
         ;;
     restore)
         case $(state) in
-            absent) rm -f "$kept.new" "$file.upgradectl-new" ;;
-            lifted | begun) mv -f "$kept" "$file" && rm -f "$file.upgradectl-new" && sync ;;
+            absent) rm -f "$kept.new" "$kept.lifted" "$file.upgradectl-new" ;;
+            lifted | begun) mv -f "$kept" "$file" && rm -f "$kept.lifted" "$file.upgradectl-new" && sync ;;
             foreign)
                 # Every line that was commented out is looked for by what it says; all of them are there, or nothing is done.
                 awk -v lines="$lines" "$marks"'
@@ -55,7 +59,7 @@ case $verb in
                     END { for (line in wanted) if (wanted[line] > 0) exit 1 }
                 ' "$kept" "$file" > "$kept.mended" ||
                     { rm -f "$kept.mended"; echo "$file: the exclude that was commented out is not there any more; $kept has it" >&2; exit 78; }
-                replace < "$kept.mended" && rm -f "$kept.mended" "$kept" && sync
+                replace < "$kept.mended" && rm -f "$kept.mended" "$kept.lifted" "$kept" && sync
                 ;;
         esac
         ;;

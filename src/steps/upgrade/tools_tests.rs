@@ -129,3 +129,32 @@ fn nothing_of_it_is_the_shells() {
         assert!(Process::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
     }
 }
+
+/// What cannot be written in whole takes no file's place.
+#[test]
+fn a_local_script_goes_on_with_the_hook() {
+    for shell in ["dash", "bash"] {
+        for text in ["#!/bin/sh\ntouch /var/lock/subsys/local\n", "#!/bin/sh\ntouch /var/lock/subsys/local"] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("rc.local");
+            fs::write(&file, text).unwrap();
+            let full = dir.path().join("bin");
+            fs::create_dir(&full).unwrap();
+            fs::write(full.join("cat"), "#!/bin/sh\necho half; exit 1\n").unwrap();
+            fs::set_permissions(full.join("cat"), fs::Permissions::from_mode(0o755)).unwrap();
+            let run = |path: String| {
+                let args = ["-c", RC_LOCAL, "sh", DIRECTORY];
+                Process::new(shell).args(args).arg(&file).env("PATH", path).status().unwrap().success()
+            };
+            assert!(!run(format!("{}:/usr/bin:/bin", full.display())));
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+            for _ in 0..2 {
+                assert!(run("/usr/bin:/bin".into()));
+                let lines = fs::read_to_string(&file).unwrap();
+                let lines: Vec<&str> = lines.lines().filter(|line| !line.is_empty()).collect();
+                assert_eq!(lines[1..], ["touch /var/lock/subsys/local", "sh /var/lib/upgradectl/tools/again"]);
+            }
+            assert_eq!(fs::read_to_string(dir.path().join("rc.local.upgradectl")).unwrap(), text);
+        }
+    }
+}

@@ -147,6 +147,22 @@ fn a_file_that_changed_since_the_plan_is_not_touched() {
     assert_eq!((file.read(), file.files()), (text.into_bytes(), 1));
 }
 
+/// An awk that fails half-way, or is not there, takes nothing out of the file.
+#[test]
+fn what_could_not_be_written_takes_no_files_place() {
+    for text in ["echo '[main]'; exit 2", "exit 0", "exit 127"] {
+        let file = File::new(SEED.as_bytes());
+        let shims = tempfile::tempdir().unwrap();
+        fs::write(shims.path().join("awk"), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(shims.path().join("awk"), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/bin:/bin", shims.path().display());
+        assert!(!file.process("lift").env("PATH", path).status().unwrap().success(), "{text}");
+        assert_eq!(file.read(), SEED.as_bytes(), "{text}");
+        file.does("restore");
+        assert_eq!((file.read(), file.files()), (SEED.as_bytes().to_vec(), 1));
+    }
+}
+
 /// Killed at each command that changes anything, and at the beginning of each way back.
 #[test]
 fn killed_at_any_instant_it_comes_back() {
