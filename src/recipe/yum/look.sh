@@ -5,8 +5,9 @@ say() { printf '%s\t%s\n' "$1" "$2"; }
 there() { command -v "$1" > /dev/null 2>&1; }
 
 say kernel "$(uname -r)"
-# The package that the running kernel is of: it is there to fall back to.
-owner=$(rpm -qf --qf '%{NAME}\n' "/boot/vmlinuz-$(uname -r)" 2> /dev/null) && say owner "$(echo "$owner" | head -n 1)"
+# The package that the running kernel is of: it is there to fall back to. rpm tells it of a file that is gone as well.
+file=/boot/vmlinuz-$(uname -r)
+[ -e "$file" ] && owner=$(rpm -qf --qf '%{NAME}\n' "$file" 2> /dev/null) && say owner "$(echo "$owner" | head -n 1)"
 say user "$(id -u)"
 # What tells one machine of VMware's from another. Linux before 2.6.24 leaves it to dmidecode(8).
 dmi() { cat "/sys/class/dmi/id/$1" 2> /dev/null || dmidecode -s "$2" 2> /dev/null; }

@@ -135,3 +135,42 @@ fn the_kernel_to_fall_back_to_is_not_pushed_out() {
     let runs = Seen { kernel: before.into(), ..has(&["128.el5", "200.el5"], Some(2)) };
     assert!(!runs.may_lose(before), "it runs");
 }
+
+/// The script on this machine, with a tool of the family's before its own.
+#[test]
+fn how_each_tool_looks_past_excludes() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    for (program, help, past) in [
+        ("dnf", "", None),
+        ("dnf", "  --disableexcludes [repo]", Some("--disableexcludes=all")),
+        ("dnf5", "  --disableexcludes is no more", Some("--setopt=disable_excludes=*")),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            (program, format!("echo '{help}'")),
+            ("uname", "echo 1-of-no-package".to_owned()),
+            // It tells of a file that is gone as well.
+            ("rpm", "echo kernel".to_owned()),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        if program == "dnf5" {
+            symlink("dnf5", dir.path().join("dnf")).unwrap();
+        }
+        for shell in ["dash", "bash"] {
+            let path = format!("{}:/usr/bin:/bin", dir.path().display());
+            let ended = std::process::Command::new(shell).args(["-c", LOOK]).env("PATH", path).output().unwrap();
+            assert!(ended.status.success(), "{shell}: {}", String::from_utf8_lossy(&ended.stderr));
+            let told = String::from_utf8(ended.stdout).unwrap();
+            let value = |key: &str| told.lines().find_map(|line| line.strip_prefix(&format!("{key}\t")));
+            assert_eq!(
+                (value("past"), value("kernel"), value("owner")),
+                (past, Some("1-of-no-package"), None),
+                "{told}"
+            );
+            assert_eq!(value("tool"), Some("dnf"));
+        }
+    }
+}
