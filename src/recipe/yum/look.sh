@@ -16,11 +16,13 @@ for file in /etc/redhat-release /etc/system-release; do
     [ -r "$file" ] && say release "$(head -n 1 "$file")" && break
 done
 
+five=
 for tool in dnf yum; do
     there "$tool" || continue
     say tool "$tool"
     case $(readlink -f "$(command -v "$tool")") in
         */dnf5)
+            five=yes
             say past '--setopt=disable_excludes=*'
             [ -f /etc/dnf/versionlock.toml ] && say locks5 /etc/dnf/versionlock.toml
             ;;
@@ -36,7 +38,7 @@ for file in "$@" /etc/yum.repos.d/*.repo /etc/yum/repos.d/*.repo /etc/distro.rep
     [ -f "$file" ] && say config "$(readlink -f "$file")"
 done
 for file in /etc/yum/pluginconf.d/versionlock.list /etc/dnf/plugins/versionlock.list; do
-    [ -f "$file" ] && say locks "$file"
+    [ -f "$file" ] && [ -z "$five" ] && say locks "$file"
 done
 
 there grubby && say boots grubby
