@@ -10,7 +10,7 @@ file=/boot/vmlinuz-$(uname -r)
 [ -e "$file" ] && owner=$(rpm -qf --qf '%{NAME}\n' "$file" 2> /dev/null) && say owner "$(echo "$owner" | head -n 1)"
 say user "$(id -u)"
 # What tells one machine of VMware's from another. Linux before 2.6.24 leaves it to dmidecode(8).
-dmi() { cat "/sys/class/dmi/id/$1" 2> /dev/null || dmidecode -s "$2" 2> /dev/null; }
+dmi() { cat "/sys/class/dmi/id/$1" 2> /dev/null || dmidecode -s "$2" 2> /dev/null | grep -v '^#'; }
 case $(dmi sys_vendor system-manufacturer) in VMware*) say uuid "$(dmi product_uuid system-uuid)" ;; esac
 for file in /etc/redhat-release /etc/system-release; do
     [ -r "$file" ] && say release "$(head -n 1 "$file")" && break

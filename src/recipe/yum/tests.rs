@@ -136,9 +136,11 @@ fn the_kernel_to_fall_back_to_is_not_pushed_out() {
     assert!(!runs.may_lose(before), "it runs");
 }
 
-/// The script on this machine, with a tool of the family's before its own.
+/// The script on this machine, with a tool of the family's before its own, and a BIOS of VMware's that dmidecode(8) alone can read.
 #[test]
 fn how_each_tool_looks_past_excludes() {
+    const BIOS: &str = "echo '# SMBIOS implementations newer than this'\n\
+        case $2 in system-manufacturer) echo 'VMware, Inc.' ;; system-uuid) echo 564D1F5A ;; esac";
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     for (program, help, past) in [
         ("dnf", "", None),
@@ -151,6 +153,8 @@ fn how_each_tool_looks_past_excludes() {
             ("uname", "echo 1-of-no-package".to_owned()),
             // It tells of a file that is gone as well.
             ("rpm", "echo kernel".to_owned()),
+            ("dmidecode", BIOS.to_owned()),
+            ("cat", "case $1 in /sys/class/dmi/*) exit 1 ;; esac; exec /bin/cat \"$@\"".to_owned()),
         ] {
             let path = dir.path().join(name);
             std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -170,7 +174,7 @@ fn how_each_tool_looks_past_excludes() {
                 (past, Some("1-of-no-package"), None),
                 "{told}"
             );
-            assert_eq!(value("tool"), Some("dnf"));
+            assert_eq!((value("tool"), value("uuid")), (Some("dnf"), Some("564D1F5A")));
         }
     }
 }
