@@ -64,7 +64,10 @@ impl YumUpdate {
             if begun.elapsed() >= patience {
                 return Err(StepError::failed(
                     format!("{} still works in {}", self.tool.program, self.link.name),
-                    format!("look at what it does, and wait for its end or end it: it is the job {} there", self.job),
+                    format!(
+                        "wait for its end, or end it (the job {} there); then upgradectl retry {}",
+                        self.job, self.link.name
+                    ),
                 ));
             }
             let fraction = begun.elapsed().as_secs_f64() / patience.as_secs_f64();
@@ -163,8 +166,8 @@ pub struct Lines {
     pub says: Vec<String>,
 }
 
-/// Comments out the lines of a file that hide kernels, and nothing else, for as long as the verb lasts (kind `yum.exclude`). A leased change: the
-/// guest puts them back by itself where nobody is left to do it.
+/// Comments out the lines of a file that hide kernels, and nothing else, for as long as the verb lasts (kind `yum.exclude`). A leased
+/// change: the guest puts them back by itself where nobody is left to do it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiftExclude {
     /// Inventory host.
