@@ -305,7 +305,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// Removes a definition. Refuses while the guest is on.
     async fn undefine(&self, guest: &str) -> Result<Change>;
 
-    /// Power state; an undefined guest is `Off`.
+    /// Power state. An undefined guest is `Off`; where a guest is found by a name that people change, it is
+    /// [`Cause::NotFound`].
     async fn power(&self, guest: &str) -> Result<Power>;
     /// Starts a defined guest (a paused one is resumed); returns when the platform says it runs.
     async fn start(&self, guest: &str) -> Result<Change>;

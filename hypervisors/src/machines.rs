@@ -33,6 +33,8 @@ pub struct Machine {
 pub struct MachineFacts {
     /// Which one it is.
     pub machine: Machine,
+    /// BIOS UUID, lower case, as its system sees it (SMBIOS); `None`: the platform does not tell.
+    pub bios: Option<String>,
     /// Power state now. Suspended to disk is [`Power::Paused`].
     pub power: Power,
     /// Memory in bytes.
@@ -208,6 +210,8 @@ pub trait Machines: Send + Sync + fmt::Debug {
     async fn find(&self, wanted: &str) -> Result<Machine>;
     /// Everything about a machine; `None` if there is none of this UUID.
     async fn machine(&self, uuid: &str) -> Result<Option<MachineFacts>>;
+    /// Whether anything works on a machine now, or is about to: what it makes may not be there yet.
+    async fn busy(&self, uuid: &str) -> Result<bool>;
 
     /// Makes a snapshot without memory and returns its id. Quiescing is refused unless the tools run: the platform would
     /// silently leave it out. Not repeatable by itself: look for the description first.

@@ -52,7 +52,7 @@ fn target(source: &VolumeRef, run: &str, disk: &str) -> VolumeRef {
 
 /// Waits until a guest that was started lets us in and has finished booting.
 pub fn settle(host: &str, link: &GuestLink) -> upgrade::Settle {
-    upgrade::Settle { host: host.to_owned(), link: link.clone(), timeout_s: 300 }
+    upgrade::Settle { host: host.to_owned(), link: link.clone(), vm: None, timeout_s: 300 }
 }
 
 /// A UUID that belongs to the run: RFC 9562 version 8, from the SHA-256 of the run id.

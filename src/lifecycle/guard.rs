@@ -125,7 +125,7 @@ impl Held<'_> {
         if !commits || plan.steps.iter().any(|step| step.outage_begins) {
             return Ok(false);
         }
-        let off = self.hypervisor.power(name).await? == Power::Off && self.hypervisor.autostart(name).await?;
+        let off = self.hypervisor.autostart(name).await? && self.hypervisor.power(name).await? == Power::Off;
         if off {
             self.journal.append(&self.lease, None, None, EventKind::Note, &json!({ "starts": name }))?;
         }

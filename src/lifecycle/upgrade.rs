@@ -163,7 +163,11 @@ pub fn plan(
     }
     steps.extend(hooks.after(Verb::Upgrade));
     let timeout_s = wanted.reboot_timeout_s.unwrap_or(600);
-    steps.push(step(Stage::Reboot, upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s }, 15.0));
+    steps.push(step(
+        Stage::Reboot,
+        upgrade::Reboot { host: host.clone(), link: link.clone(), vm: None, timeout_s },
+        15.0,
+    ));
     steps.push(step(
         Stage::Settle,
         upgrade::CollectConffiles { host: host.clone(), link: link.clone(), older: seen.older.clone() },

@@ -12,7 +12,7 @@ use hypervisors::host::{Command, Job, JobStatus, Output};
 use hypervisors::{Cause, Change, Error, Host, Result};
 
 use super::job::{self, Patience};
-use super::{Verdict, conffiles, debian};
+use super::{Verdict, conffiles, debian, yum};
 
 #[derive(Debug, Default)]
 struct Running {
@@ -242,4 +242,23 @@ async fn a_failing_repository_is_found_with_its_line() {
     let found = debian::locate(&debian_12(), "http://deb.example/debian", "bookworm-updates").await;
     assert_eq!(found.unwrap(), "/etc/apt/sources.list:11");
     assert_eq!(debian::locate(&debian_12(), "http://deb.example/other", "bookworm").await, None);
+}
+
+/// What has the word in its name is not therefore one.
+#[tokio::test]
+async fn headers_are_no_kernel() {
+    let seen = yum::Seen {
+        kernels: yum::config::packages(
+            "kernel\t0\t2.6.18\t128.el5\tx86_64\nkernel-headers\t0\t2.6.18\t128.el5\tx86_64\n",
+        ),
+        ..yum::tests::seen()
+    };
+    let guest = Guest::default().answer("yum -q check-update kernel", 0, "").answer(
+        "yum -q check-update kernel kernel-headers",
+        100,
+        "kernel-headers 2.6.18-130.el5 base",
+    );
+    assert_eq!(yum::offered(&guest, &seen).await.unwrap(), Ok(Some(false)));
+    let guest = Guest::default().answer("yum -q check-update kernel", 100, "kernel 2.6.18-130.el5 base");
+    assert_eq!(yum::offered(&guest, &seen).await.unwrap(), Ok(Some(true)));
 }

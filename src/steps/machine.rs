@@ -1,12 +1,14 @@
 //! Steps on a whole machine, by the API of who runs it: a snapshot that leads back, the way back to it, and its removal.
 //!
-//! A snapshot is known by the id that making it returned; the journal has it. Its name is for people. If the process died between
-//! the call and the journal, it is told by its description, which holds the run's id and is no other run's.
+//! A snapshot is known by the id that making it returned; the journal has it. If the process died between the call and the journal,
+//! or the platform gave new ids since (it does when a machine is registered anew), it is told by its description, which holds the
+//! run's id and is no other run's.
 
 pub mod inside;
 pub mod linked;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hypervisors::machines::SnapshotFacts;
@@ -15,6 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Done, Manners, Probe, Step, StepError, StepRef, World};
+
+/// Between two looks at a machine that is worked on, and how long that is waited for.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 3000 });
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 600 });
 
 fn machines(world: &World, host: &str) -> Result<Arc<dyn Machines>, StepError> {
     world.hypervisor(host)?.machines().ok_or_else(|| {
@@ -54,10 +60,53 @@ pub struct SnapshotMachine {
 }
 
 impl SnapshotMachine {
-    /// The run's snapshot, as the platform has it.
-    async fn made(&self, machines: &dyn Machines) -> Result<Option<SnapshotFacts>, StepError> {
-        let all = snapshots(machines, &self.uuid).await?;
-        one(all.into_iter().filter(|one| one.description == description(&self.run)).collect(), &self.run)
+    /// The run's snapshot, as the platform has it. Where there is none, what works on the machine is waited for: it may be what makes
+    /// it, begun by a call whose answer was lost.
+    async fn made(
+        &self,
+        machines: &dyn Machines,
+        progress: &(dyn Fn(String, Option<f64>) + Sync),
+    ) -> Result<Option<SnapshotFacts>, StepError> {
+        let begun = Instant::now();
+        loop {
+            // Asked first: what has ended by then is seen.
+            let busy = machines.busy(&self.uuid).await?;
+            let all = snapshots(machines, &self.uuid).await?;
+            let ours = all.into_iter().filter(|one| one.description == description(&self.run)).collect();
+            match one(ours, &self.run)? {
+                None if busy && begun.elapsed() < PATIENCE => {
+                    progress(format!("{} is worked on: its end is waited for", self.guest), None);
+                    tokio::time::sleep(LOOK).await;
+                }
+                None if busy => {
+                    let what = format!("{} is still worked on: what that makes is not known yet", self.guest);
+                    return Err(StepError::Unknown(what));
+                }
+                found => return Ok(found),
+            }
+        }
+    }
+}
+
+/// A run's snapshot among those of its machine. An id may have become another's; its name is the run's, as long as nobody renamed it.
+fn ours(all: Vec<SnapshotFacts>, id: Option<&str>, run: &str) -> Result<Option<SnapshotFacts>, StepError> {
+    let says = |one: &SnapshotFacts| one.description == description(run);
+    let known = |one: &&SnapshotFacts| Some(one.id.as_str()) == id && (says(one) || one.name == run);
+    match all.iter().find(known) {
+        Some(found) => Ok(Some(found.clone())),
+        None => one(all.into_iter().filter(says).collect(), run),
+    }
+}
+
+/// Removes a snapshot, if there is one, and folds what its disks left: one that was busy is folded when that is asked for once more.
+async fn remove(machines: &dyn Machines, uuid: &str, snapshot: Option<SnapshotFacts>) -> Result<Done, StepError> {
+    let removed = match snapshot {
+        Some(snapshot) => machines.remove_snapshot(uuid, &snapshot.id).await?,
+        None => Change::Unchanged,
+    };
+    match machines.machine(uuid).await? {
+        Some(facts) if facts.needs_consolidation => Ok(machines.consolidate(uuid).await?.into()),
+        _ => Ok(removed.into()),
     }
 }
 
@@ -88,12 +137,12 @@ impl Step for SnapshotMachine {
         ]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
-        let made = self.made(&*machines(world, &self.host)?).await?;
+        let made = self.made(&*machines(world, &self.host)?, &*world.progress).await?;
         Ok(if made.is_some() { Probe::Present } else { Probe::Absent })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = machines(world, &self.host)?;
-        if let Some(made) = self.made(&*machines).await? {
+        if let Some(made) = self.made(&*machines, &*world.progress).await? {
             return Ok(Done::new(Change::Unchanged).with(json!({ "snapshot": made.id })));
         }
         let id = machines.snapshot(&self.uuid, &self.run, &description(&self.run), self.quiesce).await?;
@@ -101,14 +150,12 @@ impl Step for SnapshotMachine {
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = machines(world, &self.host)?;
-        let id = match world.last["data"]["snapshot"].as_str() {
-            Some(id) => Some(id.to_owned()),
-            None => self.made(&*machines).await?.map(|made| made.id),
+        let Some(facts) = machines.machine(&self.uuid).await? else { return Ok(Change::Unchanged.into()) };
+        let found = match world.last["data"]["snapshot"].as_str() {
+            Some(id) => ours(facts.snapshots, Some(id), &self.run)?,
+            None => self.made(&*machines, &*world.progress).await?,
         };
-        Ok(match id {
-            Some(id) => machines.remove_snapshot(&self.uuid, &id).await?.into(),
-            None => Change::Unchanged.into(),
-        })
+        remove(&*machines, &self.uuid, found).await
     }
 }
 
@@ -128,16 +175,33 @@ pub struct Made {
 }
 
 impl Made {
-    /// Its id: by the journal, else by what its description says. `None`: it is gone.
-    async fn id(&self, world: &World, machines: &dyn Machines) -> Result<Option<String>, StepError> {
+    /// As the platform has it; `None`: it is gone.
+    async fn found(&self, world: &World, machines: &dyn Machines) -> Result<Option<SnapshotFacts>, StepError> {
         let all = snapshots(machines, &self.uuid).await?;
         let done = world.memory.done(self.by)?;
         let id = done.as_ref().and_then(|done| done["data"]["snapshot"].as_str());
-        let known = |one: &SnapshotFacts| match id {
-            Some(id) => one.id == id,
-            None => one.description == description(&self.run),
-        };
-        Ok(one(all.into_iter().filter(known).collect(), &self.run)?.map(|found| found.id))
+        ours(all, id, &self.run)
+    }
+
+    async fn must(&self, world: &World, machines: &dyn Machines) -> Result<String, StepError> {
+        let found = self.found(world, machines).await?.map(|found| found.id);
+        found.ok_or_else(|| {
+            StepError::failed(
+                format!("the snapshot of {} is gone", self.run),
+                format!(
+                    "upgradectl abort {0} goes back without it, upgradectl commit {0} keeps the upgrade",
+                    self.guest
+                ),
+            )
+        })
+    }
+
+    /// Whether it stands.
+    ///
+    /// # Errors
+    /// The platform does not answer, or has the machine no more.
+    pub async fn stands(&self, world: &World) -> Result<bool, StepError> {
+        Ok(self.found(world, &*machines(world, &self.host)?).await?.is_some())
     }
 }
 
@@ -166,18 +230,15 @@ impl Step for RevertMachine {
         }
         all
     }
-    /// A machine does not tell whether it wrote since: it is brought back once more.
-    async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
+    /// A machine does not tell whether it wrote since: it is brought back once more. Without the snapshot it is not even begun: what
+    /// was begun and cannot be taken back shuts every other way.
+    async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        self.to.must(world, &*machines(world, &self.to.host)?).await?;
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = machines(world, &self.to.host)?;
-        let id = self.to.id(world, &*machines).await?.ok_or_else(|| {
-            StepError::failed(
-                format!("the snapshot of {} is gone", self.to.run),
-                format!("nothing leads back any more: upgradectl commit {}, or a backup", self.to.guest),
-            )
-        })?;
+        let id = self.to.must(world, &*machines).await?;
         machines.revert(&self.to.uuid, &id).await?;
         if self.start {
             machines.power_on(&self.to.uuid).await?;
@@ -209,18 +270,17 @@ impl Step for RemoveSnapshot {
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let machines = machines(world, &self.of.host)?;
-        Ok(if self.of.id(world, &*machines).await?.is_some() { Probe::Absent } else { Probe::Present })
+        let gone = self.of.found(world, &*machines).await?.is_none();
+        let folded = machines.machine(&self.of.uuid).await?.is_none_or(|facts| !facts.needs_consolidation);
+        Ok(match (gone, folded) {
+            (true, true) => Probe::Present,
+            (true, false) => Probe::Partial,
+            (false, _) => Probe::Absent,
+        })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = machines(world, &self.of.host)?;
-        let Some(id) = self.of.id(world, &*machines).await? else { return Ok(Change::Unchanged.into()) };
-        let removed = machines.remove_snapshot(&self.of.uuid, &id).await?;
-        let facts = machines.machine(&self.of.uuid).await?;
-        // A disk that was busy is folded when it is asked for once more.
-        if facts.is_some_and(|facts| facts.needs_consolidation) {
-            machines.consolidate(&self.of.uuid).await?;
-        }
-        Ok(removed.into())
+        remove(&*machines, &self.of.uuid, self.of.found(world, &*machines).await?).await
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         Ok(Change::Unchanged.into())
@@ -237,3 +297,6 @@ pub async fn started(machines: &dyn Machines, uuid: &str) -> Result<bool, hyperv
         _ => Ok(false),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ pub use debian::{CollectConffiles, DebianClean, DebianConfigure, DebianSources, 
 pub use kernel::{BootOnce, MakeDefault, ProveInitramfs, ProveKernel};
 pub use system::{Forget, Reboot, Script, Settle};
 pub use tools::{ToolsApplied, ToolsHook};
-pub use yum::{LiftExclude, YumUpdate};
+pub use yum::{LiftExclude, Lines, YumUpdate};
 
 /// How often a job is looked at.
 pub(super) const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
@@ -77,11 +77,21 @@ struct At<'a> {
     host: &'a str,
     /// How to get in.
     link: &'a GuestLink,
+    /// Instance UUID, where the platform knows it by one.
+    vm: Option<&'a str>,
 }
 
-impl At<'_> {
-    /// The platform's name for it: the run's, unless the original itself is upgraded.
+impl<'a> At<'a> {
+    /// A guest that the platform knows by its name.
+    fn new(host: &'a str, link: &'a GuestLink) -> Self {
+        Self { host, link, vm: None }
+    }
+
+    /// What the platform knows it by: its UUID; else the run's name, unless the original itself is upgraded.
     async fn domain<'w>(&'w self, world: &'w World) -> Result<&'w str, StepError> {
+        if let Some(vm) = self.vm {
+            return Ok(vm);
+        }
         let known = world.hypervisor(self.host)?.facts(&self.link.name).await?.is_some();
         Ok(if known { &self.link.name } else { name(world) })
     }
@@ -102,6 +112,8 @@ impl At<'_> {
 /// A command to run in the clone as a job.
 struct Work<'a> {
     at: At<'a>,
+    /// What works, in messages.
+    what: &'a str,
     job: &'a str,
     argv: &'a [String],
     env: &'a [(String, String)],
@@ -116,7 +128,7 @@ impl Work<'_> {
         let guest = guest(world, self.at.host, self.at.link)?;
         tokio::select! {
             end = job::run(guest.as_ref(), self.job, self.argv, self.env, patience, &mut sink) => Ok(end?),
-            () = self.at.is_off(world) => Err(went_down(world, self.argv.first().map_or("its work", String::as_str))),
+            () = self.at.is_off(world) => Err(went_down(world, self.what)),
         }
     }
 }

@@ -108,6 +108,7 @@ pub(super) fn machine(seen: &Seen, above: &Above, networks: &HashMap<String, Str
     let (current_snapshot, snapshots) = snapshots(seen);
     Some(MachineFacts {
         machine: which(seen, above)?,
+        bios: seen.text("config.uuid").filter(|uuid| !uuid.is_empty()).map(str::to_ascii_lowercase),
         power,
         memory_bytes: seen.get::<u64>("config.hardware.memoryMB").unwrap_or_default().saturating_mul(1 << 20),
         cpus: seen.get("config.hardware.numCPU").unwrap_or_default(),

@@ -304,6 +304,12 @@ impl Machines for Vsphere {
         Ok(self.look(&format!("look at {uuid}"), uuid).await?.map(|found| found.facts))
     }
 
+    async fn busy(&self, uuid: &str) -> Result<bool> {
+        let doing = format!("look at the tasks of {uuid}");
+        let found = self.need(&doing, uuid).await?;
+        task::works_on(&found.session, &doing, &found.seen.reference).await
+    }
+
     async fn snapshot(&self, uuid: &str, name: &str, description: &str, quiesce: bool) -> Result<String> {
         let doing = format!("make the snapshot {name} of {uuid}");
         let found = self.need(&doing, uuid).await?;

@@ -190,9 +190,9 @@ fn cause(fault: &Value) -> Cause {
     match kind {
         "ManagedObjectNotFound" => Cause::NotFound(text),
         "NotAuthenticated" | "InvalidLogin" | "NoPermission" | "InvalidPowerState" | "InvalidState"
-        | "DuplicateName" | "InvalidName" | "TaskInProgress" | "MethodDisabled" | "InvalidGuestLogin" => {
-            Cause::Refused(text)
-        }
+        | "DuplicateName" | "InvalidName" | "MethodDisabled" | "InvalidGuestLogin" => Cause::Refused(text),
+        // What is in progress may be what was asked before, and whose answer was lost.
+        "TaskInProgress" => Cause::Unknown(text),
         "NotSupported" | "NotImplemented" | "MethodNotFound" => Cause::Unsupported(text),
         _ => Cause::Platform(text),
     }

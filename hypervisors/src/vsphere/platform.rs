@@ -65,9 +65,11 @@ impl Vsphere {
 
     async fn must(&self, doing: &str, guest: &str) -> Result<String> {
         let found = self.named(guest).await?;
-        let found =
-            found.ok_or_else(|| Error::not_found(doing, format!("{} has no machine {guest}", self.address.name)))?;
-        Ok(found.machine.uuid)
+        Ok(found.ok_or_else(|| self.unknown(doing, guest))?.machine.uuid)
+    }
+
+    fn unknown(&self, doing: &str, guest: &str) -> Error {
+        Error::not_found(doing, format!("{} has no machine {guest}", self.address.name))
     }
 }
 
@@ -138,7 +140,11 @@ impl Hypervisor for Vsphere {
     }
 
     async fn power(&self, guest: &str) -> Result<Power> {
-        Ok(self.named(guest).await?.map_or(Power::Off, |facts| facts.power))
+        // One that is not there, or goes by another name by now, is not off: whoever was told so would start something.
+        match self.named(guest).await? {
+            Some(facts) => Ok(facts.power),
+            None => Err(self.unknown(&format!("ask for the power of {guest}"), guest)),
+        }
     }
     async fn start(&self, guest: &str) -> Result<Change> {
         let uuid = self.must(&format!("start {guest}"), guest).await?;

@@ -1,5 +1,7 @@
 //! What is refused before a guest is upgraded in place without anything that leads back, each with its remedy.
 
+use std::net::IpAddr;
+
 use hypervisors::Host;
 use hypervisors::host::printable_tail;
 use hypervisors::machines::MachineFacts;
@@ -15,7 +17,10 @@ pub fn for_clone(facts: &Facts, strategy: Option<Strategy>, accept_loss: bool, f
     declared(spec, strategy, facts.machine.is_some(), found);
     let loses = strategy != Some(Strategy::Linked);
     match &facts.machine {
-        Some(machine) => covered(spec, machine, accept_loss || !loses, found),
+        Some(machine) => {
+            same(&spec.name, machine, facts.seen.uuid.as_deref(), facts.address, found);
+            covered(spec, machine, accept_loss || !loses, found);
+        }
         None if !accept_loss => found.refuse(
             "loss",
             format!("{} has no hypervisor that could take a snapshot: what an upgrade makes of packages cannot be taken back", spec.host),
@@ -24,6 +29,50 @@ pub fn for_clone(facts: &Facts, strategy: Option<Strategy>, accept_loss: bool, f
         None => {}
     }
     look(&facts.seen, found);
+}
+
+/// Whether the guest that answers over ssh is the machine: a snapshot of another one leads nowhere. By the UUID that its BIOS tells it;
+/// where it cannot be read, by the addresses that its tools report.
+pub fn same(name: &str, machine: &MachineFacts, uuid: Option<&str>, address: IpAddr, found: &mut Findings) {
+    let path = &machine.machine.path;
+    let remedy = format!(
+        "name the machine that answers at {address} (guests.{name}.vm), or the address of {path} (guests.{name}.ssh)"
+    );
+    match (uuid, &machine.bios) {
+        (Some(own), Some(bios)) if same_uuid(own, bios) => {
+            found.pass("machine", format!("{path} is what answers at {address}, by its BIOS UUID"));
+        }
+        (Some(own), Some(bios)) => {
+            let what = format!("{address} is another machine than {path}: its BIOS UUID is {own}, not {bios}");
+            found.refuse("machine", what, remedy);
+        }
+        _ if machine.addresses.contains(&address) => {
+            found.pass("machine", format!("{path} has {address}, by its tools"));
+        }
+        _ if !machine.addresses.is_empty() => {
+            let told: Vec<String> = machine.addresses.iter().map(IpAddr::to_string).collect();
+            let what = format!("the tools of {path} report {}, not {address}", told.join(", "));
+            found.refuse("machine", what, remedy);
+        }
+        _ => found.warn(
+            "machine",
+            format!("nothing tells that {path} is what answers at {address}: its BIOS UUID cannot be read, its tools report no address"),
+        ),
+    }
+}
+
+/// Whether two UUIDs are one. SMBIOS before 2.6 said nothing of the byte order of the first three fields, and systems show either.
+fn same_uuid(one: &str, other: &str) -> bool {
+    let bytes = |text: &str| -> Vec<String> {
+        let digits: Vec<char> = text.to_ascii_lowercase().chars().filter(char::is_ascii_hexdigit).collect();
+        digits.chunks(2).map(|pair| pair.iter().collect()).collect()
+    };
+    let (one, other) = (bytes(one), bytes(other));
+    if one.len() != 16 || other.len() != 16 {
+        return false;
+    }
+    let swapped: Vec<&String> = [3, 2, 1, 0, 5, 4, 7, 6].iter().map(|at| &other[*at]).chain(&other[8..]).collect();
+    one == other || one.iter().eq(swapped)
 }
 
 /// Whether a snapshot leads back to all of a machine.

@@ -13,6 +13,8 @@ mod facts;
 mod linked;
 mod plan;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use facts::Facts;
 
@@ -79,6 +81,12 @@ fn worked_on(record: &RunFacts) -> &GuestLink {
 }
 
 impl Machine {
+    /// Instance UUID of the machine that is worked on: the clone, if there is one.
+    fn uuid(&self) -> Option<String> {
+        let clone = self.linked.as_ref().map(|clone| &clone.uuid);
+        clone.or(self.vm.as_ref().map(|vm| &vm.uuid)).cloned()
+    }
+
     /// The proof that a newer kernel runs with all that the old one had; or that the old one does.
     fn proof(&self, record: &RunFacts, link: &GuestLink, newer: bool) -> PlanStep {
         let prove = ProveKernel {

@@ -1,6 +1,7 @@
 //! The plan of each verb of a run on a guest itself.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::{Machine, Vm, worked_on};
 use crate::engine::{OnFailure, Op, Outage, Plan, PlanStep, Stage, Undo, undo_steps};
@@ -132,42 +133,45 @@ pub fn upgrade(spec: &GuestSpec, record: &RunFacts, machine: &Machine, look: &Lo
         Some(upgrade::YumUpdate {
             host: host.clone(),
             link: link.clone(),
+            vm: machine.uuid(),
             tool,
             packages,
             options,
+            before: machine.kernel.clone(),
             job,
             patience_s: PATIENCE_S,
         })
     };
     steps.extend(update(Vec::new(), Vec::new(), "update").map(|it| step(Stage::Recipe, it.into(), 120.0)));
     if newer && seen.hidden() {
-        let past = tool.as_ref().is_some_and(|tool| tool.past_excludes);
-        let mut options = Vec::new();
-        if past && !seen.excludes.is_empty() {
-            options.push("--disableexcludes=all".to_owned());
-        }
+        let past = tool.as_ref().and_then(|tool| tool.past.clone());
+        let lifted = past.is_none();
+        let mut options: Vec<String> = past.into_iter().filter(|_| !seen.excludes.is_empty()).collect();
         if seen.locked {
             options.push("--disableplugin=versionlock".to_owned());
         }
         // A switch of the command leaves nothing behind; a file has to be put back.
-        for exclude in seen.excludes.iter().filter(|_| !past) {
+        let mut files: BTreeMap<&PathBuf, Vec<upgrade::Lines>> = BTreeMap::new();
+        for exclude in seen.excludes.iter().filter(|_| lifted) {
+            let lines = upgrade::Lines { first: exclude.first, last: exclude.last, says: exclude.says.clone() };
+            files.entry(&exclude.file).or_default().push(lines);
+        }
+        for (file, lines) in files {
             let lift = upgrade::LiftExclude {
                 host: host.clone(),
                 link: link.clone(),
-                file: exclude.file.clone(),
-                first: exclude.first,
-                last: exclude.last,
-                says: exclude.says.clone(),
-                sha256: seen.digests.get(&exclude.file).cloned().unwrap_or_default(),
+                file: file.clone(),
+                lines,
+                sha256: seen.digests.get(file).cloned().unwrap_or_default(),
                 run: record.clone.name.clone(),
                 lease_s: LEASE_S,
             };
             steps.push(step(Stage::Recipe, lift.into(), 1.0).temporary());
         }
-        let how = if past {
-            options.join(" ")
-        } else {
+        let how = if lifted && !seen.excludes.is_empty() {
             "its lines are commented out for as long, and put back for certain".to_owned()
+        } else {
+            options.join(" ")
         };
         page.rows.push(Row::new("exclude", format!("{}: {how}", seen.names().join(", "))));
         steps.extend(update(seen.names(), options, "kernel").map(|it| step(Stage::Recipe, it.into(), 60.0)));
@@ -237,15 +241,13 @@ fn boots(
     let timeout_s = timeout_s.unwrap_or(900);
     let step = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).on_failure(OnFailure::Stop);
     let mut steps = Vec::new();
-    if !seen.drivers.is_empty() {
-        let prove = upgrade::ProveInitramfs {
-            host: host.clone(),
-            link: link.clone(),
-            before: before.clone(),
-            drivers: seen.drivers.iter().cloned().collect(),
-        };
-        steps.push(step(Stage::Prove, prove.into(), 2.0).undo(Undo::Nothing));
-    }
+    let prove = upgrade::ProveInitramfs {
+        host: host.clone(),
+        link: link.clone(),
+        before: before.clone(),
+        drivers: seen.drivers.iter().cloned().collect(),
+    };
+    steps.push(step(Stage::Prove, prove.into(), 2.0).undo(Undo::Nothing));
     let program = declared.tools.clone().or_else(|| seen.tools_again());
     let hook = program.zip(seen.init).map(|(program, init)| upgrade::ToolsHook {
         host: host.clone(),
@@ -261,7 +263,7 @@ fn boots(
     steps.extend(hook.map(|hook| step(Stage::Reboot, hook.into(), 1.0)));
     let once = upgrade::BootOnce { host: host.clone(), link: link.clone(), before: before.clone() };
     steps.push(step(Stage::Reboot, once.into(), 1.0));
-    let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s };
+    let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), vm: machine.uuid(), timeout_s };
     let itself = machine.linked.is_none();
     let reboot = step(Stage::Reboot, reboot.into(), 90.0).undo(Undo::Nothing);
     steps.push(if itself { reboot.outage_begins() } else { reboot });
@@ -269,7 +271,7 @@ fn boots(
         let wait = upgrade::ToolsApplied { host: host.clone(), link: link.clone(), before: before.clone(), timeout_s };
         steps.push(step(Stage::Reboot, wait.into(), 120.0).undo(Undo::Nothing));
     }
-    let settle = upgrade::Settle { host: host.clone(), link: link.clone(), timeout_s };
+    let settle = upgrade::Settle { host: host.clone(), link: link.clone(), vm: machine.uuid(), timeout_s };
     let settle = step(Stage::Settle, settle.into(), 5.0).undo(Undo::Nothing);
     steps.push(if itself { settle.outage_ends() } else { settle });
     steps.push(machine.proof(record, worked_on(record), true).on_failure(OnFailure::Stop));
@@ -284,6 +286,11 @@ fn boots(
 /// Whether a new kernel was to be booted, by what was begun.
 pub fn booted(pasts: &[Past]) -> bool {
     begun(pasts, |action| matches!(action, Action::BootOnce(_)))
+}
+
+/// Whether anything was begun in the guest itself.
+pub fn touched(pasts: &[Past]) -> bool {
+    begun(pasts, |action| !matches!(action, Action::Hook(_) | Action::TakeBaseline(_) | Action::SnapshotMachine(_)))
 }
 
 fn begun(pasts: &[Past], wanted: impl Fn(&Action) -> bool) -> bool {
@@ -336,7 +343,10 @@ pub fn commit(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[P
 }
 
 /// The run's snapshot, by the step that made it.
-fn made(spec: &GuestSpec, record: &RunFacts, vm: &Vm, pasts: &[Past]) -> Result<Made, Failure> {
+///
+/// # Errors
+/// The journal does not have it.
+pub fn made(spec: &GuestSpec, record: &RunFacts, vm: &Vm, pasts: &[Past]) -> Result<Made, Failure> {
     let steps = pasts
         .iter()
         .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)));
@@ -361,9 +371,7 @@ pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Pas
     let name = &spec.name;
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Abort);
-    let worked_on = begun(pasts, |action| {
-        !matches!(action, Action::Hook(_) | Action::TakeBaseline(_) | Action::SnapshotMachine(_))
-    });
+    let worked_on = touched(pasts);
     for past in pasts.iter().rev().filter(|past| past.plan.verb != "abort") {
         // What was done inside goes with what was written; the guest need not answer.
         let undos = undo_steps(past.id, &past.plan, &past.histories).unwrap_or_default();
@@ -375,7 +383,8 @@ pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Pas
         let revert = RevertMachine { to: made.clone(), start: true };
         steps.push(stop(PlanStep::new(Stage::Fold, revert, 60.0).undo(Undo::None)).outage_begins());
         let timeout_s = spec.upgrade.as_ref().and_then(|upgrade| upgrade.reboot_timeout_s).unwrap_or(900);
-        let settle = upgrade::Settle { host: record.host.clone(), link: record.original.clone(), timeout_s };
+        let settle =
+            upgrade::Settle { host: record.host.clone(), link: record.original.clone(), vm: machine.uuid(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Settle, settle, 60.0).undo(Undo::Nothing)).outage_ends());
         steps.push(stop(machine.proof(record, &record.original, false)));
     }
@@ -402,7 +411,17 @@ pub fn back(spec: &GuestSpec, record: &RunFacts, machine: &Machine, pasts: &[Pas
     Ok((plan, page))
 }
 
-/// `abort`: files as they were, the old kernel booted. `runs`: the kernel that runs now. `None` if something irreversible was begun.
+/// What takes a plan back where no snapshot does: that is what a step's own undo is left out for.
+fn undos(past: &Past) -> Option<Vec<PlanStep>> {
+    let mut plan = past.plan.clone();
+    for step in plan.steps.iter_mut().filter(|step| step.undo == Undo::WithClone) {
+        step.undo = Undo::Own;
+    }
+    undo_steps(past.id, &plan, &past.histories)
+}
+
+/// `abort` without a snapshot: files as they were, the old kernel booted. `runs`: the kernel that runs now. `None` if something
+/// irreversible was begun.
 pub fn abort(
     spec: &GuestSpec,
     record: &RunFacts,
@@ -414,19 +433,19 @@ pub fn abort(
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Abort);
     for past in pasts.iter().rev().filter(|past| past.plan.verb != "abort") {
-        steps.extend(undo_steps(past.id, &past.plan, &past.histories)?);
+        steps.extend(undos(past)?);
     }
     let reboots = runs != machine.kernel;
     let stop = |step: PlanStep| step.undo(Undo::Nothing).on_failure(OnFailure::Stop);
     if reboots {
         let (host, link) = (record.host.clone(), record.original.clone());
         let timeout_s = spec.upgrade.as_ref().and_then(|upgrade| upgrade.reboot_timeout_s).unwrap_or(900);
-        let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), timeout_s };
+        let reboot = upgrade::Reboot { host: host.clone(), link: link.clone(), vm: machine.uuid(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Reboot, reboot, 90.0)).outage_begins());
-        let settle = upgrade::Settle { host, link, timeout_s };
+        let settle = upgrade::Settle { host, link, vm: machine.uuid(), timeout_s };
         steps.push(stop(PlanStep::new(Stage::Settle, settle, 5.0)).outage_ends());
     }
-    if begun(pasts, |action| !matches!(action, Action::Hook(_) | Action::TakeBaseline(_))) {
+    if touched(pasts) {
         steps.push(stop(machine.proof(record, &record.original, false)));
     }
     steps.push(forget(record));

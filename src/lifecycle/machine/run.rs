@@ -121,19 +121,42 @@ impl Held<'_> {
         self.record.of_machine().cloned()
     }
 
+    /// Whether the run's snapshot stands; where there is none to be, or a clone is worked on, `None`.
+    async fn snapshot(&self, machine: &Machine, options: &Options) -> Result<Option<bool>, Failure> {
+        let Some(vm) = machine.vm.as_ref().filter(|_| machine.linked.is_none()) else { return Ok(None) };
+        let made = plan::made(&self.spec, &self.record, vm, &self.pasts()?)?;
+        let stands = made.stands(&self.world(options)?).await;
+        stands.map(Some).map_err(|error| failed(&self.spec.name, &error))
+    }
+
     /// `upgrade` of the guest itself.
     pub(in crate::lifecycle) async fn upgrade_machine(&mut self, options: &Options) -> Result<Finish, Failure> {
         let machine = self.machine()?;
         let guest = self.hypervisor.guest(worked_on(&self.record))?;
         let seen = Seen::look(&*guest).await?;
         let mut findings = Findings::default();
+        if self.snapshot(&machine, options).await? == Some(false) {
+            findings.refuse(
+                "snapshot",
+                format!("the snapshot {} is gone: nothing would lead back", self.run.id),
+                format!("upgradectl abort {0} closes the run; then clone {0} again", self.spec.name),
+            );
+        }
         check::look(&seen, &mut findings);
         // One that runs by now, or was to, is gone on with.
         let under_way = seen.kernel != machine.kernel || plan::booted(&self.pasts()?);
-        let newer = match findings.refusal() {
-            None => check::newer(&*guest, &seen, &mut findings).await? || under_way,
-            Some(_) => under_way,
+        let offered = match findings.refusal() {
+            None => check::newer(&*guest, &seen, &mut findings).await?,
+            Some(_) => false,
         };
+        if offered && seen.may_lose(&machine.kernel) {
+            findings.refuse(
+                "yum.limit",
+                format!("one more kernel would push {} out, which is there to fall back to", machine.kernel),
+                "raise installonly_limit in the file of yum or dnf, or commit first",
+            );
+        }
+        let newer = offered || under_way;
         let number = self.journal.plans(&self.run.id)?.len() + 1;
         let older = match crate::lifecycle::query::conffiles_before(&self.pasts()?) {
             Some(older) => older,
@@ -204,9 +227,15 @@ impl Held<'_> {
         if machine.linked.is_some() {
             return self.way_back(Verb::Abort, options).await;
         }
+        let mut findings = Findings::default();
         if machine.vm.is_some() {
-            let (plan, page) = plan::back(&self.spec, &self.record, &machine, &self.pasts()?)?;
-            return self.propose(plan, page, Vec::new(), options).await;
+            let pasts = self.pasts()?;
+            if !plan::touched(&pasts) || self.snapshot(&machine, options).await? == Some(true) {
+                let (plan, page) = plan::back(&self.spec, &self.record, &machine, &pasts)?;
+                return self.propose(plan, page, Vec::new(), options).await;
+            }
+            let what = format!("the snapshot {} is gone: what can be taken back without it is", self.run.id);
+            findings.warn("snapshot", what);
         }
         let guest = self.hypervisor.guest(&self.record.original)?;
         let command = Command::new(["uname", "-r"]);
@@ -230,6 +259,6 @@ impl Held<'_> {
                 .cause("a step that cannot be taken back was begun")
                 .help(format!("go on: upgradectl resume {name}"))
         })?;
-        self.propose(plan, page, Vec::new(), options).await
+        self.propose(plan, page, findings.0, options).await
     }
 }

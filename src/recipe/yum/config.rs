@@ -200,6 +200,14 @@ pub fn locks_kernels(list: &[u8]) -> bool {
     })
 }
 
+/// Whether dnf 5's list (`versionlock.toml`) names a kernel: `name = "kernel"`.
+pub fn locks_kernels5(list: &[u8]) -> bool {
+    String::from_utf8_lossy(list).lines().any(|line| {
+        line.split_once('=')
+            .is_some_and(|(key, value)| key.trim() == "name" && is_kernel(value.trim().trim_matches(['"', '\''])))
+    })
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -282,6 +290,8 @@ mod tests {
         assert!(locks_kernels(b"0:kernel-2.6.32-431.el6.*\n"));
         assert!(locks_kernels(b"# x\n!kernel-3.10.0-1.el7.*\n"));
         assert!(!locks_kernels(b"0:kernelshark-1-1.el7.*\nphp-5*\n# kernel\n"));
+        assert!(locks_kernels5(b"version = \"1.0\"\n[[packages]]\nname = \"kernel\"\n"));
+        assert!(!locks_kernels5(b"[[packages]]\nname = \"bash\"\ncomment = \"kernel\"\n"));
     }
 
     proptest::proptest! {

@@ -5,15 +5,29 @@ say() { printf '%s\t%s\n' "$1" "$2"; }
 there() { command -v "$1" > /dev/null 2>&1; }
 
 say kernel "$(uname -r)"
+# The package that the running kernel is of: it is there to fall back to. rpm tells it of a file that is gone as well.
+file=/boot/vmlinuz-$(uname -r)
+[ -e "$file" ] && owner=$(rpm -qf --qf '%{NAME}\n' "$file" 2> /dev/null) && say owner "$(echo "$owner" | head -n 1)"
 say user "$(id -u)"
+# What tells one machine of VMware's from another. Linux before 2.6.24 leaves it to dmidecode(8).
+dmi() { cat "/sys/class/dmi/id/$1" 2> /dev/null || dmidecode -s "$2" 2> /dev/null | grep -v '^#'; }
+case $(dmi sys_vendor system-manufacturer) in VMware*) say uuid "$(dmi product_uuid system-uuid)" ;; esac
 for file in /etc/redhat-release /etc/system-release; do
     [ -r "$file" ] && say release "$(head -n 1 "$file")" && break
 done
 
+five=
 for tool in dnf yum; do
     there "$tool" || continue
     say tool "$tool"
-    case $("$tool" --help 2>&1) in *--disableexcludes*) say knows disableexcludes ;; esac
+    case $(readlink -f "$(command -v "$tool")") in
+        */dnf5)
+            five=yes
+            say past '--setopt=disable_excludes=*'
+            [ -f /etc/dnf/versionlock.toml ] && say locks5 /etc/dnf/versionlock.toml
+            ;;
+        *) case $("$tool" --help 2>&1) in *--disableexcludes*) say past --disableexcludes=all ;; esac ;;
+    esac
     break
 done
 case $tool in
@@ -24,9 +38,8 @@ for file in "$@" /etc/yum.repos.d/*.repo /etc/yum/repos.d/*.repo /etc/distro.rep
     [ -f "$file" ] && say config "$(readlink -f "$file")"
 done
 for file in /etc/yum/pluginconf.d/versionlock.list /etc/dnf/plugins/versionlock.list; do
-    [ -f "$file" ] && say locks "$file"
+    [ -f "$file" ] && [ -z "$five" ] && say locks "$file"
 done
-[ -f /etc/dnf/versionlock.toml ] && say locks5 /etc/dnf/versionlock.toml
 
 there grubby && say boots grubby
 if there grub2-reboot; then

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod version;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,8 +47,9 @@ pub fn names(module: &str) -> Vec<&str> {
 pub struct Tool {
     /// `yum` or `dnf`.
     pub program: String,
-    /// It knows `--disableexcludes` (yum(8), dnf(8)).
-    pub past_excludes: bool,
+    /// Its switch that looks past all excludes, if it has one: `--disableexcludes=all` (yum(8), dnf(8)),
+    /// `--setopt=disable_excludes=*` (dnf5-filtering(7)).
+    pub past: Option<String>,
 }
 
 impl Tool {
@@ -112,8 +114,12 @@ impl Tools {
 pub struct Seen {
     /// `uname -r`.
     pub kernel: String,
+    /// Name of the package whose kernel in `/boot` that is; `None`: it is of none, or not there.
+    pub owner: Option<String>,
     /// Number of the user that commands run as.
     pub user: String,
+    /// UUID of the machine as its BIOS tells it, where that is VMware's.
+    pub uuid: Option<String>,
     /// First line of `/etc/redhat-release`.
     pub release: String,
     /// What updates packages; `None`: neither yum nor dnf is there.
@@ -142,6 +148,8 @@ pub struct Seen {
     pub digests: BTreeMap<PathBuf, String>,
     /// The plugin versionlock holds kernels.
     pub locked: bool,
+    /// dnf 5's list of locks does: it has no switch that looks past it.
+    pub locked5: bool,
     /// `[main]`'s installonly_limit.
     pub limit: Option<u32>,
     /// Network mounts of fstab(5) that a boot waits for.
@@ -199,18 +207,12 @@ impl Seen {
                 excludes.extend(hiding);
             }
         }
-        let mut locked = false;
-        for path in all("locks").into_iter().chain(all("locks5")) {
-            let list = guest.read_file(Path::new(&path), LIMIT).await?.unwrap_or_default();
-            locked |= match path.ends_with(".toml") {
-                // dnf5's: `name = "kernel"`.
-                true => String::from_utf8_lossy(&list).lines().any(|line| {
-                    line.split_once('=').is_some_and(|(key, value)| {
-                        key.trim() == "name" && config::is_kernel(value.trim().trim_matches(['"', '\'']))
-                    })
-                }),
-                false => config::locks_kernels(&list),
-            };
+        let (mut locked, mut locked5) = (false, false);
+        for path in all("locks") {
+            locked |= config::locks_kernels(&guest.read_file(Path::new(&path), LIMIT).await?.unwrap_or_default());
+        }
+        for path in all("locks5") {
+            locked5 |= config::locks_kernels5(&guest.read_file(Path::new(&path), LIMIT).await?.unwrap_or_default());
         }
         let fstab = guest.read_file(Path::new("/etc/fstab"), LIMIT).await?.unwrap_or_default();
         let (network_mounts, other_disks) = mounts(&String::from_utf8_lossy(&fstab));
@@ -219,9 +221,11 @@ impl Seen {
         let number = |key: &str| one(key).and_then(|value| value.parse().ok());
         Ok(Self {
             kernel: one("kernel").unwrap_or_default(),
+            owner: one("owner"),
             user: one("user").unwrap_or_default(),
+            uuid: one("uuid"),
             release: one("release").unwrap_or_default(),
-            tool: one("tool").map(|program| Tool { program, past_excludes: is("knows", "disableexcludes") }),
+            tool: one("tool").map(|program| Tool { program, past: one("past") }),
             loader: match (is("boots", "grub2"), is("boots", "legacy")) {
                 (true, _) => Some(Loader::Grub2),
                 (_, true) => Some(Loader::Legacy),
@@ -248,6 +252,7 @@ impl Seen {
             excludes,
             digests,
             locked,
+            locked5,
             limit,
             network_mounts,
             other_disks,
@@ -256,17 +261,34 @@ impl Seen {
         })
     }
 
+    /// The installed packages of kernels of the running one's kind: those that have one in them.
+    fn own(&self) -> impl Iterator<Item = &Package> {
+        self.kernels.iter().filter(|it| Some(&it.name) == self.owner.as_ref())
+    }
+
     /// The newest kernel that is installed and newer than the running one.
     pub fn waiting(&self) -> Option<String> {
+        // Old ones say what kind they are behind their release: `2.6.18-128.el5PAE` is of kernel-PAE.
+        let kind = self.owner.as_deref().and_then(|owner| owner.strip_prefix("kernel-"));
         let all: Vec<String> = self
-            .kernels
-            .iter()
-            .filter(|it| it.name == "kernel" || it.name == "kernel-core")
-            .map(Package::kernel)
+            .own()
+            .map(|it| match kind.filter(|kind| self.kernel.ends_with(kind)) {
+                Some(kind) => format!("{}-{}{kind}", it.version, it.release),
+                None => it.kernel(),
+            })
             .collect();
         version::newest(all.iter().map(String::as_str), &self.kernel)
             .filter(|newest| !newest.starts_with(&format!("{}.", self.kernel)))
             .map(str::to_owned)
+    }
+
+    /// Whether one more installed kernel lets this one go: so many are kept (`installonly_limit`; 3 where nothing is said, 0: all), the
+    /// running one in any case, and the oldest are removed.
+    pub fn may_lose(&self, before: &str) -> bool {
+        let limit = self.limit.unwrap_or(3) as usize;
+        let removed = (self.own().count() + 1).saturating_sub(limit);
+        let older = self.own().filter(|it| version::kernels(&it.kernel(), before) == Ordering::Less).count();
+        limit > 0 && before != self.kernel && older < removed
     }
 
     /// Names of the installed packages of kernels.
@@ -325,22 +347,20 @@ fn mounts(fstab: &str) -> (Vec<String>, Vec<String>) {
 /// # Errors
 /// The guest does not answer.
 pub async fn offered(guest: &dyn Host, seen: &Seen) -> hypervisors::Result<Result<Option<bool>, String>> {
-    let Some(tool) = &seen.tool else { return Ok(Ok(Some(false))) };
+    let (Some(tool), Some(owner)) = (&seen.tool, seen.owner.as_deref()) else { return Ok(Ok(Some(false))) };
     let mut argv = vec![tool.program.as_str(), "-q"];
-    if tool.past_excludes {
-        argv.push("--disableexcludes=all");
-    }
+    argv.extend(tool.past.as_deref());
     if seen.locked {
         argv.push("--disableplugin=versionlock");
     }
-    let names = seen.names();
     argv.push("check-update");
-    argv.extend(names.iter().map(String::as_str));
+    // Headers and tools have updates of their own, and no kernel in them.
+    argv.push(owner);
     let command = Command::new(argv).timeout(Duration::from_secs(600)).env("LC_ALL", "C");
     let output = guest.run(&command).await?;
     Ok(match output.status {
         100 => Ok(Some(true)),
-        0 if !tool.past_excludes && !seen.excludes.is_empty() => Ok(None),
+        0 if tool.past.is_none() && !seen.excludes.is_empty() => Ok(None),
         0 => Ok(Some(false)),
         _ => Err(String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr })
             .into_owned()),
@@ -365,11 +385,7 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         ),
         Some(tool) => say("yum.tool", Verdict::Pass, format!("{}, {}", tool.program, seen.release), ""),
     }
-    let running = seen
-        .kernels
-        .iter()
-        .any(|kernel| seen.kernel == kernel.kernel() || kernel.kernel().starts_with(&format!("{}.", seen.kernel)));
-    match running {
+    match seen.owner.is_some() {
         true => say(
             "yum.kernel",
             Verdict::Pass,
@@ -379,9 +395,17 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         false => say(
             "yum.kernel",
             Verdict::Refuse,
-            format!("{} runs, and is no installed package: there would be nothing to fall back to", seen.kernel),
-            "boot a kernel that is installed (rpm -q kernel), then try again",
+            format!(
+                "{0} runs, and /boot/vmlinuz-{0} is of no package: there would be nothing to fall back to",
+                seen.kernel
+            ),
+            "boot a kernel that is installed (rpm -qf /boot/vmlinuz-*), then try again",
         ),
+    }
+    if seen.locked5 {
+        let remedy =
+            "dnf versionlock delete kernel, and what else of it dnf versionlock list has; add it again after commit";
+        say("yum.lock", Verdict::Refuse, "dnf 5 holds kernels by versionlock, and knows no way past it".into(), remedy);
     }
     if seen.limit == Some(1) {
         let remedy = "set it to 2 or more in the file of yum or dnf";
@@ -449,7 +473,8 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
         );
     }
     if seen.drivers.is_empty() {
-        let what = "which driver the root disk needs cannot be told: the new initial ramdisk is not looked into".into();
+        let what =
+            "which driver the root disk needs cannot be told: the new initial ramdisk is not searched for it".into();
         say("yum.driver", Verdict::Warn, what, "look yourself before it reboots, with a hook at = \"after-upgrade\"");
     }
     for from in &seen.unread {
@@ -459,4 +484,4 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -49,7 +49,6 @@ Description=A change that upgradectl made, taken back unless it is renewed
 [Service]
 Type=oneshot
 ExecStart=/bin/sh $d/tick
-TimeoutStartSec=infinity
 KillMode=process
 END
 [Unit]

@@ -52,10 +52,10 @@ runs() {
     fi
 }
 
-# Queues the next look, where at(1) keeps time.
+# Queues the next look, where at(1) keeps time. It mails what a look prints, unless that goes elsewhere; old ones know no switch for it.
 again() {
     [ "$(cat "$d/keeper" 2> /dev/null)" = at ] || return 0
-    echo "test ! -e '$d/tick' || /bin/sh '$d/tick'" | at -M now + 1 minute 2>&1 |
+    echo "test ! -e '$d/tick' || /bin/sh '$d/tick' > /dev/null 2>&1" | at now + 1 minute 2>&1 |
         sed -n 's/^job \([0-9]*\) .*/\1/p' > "$d/job"
     [ -s "$d/job" ]
 }

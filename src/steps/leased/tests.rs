@@ -383,7 +383,7 @@ async fn where_there_is_no_systemd_at_keeps_time() {
     let bench = Bench::new();
     std::fs::remove_dir_all(bench.path("run/systemd")).unwrap();
     std::fs::write(bench.path("run/atd.pid"), "1\n").unwrap();
-    let at = "#!/bin/sh\nn=$(cat ROOT/n 2> /dev/null || echo 0); n=$((n + 1)); echo $n > ROOT/n\n\
+    let at = "#!/bin/sh\n[ \"$*\" = 'now + 1 minute' ] || exit 1\nn=$(cat ROOT/n 2> /dev/null || echo 0); n=$((n + 1)); echo $n > ROOT/n\n\
               cat > ROOT/active/$n; echo 'warning: commands will be executed using /bin/sh' >&2\n\
               echo \"job $n at Thu Nov 26 08:00:00 2026\" >&2\n";
     bench.tool("at", at);
@@ -400,7 +400,9 @@ async fn where_there_is_no_systemd_at_keeps_time() {
         let file = bench.path("active").join(name);
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::remove_file(&file).unwrap();
-        bench.world.controller.run(&Command::new(["sh", "-c", &text])).await.unwrap().status
+        let ended = bench.world.controller.run(&Command::new(["sh", "-c", &text])).await.unwrap();
+        assert!(ended.stdout.is_empty() && ended.stderr.is_empty(), "it would be mailed: {ended:?}");
+        ended.status
     };
     let leased = bench.leased(600);
     bench.made(&leased).await;

@@ -3,6 +3,8 @@
 #   set KERNEL         boots it from now on
 #   once KERNEL        boots it the next time only, where the loader can; else from now on
 #   never              forgets what was to be booted once
+#   keep KERNEL PROGRAM…  runs a program that may install kernels, and boots KERNEL from then on, whatever became of the program: the
+#                      package of a kernel makes that the default by itself. Status: the program's
 #   owned              prints the releases of kernels in /boot that belong to a package
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin LC_ALL=C
 export PATH LC_ALL
@@ -21,6 +23,14 @@ case $1 in
         fi
         ;;
     never) ! command -v grub2-editenv > /dev/null 2>&1 || { grub2-editenv - unset next_entry && sync; } ;;
+    keep)
+        kernel=$2
+        shift 2
+        "$@"
+        status=$?
+        grubby --set-default "$kernel" && sync || { [ "$status" -ne 0 ] || status=1; }
+        exit "$status"
+        ;;
     owned)
         for file in /boot/vmlinuz-*; do
             case $file in *rescue* | *'*') continue ;; esac

@@ -29,7 +29,8 @@ async fn package_work(
     patience_s: u64,
 ) -> Result<(job::End, Transcript), StepError> {
     let mut transcript = Transcript::default();
-    let work = Work { at, job, argv, env: &apt::environment(), patience_s };
+    let what = argv.first().map_or("its work", String::as_str);
+    let work = Work { at, what, job, argv, env: &apt::environment(), patience_s };
     let mut take = |bytes: &[u8]| {
         transcript.feed(bytes);
         let (what, fraction) = transcript.progress();
@@ -194,8 +195,7 @@ impl Step for DebianUpdate {
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
         let (_, transcript) =
-            package_work(world, At { host: &self.host, link: &self.link }, &self.job, &apt::update(), self.patience_s)
-                .await?;
+            package_work(world, At::new(&self.host, &self.link), &self.job, &apt::update(), self.patience_s).await?;
         // Old versions of apt end with 0 although a repository failed.
         match unreachable(guest.as_ref(), &transcript).await {
             Some(error) => Err(error),
@@ -268,22 +268,12 @@ impl Step for DebianUpgrade {
         let guest = guest.as_ref();
         let (attempt, status) = job::newest(guest, &self.job).await?;
         if matches!(status, JobStatus::Lost) || matches!(status, JobStatus::Ended { status, .. } if status != 0) {
-            mend(
-                world,
-                At { host: &self.host, link: &self.link },
-                &format!("{}-mend-{attempt}", self.job),
-                self.patience_s,
-            )
-            .await?;
+            mend(world, At::new(&self.host, &self.link), &format!("{}-mend-{attempt}", self.job), self.patience_s)
+                .await?;
         }
-        let (_, transcript) = package_work(
-            world,
-            At { host: &self.host, link: &self.link },
-            &self.job,
-            &apt::upgrade(self.phase),
-            self.patience_s,
-        )
-        .await?;
+        let (_, transcript) =
+            package_work(world, At::new(&self.host, &self.link), &self.job, &apt::upgrade(self.phase), self.patience_s)
+                .await?;
         match self.amiss(guest).await? {
             Some(why) => Err(StepError::failed(why, help(world, &transcript))),
             None => Ok(Change::Changed.into()),
@@ -333,7 +323,7 @@ impl Step for DebianConfigure {
         Ok(if probe == Probe::Present && !clean { Probe::Partial } else { probe })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        mend(world, At { host: &self.host, link: &self.link }, &self.job, self.patience_s).await?;
+        mend(world, At::new(&self.host, &self.link), &self.job, self.patience_s).await?;
         Ok(Change::Changed.into())
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
@@ -370,11 +360,10 @@ impl Step for DebianClean {
         probe_job(guest(world, &self.host, &self.link)?.as_ref(), &format!("{}-clean", self.job)).await
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        package_work(world, At { host: &self.host, link: &self.link }, &self.job, &apt::autoremove(), self.patience_s)
-            .await?;
+        package_work(world, At::new(&self.host, &self.link), &self.job, &apt::autoremove(), self.patience_s).await?;
         package_work(
             world,
-            At { host: &self.host, link: &self.link },
+            At::new(&self.host, &self.link),
             &format!("{}-clean", self.job),
             &apt::clean(),
             self.patience_s,

@@ -49,11 +49,22 @@ async fn make_default(guest: &dyn Host, release: &str) -> Result<(), StepError> 
     script(guest, &format!("make {release} the default"), BOOT, &["set", &path(release)]).await.map(drop)
 }
 
-fn path(release: &str) -> String {
+/// Has a kernel booted from now on, and none once.
+pub(super) async fn fall_back(guest: &dyn Host, release: &str) -> Result<(), StepError> {
+    script(guest, "forget the new kernel", BOOT, &["never"]).await?;
+    make_default(guest, release).await
+}
+
+pub(super) fn path(release: &str) -> String {
     format!("/boot/vmlinuz-{release}")
 }
 
-/// Looks into the new kernel's initial ramdisk for the modules without which its root is not found (kind `kernel.initramfs`).
+/// The command that makes a kernel the default, as it is shown.
+pub(super) fn set_default(release: &str) -> Vec<String> {
+    ["grubby", "--set-default", &path(release)].map(str::to_owned).to_vec()
+}
+
+/// Looks for the new kernel's initial ramdisk, and in it for the modules without which its root is not found (kind `kernel.initramfs`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProveInitramfs {
     /// Inventory host.
@@ -62,7 +73,7 @@ pub struct ProveInitramfs {
     pub link: GuestLink,
     /// The kernel that runs before.
     pub before: String,
-    /// The modules.
+    /// The modules, where they are known.
     pub drivers: Vec<String>,
 }
 
@@ -93,7 +104,10 @@ fn missing<'a>(wanted: &'a [String], there: &BTreeSet<String>) -> Vec<&'a str> {
 #[async_trait]
 impl Step for ProveInitramfs {
     fn title(&self) -> String {
-        format!("look for {} in the new initial ramdisk", self.drivers.join(", "))
+        match self.drivers.as_slice() {
+            [] => "look for the new initial ramdisk".into(),
+            drivers => format!("look for {} in the new initial ramdisk", drivers.join(", ")),
+        }
     }
     fn undo_title(&self) -> String {
         "-".into()
@@ -148,8 +162,7 @@ impl Step for BootOnce {
         format!("make {} the kernel that is booted", self.before)
     }
     fn commands(&self, _manners: &Manners) -> Vec<Vec<String>> {
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        vec![words(&["grubby", "--set-default", &path(&self.before)]), words(&["grub2-reboot", "ENTRY"])]
+        vec![set_default(&self.before), ["grub2-reboot", "ENTRY"].map(str::to_owned).to_vec()]
     }
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         // The loader forgets it as soon as it has done it.
@@ -163,9 +176,7 @@ impl Step for BootOnce {
         Ok(Done::new(Change::Changed).with(json!({ "kernel": kernel })))
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let guest = guest(world, &self.host, &self.link)?;
-        script(&*guest, "forget the new kernel", BOOT, &["never"]).await?;
-        make_default(&*guest, &self.before).await?;
+        fall_back(&*guest(world, &self.host, &self.link)?, &self.before).await?;
         Ok(Change::Changed.into())
     }
 }
@@ -221,7 +232,7 @@ pub struct ProveKernel {
     pub before: String,
     /// A newer one has to run; else that one.
     pub newer: bool,
-    /// Modules that were loaded before: they have to be there for the kernel, and loaded.
+    /// Modules that were loaded before: they have to be there for a newer kernel, and loaded.
     pub modules: Vec<String>,
     /// VMware's tools ran before.
     pub tools: bool,
@@ -234,6 +245,51 @@ const PRESENT: &str =
 const LOADED: &str = "PATH=$PATH:/sbin:/usr/sbin; lsmod 2>/dev/null | awk 'NR > 1 { print $1 }'; exit 0";
 const TOOLS: &str =
     "PATH=$PATH:/sbin:/usr/sbin; for p in vmtoolsd vmware-guestd; do pgrep -x $p && exit 0; done; exit 0";
+
+impl ProveKernel {
+    /// What the kernel that runs has not of what was there before, and what helps.
+    async fn lacks(&self, guest: &dyn Host, now: &str, name: &str) -> Result<Option<(String, String)>, StepError> {
+        let there = modules(&script(guest, "look for the kernel's modules", PRESENT, &[now]).await?);
+        let gone = missing(&self.modules, &there);
+        if !gone.is_empty() {
+            return Ok(Some((
+                format!("{now} has no module {}", gone.join(", ")),
+                format!("apply VMware's tools again in the guest, or upgradectl abort {name}"),
+            )));
+        }
+        let loaded = script(guest, "look for loaded modules", LOADED, &[]).await?;
+        let loaded: BTreeSet<String> = loaded.lines().map(|line| line.trim().replace('-', "_")).collect();
+        let builtin = guest
+            .read_file(Path::new(&format!("/lib/modules/{now}/modules.builtin")), 1 << 20)
+            .await?
+            .unwrap_or_default();
+        let all: BTreeSet<String> = loaded.into_iter().chain(modules(&String::from_utf8_lossy(&builtin))).collect();
+        let idle = missing(&self.modules, &all);
+        if !idle.is_empty() {
+            return Ok(Some((
+                format!("{now} has not loaded {}, which was loaded before", idle.join(", ")),
+                format!("look: upgradectl ssh {name} -- dmesg; or upgradectl abort {name}"),
+            )));
+        }
+        let silent = self.tools && script(guest, "look for VMware's tools", TOOLS, &[]).await?.trim().is_empty();
+        Ok(silent.then(|| {
+            (
+                "VMware's tools ran before and do not run now".into(),
+                format!("start them (service vmware-tools start), then upgradectl resume {name}"),
+            )
+        }))
+    }
+
+    /// A new kernel has to have everything. The way back is not shut by what the old one does not load by itself: it is told.
+    fn proven(&self, now: &str, lacks: Option<(String, String)>) -> Result<Done, StepError> {
+        let done = Done::new(Change::Unchanged).with(json!({ "kernel": now, "modules": self.modules }));
+        match lacks {
+            Some((why, help)) if self.newer => Err(StepError::failed(why, help)),
+            Some((why, _)) => Ok(done.warn(why)),
+            None => Ok(done),
+        }
+    }
+}
 
 #[async_trait]
 impl Step for ProveKernel {
@@ -267,35 +323,8 @@ impl Step for ProveKernel {
                 "choose it at the console's boot menu",
             ));
         }
-        let there = modules(&script(&*guest, "look for the kernel's modules", PRESENT, &[&now]).await?);
-        let gone = missing(&self.modules, &there);
-        if !gone.is_empty() {
-            return Err(StepError::failed(
-                format!("{now} has no module {}", gone.join(", ")),
-                format!("apply VMware's tools again in the guest, or upgradectl abort {guest_name}"),
-            ));
-        }
-        let loaded = script(&*guest, "look for loaded modules", LOADED, &[]).await?;
-        let loaded: BTreeSet<String> = loaded.lines().map(|line| line.trim().replace('-', "_")).collect();
-        let builtin = guest
-            .read_file(Path::new(&format!("/lib/modules/{now}/modules.builtin")), 1 << 20)
-            .await?
-            .unwrap_or_default();
-        let all: BTreeSet<String> = loaded.into_iter().chain(modules(&String::from_utf8_lossy(&builtin))).collect();
-        let idle = missing(&self.modules, &all);
-        if !idle.is_empty() {
-            return Err(StepError::failed(
-                format!("{now} has not loaded {}, which {} had", idle.join(", "), self.before),
-                format!("look: upgradectl ssh {guest_name} -- dmesg; or upgradectl abort {guest_name}"),
-            ));
-        }
-        if self.tools && script(&*guest, "look for VMware's tools", TOOLS, &[]).await?.trim().is_empty() {
-            return Err(StepError::failed(
-                "VMware's tools ran before and do not run now",
-                format!("start them (service vmware-tools start), then upgradectl resume {guest_name}"),
-            ));
-        }
-        Ok(Done::new(Change::Unchanged).with(json!({ "kernel": now, "modules": self.modules })))
+        let lacks = self.lacks(&*guest, &now, guest_name).await?;
+        self.proven(&now, lacks)
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
         with_clone()
@@ -303,16 +332,5 @@ impl Step for ProveKernel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modules_by_their_files() {
-        let there = modules(
-            "-rw-r--r-- 1 root root 9 lib/modules/5.14/kernel/drivers/scsi/vmw_pvscsi.ko.xz\nkernel/fs/ext4/ext4.ko\n/x/a-b.ko.zst x.kox y.txt\n",
-        );
-        assert!(there.iter().eq(["a_b", "ext4", "vmw_pvscsi"].iter()));
-        let wanted = ["pvscsi", "a-b", "xfs"].map(str::to_owned);
-        assert_eq!(missing(&wanted, &there), ["xfs"]);
-    }
-}
+#[path = "kernel_tests.rs"]
+mod tests;

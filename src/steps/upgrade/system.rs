@@ -108,6 +108,9 @@ pub struct Reboot {
     pub host: String,
     /// How to get into the clone.
     pub link: GuestLink,
+    /// Instance UUID of the machine, where its platform has an API for such: what it is called there is for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
     /// How long it may take, in seconds.
     pub timeout_s: u64,
 }
@@ -160,7 +163,7 @@ impl Step for Reboot {
                 Err(error) => return Err(error.into()),
             }
         }
-        let at = At { host: &self.host, link: &self.link };
+        let at = At { host: &self.host, link: &self.link, vm: self.vm.as_deref() };
         let back = || wait(world, guest.as_ref(), Some(before), self.timeout_s);
         let (state, started) = tokio::select! {
             state = back() => (state?, false),
@@ -191,6 +194,9 @@ pub struct Settle {
     pub host: String,
     /// How to get into the guest.
     pub link: GuestLink,
+    /// Instance UUID of the machine, where its platform has an API for such: what it is called there is for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
     /// How long it may take, in seconds.
     pub timeout_s: u64,
 }
@@ -215,7 +221,7 @@ impl Step for Settle {
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let guest = guest(world, &self.host, &self.link)?;
-        let at = At { host: &self.host, link: &self.link };
+        let at = At { host: &self.host, link: &self.link, vm: self.vm.as_deref() };
         let state = tokio::select! {
             state = wait(world, guest.as_ref(), None, self.timeout_s) => state?,
             () = at.is_off(world) => {
@@ -315,10 +321,10 @@ impl Step for Script {
             last.feed(bytes);
             world.progress(last.get(), None);
         };
-        let at = At { host: &self.host, link: &self.link };
-        let work = Work { at, job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
-        let end = work.run(world, &mut take).await?;
+        let at = At::new(&self.host, &self.link);
         let program = self.argv.first().map_or("", String::as_str);
+        let work = Work { at, what: program, job: &self.job, argv: &self.argv, env: &[], patience_s: self.patience_s };
+        let end = work.run(world, &mut take).await?;
         match end.status {
             Some(0) => Ok(Change::Changed.into()),
             None => Err(went_down(world, program)),

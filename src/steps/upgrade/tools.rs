@@ -11,7 +11,7 @@ use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::kernel::{BOOT, newest, script};
+use super::kernel::{BOOT, newest, path, script};
 use super::{guest, name, with_clone};
 use crate::recipe::yum::{self, Init};
 use crate::steps::{Done, Manners, Probe, Step, StepError, World};
@@ -57,11 +57,12 @@ impl ToolsHook {
         let values = context! {
             run => &self.run,
             kernel => quoted(kernel),
+            fallback => quoted(&path(&self.before)),
             attempts => self.attempts,
             directory => DIRECTORY,
             starter => starter,
             program => shell_quote(&self.program),
-            modules => if modules.is_empty() { "''".to_owned() } else { shell_quote(&modules) },
+            modules => shell_quote(&modules),
         };
         environment
             .render_str(template, values)
@@ -95,10 +96,12 @@ const AGAIN: &str = include_str!("../../../templates/tools/again");
 const UNIT: &str = include_str!("../../../templates/tools/upgradectl-tools.service");
 const INIT: &str = include_str!("../../../templates/tools/upgradectl-tools.init");
 
-/// A local script that goes on with the hook, as the field does it: a copy is kept beside it, and moved back.
-const RC_LOCAL: &str = "f=/etc/rc.d/rc.local; k=$f.upgradectl; test -e $k || { cp -a $f $k.new && sync && mv -f $k.new $k; } || exit; \
-    { cat $k && echo \"sh $1/again\"; } > $f.upgradectl-new && cp -a --attributes-only $k $f.upgradectl-new 2>/dev/null; \
-    chmod 755 $f.upgradectl-new && sync && mv -f $f.upgradectl-new $f && sync";
+/// A local script that goes on with the hook, as the field does it: a copy is kept beside it, and moved back. Its last line may not be
+/// ended. Arguments: the hook's directory, the local script.
+const RC_LOCAL: &str = "f=$2; k=$f.upgradectl; test -e $k || { cp -a $f $k.new && sync && mv -f $k.new $k; } || exit; \
+    cat $k >$f.upgradectl-new && printf '\\nsh %s/again\\n' \"$1\" >>$f.upgradectl-new && \
+    { cp -a --attributes-only $k $f.upgradectl-new 2>/dev/null; chmod 755 $f.upgradectl-new; } && \
+    sync && mv -f $f.upgradectl-new $f && sync";
 
 /// Takes away what starts the hook, and all it wrote.
 const AWAY: &str = "rm -f /etc/systemd/system/multi-user.target.wants/upgradectl-tools.service /etc/systemd/system/upgradectl-tools.service \
@@ -150,7 +153,7 @@ impl Step for ToolsHook {
         let (file, mode, links) = self.starter();
         match self.init {
             Init::RcLocal => {
-                script(&*guest, "have the local script go on with it", RC_LOCAL, &[DIRECTORY]).await?;
+                script(&*guest, "have the local script go on with it", RC_LOCAL, &[DIRECTORY, file]).await?;
             }
             Init::Systemd | Init::Sysv => {
                 let template = if self.init == Init::Systemd { UNIT } else { INIT };

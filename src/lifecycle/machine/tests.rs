@@ -1,0 +1,175 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+use std::path::Path;
+use std::sync::Arc;
+
+use hypervisors::Power;
+use hypervisors::host::LocalHost;
+use hypervisors::machines::{MachineFacts, Tools};
+use serde_json::json;
+
+use super::*;
+use crate::engine::history::{Status, StepHistory};
+use crate::engine::{Op, Plan};
+use crate::inventory::GuestSpec;
+use crate::lifecycle::back::Past;
+use crate::lifecycle::preflight::{Findings, Verdict};
+use crate::recipe::yum::Seen;
+use crate::recipe::yum::tests::seen;
+use crate::steps::Action;
+
+const INSTANCE: &str = "52000000-0000-4000-8000-000000000001";
+const UUID: &str = "564d1f5a-8b3c-0e6d-9f10-0123456789ab";
+
+fn machine(bios: Option<&str>, addresses: &[&str]) -> MachineFacts {
+    let machine =
+        hypervisors::machines::Machine { uuid: INSTANCE.into(), path: "/DC0/vm/web1".into(), name: "web1".into() };
+    MachineFacts {
+        machine,
+        bios: bios.map(str::to_owned),
+        power: Power::On,
+        memory_bytes: 1 << 30,
+        cpus: 1,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        tools: Tools::default(),
+        snapshots: Vec::new(),
+        current_snapshot: None,
+        mark: None,
+        addresses: addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+        needs_consolidation: false,
+        template: false,
+    }
+}
+
+/// A snapshot of another machine leads nowhere.
+#[test]
+fn the_machine_is_the_one_behind_ssh() {
+    let verdict = |uuid: Option<&str>, machine: &MachineFacts| {
+        let mut found = Findings::default();
+        check::same("web1", machine, uuid, IpAddr::from([10, 0, 5, 12]), &mut found);
+        assert_eq!(found.0.len(), 1);
+        found.0.remove(0).verdict
+    };
+    let (here, elsewhere) = (&["10.0.5.12", "fe80::1"][..], &["10.0.5.13"][..]);
+    for own in [UUID, "5A1F4D56-3C8B-6D0E-9F10-0123456789AB", "564D1F5A-8B3C-0E6D-9F10-0123456789AB"] {
+        assert_eq!(
+            verdict(Some(own), &machine(Some(UUID), elsewhere)),
+            Verdict::Passed,
+            "behind another address: {own}"
+        );
+    }
+    for own in ["564d1f5a-8b3c-0e6d-9f10-0123456789ac", "", "Not Settable", "\u{e9}\u{e9}", "564d"] {
+        assert_eq!(verdict(Some(own), &machine(Some(UUID), here)), Verdict::Refused, "{own}");
+    }
+    assert_eq!(verdict(None, &machine(Some(UUID), here)), Verdict::Passed);
+    assert_eq!(verdict(Some(UUID), &machine(None, here)), Verdict::Passed);
+    assert_eq!(verdict(None, &machine(Some(UUID), elsewhere)), Verdict::Refused);
+    assert_eq!(verdict(None, &machine(None, &[])), Verdict::Warning);
+}
+
+fn spec(host: &str) -> GuestSpec {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = format!(
+        "version = 1\n[hosts]\ncloud = {{ {host} }}\n[guests.web1]\nhost = \"cloud\"\nssh = {{ address = \"10.0.5.12\" }}\n\
+         clone = {{ strategy = \"in-place\" }}\nupgrade = {{ recipe = \"yum-kernel\" }}\n"
+    );
+    std::fs::write(file.path(), text).unwrap();
+    crate::inventory::load(file.path()).unwrap().guests.remove("web1").unwrap()
+}
+
+/// A run on a guest itself: its inventory, and what is remembered of it.
+fn run(seen: Seen, of: Option<MachineFacts>) -> (GuestSpec, RunFacts) {
+    let spec = spec("hypervisor = \"none\"");
+    let facts = Facts {
+        spec: spec.clone(),
+        guest: Arc::new(LocalHost::new("web1")),
+        address: IpAddr::from([10, 0, 5, 12]),
+        hostname: "web1".into(),
+        host_keys: Vec::new(),
+        seen,
+        machine: of,
+    };
+    let record = facts.record(Path::new("/x"), Path::new("/x"));
+    (spec, record)
+}
+
+fn upgrade(seen: &Seen, spec: &GuestSpec, record: &RunFacts) -> Plan {
+    let look = plan::Look { seen: seen.clone(), newer: true, older: std::collections::BTreeMap::new() };
+    plan::upgrade(spec, record, record.of_machine().unwrap(), &look, 2).0
+}
+
+/// All steps of a plan that were done.
+fn past(id: i64, plan: Plan) -> Past {
+    let done = StepHistory { found: Some(json!(null)), status: Status::Done, done: None };
+    Past { id, histories: vec![done; plan.steps.len()], plan, finished: true }
+}
+
+fn kinds(plan: &Plan) -> Vec<String> {
+    let word = |op: &Op| match op {
+        Op::Do(action) => action.kind().to_owned(),
+        Op::Undo(_, action) => format!("-{}", action.kind()),
+    };
+    plan.steps.iter().map(|step| word(&step.op)).collect()
+}
+
+/// Whatever the inventory calls it: somebody else's machine may have that name.
+#[test]
+fn what_is_started_again_is_the_machine_itself() {
+    for (vm, linked) in [(true, false), (true, true), (false, false)] {
+        let (spec, mut record) = run(seen(), vm.then(|| machine(None, &[])));
+        let clone = Linked { uuid: UUID.into(), original: Vec::new(), clone: Vec::new(), addresses: Vec::new() };
+        record.machine.as_mut().unwrap().linked = linked.then_some(clone);
+        let expected = match (vm, linked) {
+            (_, true) => Some(UUID),
+            (true, _) => Some(INSTANCE),
+            _ => None,
+        };
+        let plan = upgrade(&seen(), &spec, &record);
+        let uuids: Vec<Option<&str>> = plan
+            .steps
+            .iter()
+            .filter_map(|step| match step.op.action() {
+                Action::Reboot(step) => Some(step.vm.as_deref()),
+                Action::Settle(step) => Some(step.vm.as_deref()),
+                Action::YumUpdate(step) => Some(step.vm.as_deref()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(uuids, [expected; 3]);
+    }
+}
+
+/// Without its snapshot a machine goes back as one that never had any.
+#[test]
+fn a_lost_snapshot_leaves_the_way_back_by_the_old_kernel() {
+    let (spec, record) = run(seen(), Some(machine(None, &[])));
+    let own = record.of_machine().unwrap();
+    let cloned = past(1, plan::clone(&spec, &record, own, &seen()).0);
+    assert!(!plan::touched(std::slice::from_ref(&cloned)));
+    let pasts = [cloned, past(2, upgrade(&seen(), &spec, &record))];
+    assert!(plan::touched(&pasts));
+    let (plan, _) = plan::abort(&spec, &record, own, &pasts, "2.6.18-238.9.1.el5").unwrap();
+    let expected = [
+        "-kernel.boot_once",
+        "-tools.hook",
+        "-yum.update",
+        "-machine.snapshot",
+        "guest.reboot",
+        "guest.settle",
+        "kernel.prove",
+        "guest.forget",
+    ];
+    assert_eq!(kinds(&plan), expected);
+}
+
+/// A kernel without an initial ramdisk is not booted, whatever is known of the root's driver.
+#[test]
+fn that_there_is_an_initial_ramdisk_is_always_looked_at() {
+    for drivers in [vec![], vec!["pvscsi".to_owned()]] {
+        let seen = Seen { drivers: drivers.into_iter().collect(), ..seen() };
+        let (spec, record) = run(seen.clone(), None);
+        let kinds = kinds(&upgrade(&seen, &spec, &record));
+        let at = |kind: &str| kinds.iter().position(|other| other == kind).unwrap();
+        assert!(at("yum.update") < at("kernel.initramfs") && at("kernel.initramfs") < at("kernel.boot_once"));
+    }
+}
