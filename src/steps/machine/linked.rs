@@ -69,7 +69,7 @@ pub struct CloneMachine {
 }
 
 impl CloneMachine {
-    fn new(&self) -> NewMachine {
+    fn made(&self) -> NewMachine {
         let mark = Mark { run: self.run.clone(), role: Role::Clone };
         NewMachine { name: self.run.clone(), uuid: self.uuid.clone(), mark }
     }
@@ -101,7 +101,7 @@ impl Step for CloneMachine {
         let snapshot = one(ours, &self.run)?.ok_or_else(|| {
             StepError::failed(format!("{} has no snapshot of {}", self.of.shown, self.run), "abort, and clone again")
         })?;
-        Ok(machines.clone_linked(&self.of.uuid, &snapshot.id, &self.new()).await?.into())
+        Ok(machines.clone_linked(&self.of.uuid, &snapshot.id, &self.made()).await?.into())
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = self.of.machines(world)?;
@@ -115,7 +115,7 @@ impl Step for CloneMachine {
             },
         };
         match machines.machine(&uuid).await? {
-            Some(facts) if facts.mark.as_ref() == Some(&self.new().mark) => {}
+            Some(facts) if facts.mark.as_ref() == Some(&self.made().mark) => {}
             Some(facts) if uuid == self.uuid => {
                 return Err(StepError::failed(
                     format!("{} is not marked as the clone of {} any more", facts.machine.path, self.run),
