@@ -252,11 +252,11 @@ fn of(record: &RunFacts) -> Result<(&Machine, &Vm, &Linked), Failure> {
 }
 
 fn start(of: &Which, tools: bool) -> StartMachine {
-    StartMachine { of: of.clone(), tools_s: tools.then_some(TOOLS_S), patience_s: PATIENCE_S }
+    StartMachine { of: of.clone(), tools_s: tools.then_some(TOOLS_S), patience_s: PATIENCE_S, force: true }
 }
 
 fn stop(of: &Which, tools: bool) -> StopMachine {
-    StopMachine { of: of.clone(), patience_s: PATIENCE_S, tools_s: tools.then_some(TOOLS_S) }
+    StopMachine { of: of.clone(), patience_s: PATIENCE_S, tools_s: tools.then_some(TOOLS_S), force: true }
 }
 
 /// `clone`.
@@ -386,9 +386,12 @@ pub fn promote(
     let outage_from = steps.len();
     let up =
         look(Stage::Settle, settle(&record.host, &record.original), 60.0).on_failure(OnFailure::Stop).outage_ends();
-    steps.push(
-        PlanStep::new(Stage::Fence, stop(&theirs, false), 10.0).outage_begins().undone_between(Vec::new(), vec![up]),
-    );
+    // Two owners would break both: on the way back, too.
+    let given_up = MachineQuiet { of: ours.clone(), addresses: linked.addresses.clone() };
+    let given_up = look(Stage::Fence, given_up, 4.0).on_failure(OnFailure::Stop);
+    // Production is not ended as by a power cut, whichever of the two it is.
+    let down = StopMachine { force: false, ..stop(&theirs, false) };
+    steps.push(PlanStep::new(Stage::Fence, down, 10.0).outage_begins().undone_between(vec![given_up], vec![up]));
     // Hardware addresses change hands: at no time do two machines that can be heard have one.
     let away = linked.original.iter().zip(&linked.clone);
     let away =
@@ -402,7 +405,8 @@ pub fn promote(
     let named = NameMachine { of: ours.clone(), name: vm_name(vm), mark: mark(Role::Production) };
     steps.push(PlanStep::new(Stage::Define, named, 2.0));
     steps.push(PlanStep::new(Stage::Define, SetCards { of: ours.clone(), cards: linked.original.clone() }, 2.0));
-    steps.push(PlanStep::new(Stage::Start, start(&ours, false), 2.0).goes_live());
+    let live = StartMachine { force: false, ..start(&ours, false) };
+    steps.push(PlanStep::new(Stage::Start, live, 2.0).goes_live());
     let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);
     steps.push(
         PlanStep::new(Stage::Prove, checks, 60.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),

@@ -20,6 +20,9 @@ use crate::steps::{Done, Manners, Probe, Step, StepError, World, read};
 /// Pause between two looks at a machine.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// How long a shutdown that may have been asked for is waited for.
+const OUTLAST: Duration = Duration::from_secs(60);
+
 /// One of the two machines of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Which {
@@ -47,6 +50,10 @@ impl Which {
                 "look for it in the platform's own inventory",
             )
         })
+    }
+
+    async fn is_off(&self, machines: &dyn Machines) -> Result<bool, StepError> {
+        Ok(self.facts(machines).await?.is_some_and(|facts| facts.power == Power::Off))
     }
 
     /// A command of the platform's own client, for people.
@@ -138,12 +145,14 @@ pub struct StartMachine {
     /// Waits for its tools for so long, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools_s: Option<u64>,
-    /// Taken back, it may take so long to shut down, in seconds; then it is ended.
+    /// Taken back, it may take so long to shut down, in seconds.
     pub patience_s: u64,
+    /// Then it is ended.
+    pub force: bool,
 }
 
-/// Shuts a machine down; one that does not do it in time, or cannot be asked, is ended.
-async fn shut_down(which: &Which, world: &World, patience_s: u64) -> Result<Done, StepError> {
+/// Shuts a machine down. `force`: one that does not do it in time, or cannot be asked, is ended.
+async fn shut_down(which: &Which, world: &World, patience_s: u64, force: bool) -> Result<Done, StepError> {
     let machines = which.machines(world)?;
     let Some(facts) = which.facts(&*machines).await? else { return Ok(Change::Unchanged.into()) };
     if facts.power == Power::Off {
@@ -152,9 +161,22 @@ async fn shut_down(which: &Which, world: &World, patience_s: u64) -> Result<Done
     if facts.tools.running {
         match machines.shutdown_guest(&which.uuid, Duration::from_secs(patience_s)).await {
             Ok(change) => return Ok(change.into()),
-            Err(error) if error.is_unknown() || matches!(error.cause, Cause::Refused(_)) => {}
+            Err(error) if error.is_unknown() && which.is_off(&*machines).await? => return Ok(Change::Changed.into()),
+            Err(error) if error.is_unknown() && !force => {
+                return Err(StepError::failed(
+                    format!("{} did not shut down within {patience_s} s", which.shown),
+                    "look at its console for what holds it up",
+                ));
+            }
+            Err(error) if force && (error.is_unknown() || matches!(error.cause, Cause::Refused(_))) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+    if !force {
+        return Err(StepError::failed(
+            format!("{} cannot be asked to shut down: its tools do not run", which.shown),
+            "start its tools, or shut it down from inside: production is not ended as by a power cut",
+        ));
     }
     let done = Done::new(machines.power_off(&which.uuid).await?);
     Ok(done.warn(format!("{} was ended: it was not shut down in {patience_s} s", which.shown)))
@@ -217,17 +239,19 @@ impl Step for StartMachine {
         switch_on(&self.of, world, self.tools_s).await
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        shut_down(&self.of, world, self.patience_s).await
+        shut_down(&self.of, world, self.patience_s, self.force).await
     }
 }
 
-/// Shuts a machine down, by its tools; one that does not go is ended (kind `machine.off`).
+/// Shuts a machine down, by its tools (kind `machine.off`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopMachine {
     /// Which one.
     pub of: Which,
     /// How long it may take, in seconds.
     pub patience_s: u64,
+    /// One that does not go, or cannot be asked, is ended.
+    pub force: bool,
     /// Taken back, its tools are waited for so long, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools_s: Option<u64>,
@@ -251,10 +275,23 @@ impl Step for StopMachine {
         let facts = self.of.there(&*self.of.machines(world)?).await?;
         Ok(if facts.power == Power::Off { Probe::Present } else { Probe::Absent })
     }
-    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        shut_down(&self.of, world, self.patience_s).await
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        Ok(json!({ "off": self.of.is_off(&*self.of.machines(world)?).await? }))
     }
-    async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        shut_down(&self.of, world, self.patience_s, self.force).await
+    }
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        if found["off"] == Value::Bool(true) {
+            return Ok(Change::Unchanged.into());
+        }
+        if world.last.is_null() {
+            // A shutdown that was asked for cannot be called back: it is waited for, or seen not to come.
+            let (machines, begun) = (self.of.machines(world)?, Instant::now());
+            while begun.elapsed() < OUTLAST && !self.of.is_off(&*machines).await? {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
         switch_on(&self.of, world, self.tools_s).await
     }
 }
