@@ -32,7 +32,8 @@ pub(crate) fn undo_steps(id: i64, plan: &Plan, histories: &[StepHistory]) -> Opt
                 undo.outage_begins = step.goes_live;
                 // A guest that was found off stays off: there is nothing to wait for.
                 let found = histories[index].found.as_ref();
-                let stays_off = matches!(action, Action::Stop(_)) && found.is_some_and(Stop::found_off);
+                let stays_off =
+                    matches!(action, Action::Stop(_) | Action::StopMachine(_)) && found.is_some_and(Stop::found_off);
                 let after = if stays_off { &[][..] } else { &step.after_undo };
                 undo.outage_ends = step.outage_begins && !after.iter().any(|step| step.outage_ends);
                 steps.push(undo);

@@ -4,6 +4,7 @@
 //! or the platform gave new ids since (it does when a machine is registered anew), it is told by its description, which holds the
 //! run's id and is no other run's.
 
+pub mod across;
 pub mod inside;
 pub mod linked;
 

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use carry::CarryOver;
+pub(in crate::steps) use carry::transferred;
 pub use park::{Old, Park, Parking};
 pub use queue::MirrorQueues;
 pub use services::{StopServices, running};

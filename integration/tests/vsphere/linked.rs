@@ -13,18 +13,23 @@ use super::trial::{AS_IT_WAS, Trial};
 /// The clone's address in the lab.
 const CLONE: u8 = 51;
 
+/// What is held in the clone, and what goes over to it in the end.
+const LINES: &str = "quarantine = { off = [\"mailer.service\"] }\ncarry = [{ kind = \"rsync\", path = \"/srv/data/\", exclude = [\"*.tmp\"] }]";
+
+/// Data, and a letter that waits.
+const DATA: &str = "mkdir -p /srv/data /var/spool/postfix/deferred; echo first > /srv/data/first; echo x > /srv/data/x.tmp; \
+    echo letter > /var/spool/postfix/deferred/one";
+
 /// A service that must not run twice.
 const MAILER: &str = "printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' \
     > /usr/lib/systemd/system/mailer.service; systemctl -q enable --now mailer.service";
 
 #[test]
 fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result<()> {
-    let trial = Trial::new(
-        &format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"),
-        "quarantine = { off = [\"mailer.service\"] }",
-    )?;
+    let trial = Trial::new(&format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), LINES)?;
     let machine = |name: &str| trial.machine(name);
     trial.on(MAILER)?;
+    trial.on(DATA)?;
     let before = trial.on(AS_IT_WAS)?;
     let original = machine(WEB)?;
 
@@ -39,6 +44,7 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     ensure!(trial.on(AS_IT_WAS)? == before, "the original was touched");
     ensure!(trial.at(CLONE, "systemctl is-enabled mailer.service || true")?.trim() == "masked");
     ensure!(trial.at(CLONE, "cat /etc/machine-id")? != trial.on("cat /etc/machine-id")?);
+    ensure!(trial.at(CLONE, "ls /var/spool/postfix/deferred")?.is_empty(), "a letter waits in both");
 
     // Given up: both go, and nobody noticed.
     trial.says("abort web1", 0)?;
@@ -53,8 +59,10 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     trial.says("verify web1", 0)?;
     ensure!(trial.on(AS_IT_WAS)? == before, "the original was touched");
 
+    trial.on("rm /srv/data/first; echo late > /srv/data/late; echo letter > /var/spool/postfix/deferred/two")?;
     let said = trial.says("promote web1 --yes", 0)?;
     ensure!(trial.kernel()? == NEW, "{said}");
+    ensure!(trial.on("cd /srv/data; ls; ls /var/spool/postfix/deferred")? == "late\nx.tmp\none\ntwo", "{said}");
     ensure!(trial.on("systemctl is-enabled mailer.service || true")?.trim() == "enabled");
     let promoted = machine(WEB)?;
     ensure!(promoted.machine.uuid != original.machine.uuid && promoted.nics[0].mac == original.nics[0].mac);
@@ -63,7 +71,10 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
 
     // Back, to the original exactly as it was.
     trial.says("rollback web1 --yes", 0)?;
-    ensure!(trial.kernel()? == OLD);
+    ensure!(
+        trial.kernel()? == OLD
+            && trial.on("systemctl is-active mailer.service; ls /srv/data")? == "active\nlate\nx.tmp"
+    );
     let files = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
     ensure!(files(&trial.on(AS_IT_WAS)?) == files(&before), "but for its start it is as it was");
     let back = machine(WEB)?;
@@ -93,7 +104,9 @@ fn by_turns(step: usize) -> Vec<At> {
 
 #[test]
 fn needs_root_a_controller_killed_in_every_step_loses_nothing() -> Result<()> {
-    let trial = Trial::new(&format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), "")?;
+    let trial = Trial::new(&format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), LINES)?;
+    trial.on(MAILER)?;
+    trial.on(DATA)?;
     let before = trial.world()?;
     // Given up: a kill in every third step.
     let third = |step| if step % 3 == 1 { by_turns(step / 3) } else { Vec::new() };

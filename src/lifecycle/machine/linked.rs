@@ -8,14 +8,14 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use hypervisors::machines::MachineFacts;
-use hypervisors::{Host, MacAddr, Mark, Role};
+use hypervisors::{MacAddr, Mark, Role};
 use sha2::{Digest as _, Sha256};
 
 use super::{Facts, Linked, Machine, Vm};
 use crate::engine::{OnFailure, Op, Plan, PlanStep, Stage, Undo, outages};
 use crate::guest::{self, AddressChange, CloneSpec, FileEdit, Tree};
 use crate::inventory::values::{AddressTo, AddressWish, complete_ip};
-use crate::inventory::{GuestSpec, MacRule, NetworkRule, Strategy, Verb};
+use crate::inventory::{CarryRule, GuestSpec, MacRule, NetworkRule, Strategy, Verb};
 use crate::lifecycle::back::Past;
 use crate::lifecycle::clone::{machine_id, settle, uuid};
 use crate::lifecycle::error::{Failure, exit};
@@ -26,10 +26,12 @@ use crate::lifecycle::production::look;
 use crate::lifecycle::record::RunFacts;
 use crate::lifecycle::state::State;
 use crate::steps::machine::SnapshotMachine;
+use crate::steps::machine::across::{CarryAcross, EmptyQueues, StopInside};
 use crate::steps::machine::inside::{RestoreInside, RewriteInside};
 use crate::steps::machine::linked::{
     Card, CloneMachine, MachineQuiet, NameMachine, OwnDisks, RemoveMachine, SetCards, StartMachine, StopMachine, Which,
 };
+use crate::steps::server::{Server, StopServices};
 use crate::steps::{Action, StepRef, files, upgrade, verify};
 use crate::verify::Side;
 
@@ -161,7 +163,7 @@ pub fn adapt(facts: &Facts, tree: &Tree, record: &RunFacts) -> Result<Adapted, F
 ///
 /// # Errors
 /// The guest cannot be asked.
-pub async fn check(facts: &Facts, record: &RunFacts, findings: &mut Findings) -> Result<(), Failure> {
+pub async fn check(facts: &Facts, tree: &Tree, record: &RunFacts, findings: &mut Findings) -> Result<(), Failure> {
     let (spec, name) = (&facts.spec, &facts.spec.name);
     if spec.guest_login.is_none() {
         findings.refuse(
@@ -202,29 +204,18 @@ pub async fn check(facts: &Facts, record: &RunFacts, findings: &mut Findings) ->
         Ok(None) => findings.pass("address", format!("nobody answers for {}", record.addressing.clone)),
         Err(error) => return Err(super::run::failed(name, &error)),
     }
-    if !spec.carry.is_empty() {
-        findings.refuse("carry", "nothing is carried from machine to machine yet", "leave carry out, or use in-place");
+    if !spec.carry.is_empty() && !guest::container::has_systemd(tree)? {
+        findings.refuse(
+            "carry",
+            format!("{name} does not start by systemd: its services could not be stopped for certain while data is brought over"),
+            "leave carry out, or use in-place",
+        );
     }
     if spec.clone.network != NetworkRule::Open {
         findings.refuse(
             "network",
             "a machine's clone is not fenced from here",
             "leave clone.network out; clone.portgroup names a network that leads nowhere else",
-        );
-    }
-    queues(&*facts.guest, name, findings).await
-}
-
-/// A queue with something in it would be worked on twice, or be left behind.
-///
-/// # Errors
-/// The guest cannot be asked.
-pub async fn queues(guest: &dyn Host, name: &str, findings: &mut Findings) -> Result<(), Failure> {
-    for full in crate::lifecycle::transfer::full_queues(guest).await? {
-        findings.refuse(
-            "queues",
-            format!("/{full} of {name} has something in it, which would be worked on twice or left behind"),
-            "wait until it is empty (postqueue -p, atq), or use in-place",
         );
     }
     Ok(())
@@ -298,6 +289,8 @@ pub fn clone(spec: &GuestSpec, record: &RunFacts, adapted: Adapted) -> Result<(P
     steps.push(with(Stage::Adapt, unplugged.into(), 2.0));
     steps.push(with(Stage::Adapt, start(&ours, true).into(), 60.0));
     steps.push(with(Stage::Adapt, rewrite.into(), 5.0));
+    let emptied = EmptyQueues { of: ours.clone(), guest: name.clone() };
+    steps.push(with(Stage::Adapt, emptied.into(), 1.0));
     steps.push(with(Stage::Adapt, stop(&ours, true).into(), 10.0));
     steps.push(with(Stage::Adapt, SetCards { of: ours.clone(), cards: linked.clone.clone() }.into(), 2.0));
     steps.push(with(Stage::Start, start(&ours, false).into(), 2.0));
@@ -346,52 +339,94 @@ pub fn rewriting(pasts: &[Past]) -> Result<StepRef, Failure> {
     Ok(StepRef { plan, index })
 }
 
-/// `promote`. `restored`: what giving the identity back changes. `number` counts the verifications.
+/// What promotion rests on, as it is now.
+pub struct Now {
+    /// The step that put the clone's identity on.
+    pub rewrite: StepRef,
+    /// What giving the identity back changes.
+    pub restored: Vec<FileEdit>,
+    /// Services of the original that run.
+    pub services: Vec<String>,
+    /// Queues that are brought over, relative to the root.
+    pub queues: Vec<String>,
+}
+
+/// `promote`. `number` counts the verifications.
 ///
 /// # Errors
 /// Nothing is remembered of the machines.
-pub fn promote(
-    spec: &GuestSpec,
-    record: &RunFacts,
-    rewrite: StepRef,
-    restored: &[FileEdit],
-    number: usize,
-) -> Result<(Plan, Page), Failure> {
+pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) -> Result<(Plan, Page), Failure> {
     let (_, vm, linked) = of(record)?;
     let (name, run) = (&spec.name, &record.clone.name);
     let (ours, theirs) = (clone_of(record, linked), original(spec, record, vm));
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Promote);
-    let settled =
-        || look(Stage::Settle, settle(&record.host, &record.clone), 60.0).on_failure(OnFailure::Warn).clone_side();
-    let side = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).clone_side();
-    // A system that runs keeps the address it was started with: it is stopped before its cards are touched, and between two identities.
+    let carry = |path: &str, exclude: &[String], last: bool| CarryAcross {
+        host: record.host.clone(),
+        from: record.original.clone(),
+        to: record.clone.clone(),
+        path: path.trim_matches('/').to_owned(),
+        exclude: exclude.to_vec(),
+        last,
+    };
+    let rules = || spec.carry.iter().map(|CarryRule::Rsync { path, exclude }| (path.to_string_lossy(), exclude));
+    let early = rules().map(|(path, exclude)| carry(&path, exclude, false));
+    steps.extend(
+        early.map(|step| PlanStep::new(Stage::Carry, step, 10.0).undo(Undo::WithClone).on_failure(OnFailure::Warn)),
+    );
+    let settled = |link| look(Stage::Settle, settle(&record.host, link), 60.0);
+    let up = || settled(&record.original).on_failure(OnFailure::Stop).outage_ends();
+    let mut outage_from = None;
+    // The last of what is carried comes from services that have stopped, to services that have stopped.
+    if !spec.carry.is_empty() || !now.queues.is_empty() {
+        outage_from = Some(steps.len());
+        let server = Server {
+            host: record.host.clone(),
+            source: record.original.clone(),
+            parking: None,
+            run: run.clone(),
+            container: None,
+        };
+        let services = StopServices { server, services: now.services.clone() };
+        steps.push(PlanStep::new(Stage::Fence, services, 5.0).outage_begins().undone_between(Vec::new(), vec![up()]));
+        let inside = StopInside { host: record.host.clone(), link: record.clone.clone() };
+        steps.push(PlanStep::new(Stage::Fence, inside, 3.0).undo(Undo::WithClone));
+        let last = rules().map(|(path, exclude)| carry(&path, exclude, true));
+        let queues = now.queues.iter().map(|path| carry(path, &[], true));
+        steps.extend(last.chain(queues).map(|step| PlanStep::new(Stage::FinalCarry, step, 3.0).undo(Undo::WithClone)));
+    }
+    // Its way back waits until production serves again.
+    let side = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).clone_side().undo_late();
+    // A system that runs keeps the address it was started with: on the way back it is stopped before it is plugged in.
+    let stops = look(Stage::Restore, stop(&ours, false), 10.0).clone_side();
+    let starts = look(Stage::Restore, start(&ours, false), 2.0).clone_side();
     steps.push(
-        side(Stage::Fence, stop(&ours, false).into(), 10.0)
-            .undone_between(Vec::new(), vec![settled()])
-            // A clone that was stopped is another one than was verified.
+        side(Stage::Fence, SetCards { of: ours.clone(), cards: unplugged(&linked.clone) }.into(), 2.0)
+            .undone_between(vec![stops], vec![starts, settled(&record.clone).on_failure(OnFailure::Warn).clone_side()])
+            // A clone that was unplugged and started again is another one than was verified.
             .undone_to("upgraded"),
     );
-    steps.push(side(Stage::Fence, SetCards { of: ours.clone(), cards: unplugged(&linked.clone) }.into(), 2.0));
-    steps.push(side(Stage::Adopt, start(&ours, true).into(), 60.0));
     let identity = RestoreInside {
         of: ours.clone(),
         guest: name.clone(),
-        rewrite,
-        expected: files::expected(restored),
-        diff: restored.iter().map(guest::diff).collect(),
+        rewrite: now.rewrite,
+        expected: files::expected(&now.restored),
+        diff: now.restored.iter().map(guest::diff).collect(),
     };
     steps.push(side(Stage::Adopt, identity.into(), 5.0));
     steps.push(side(Stage::Adopt, stop(&ours, true).into(), 10.0));
-    let outage_from = steps.len();
-    let up =
-        look(Stage::Settle, settle(&record.host, &record.original), 60.0).on_failure(OnFailure::Stop).outage_ends();
     // Two owners would break both: on the way back, too.
     let given_up = MachineQuiet { of: ours.clone(), addresses: linked.addresses.clone() };
     let given_up = look(Stage::Fence, given_up, 4.0).on_failure(OnFailure::Stop);
     // Production is not ended as by a power cut, whichever of the two it is.
-    let down = StopMachine { force: false, ..stop(&theirs, false) };
-    steps.push(PlanStep::new(Stage::Fence, down, 10.0).outage_begins().undone_between(vec![given_up], vec![up]));
+    let down = PlanStep::new(Stage::Fence, StopMachine { force: false, ..stop(&theirs, false) }, 10.0);
+    steps.push(match outage_from {
+        Some(_) => down.undone_between(vec![given_up], vec![settled(&record.original).on_failure(OnFailure::Stop)]),
+        None => {
+            outage_from = Some(steps.len());
+            down.outage_begins().undone_between(vec![given_up], vec![up()])
+        }
+    });
     // Hardware addresses change hands: at no time do two machines that can be heard have one.
     let away = linked.original.iter().zip(&linked.clone);
     let away =
@@ -411,7 +446,7 @@ pub fn promote(
     steps.push(
         PlanStep::new(Stage::Prove, checks, 60.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
     );
-    let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
+    let outage_s: f64 = steps.iter().skip(outage_from.unwrap_or_default()).map(|step| step.estimate_s).sum();
     steps.extend(hooks.after(Verb::Promote));
     debug_assert_eq!(outages(&steps, name).len(), 1);
 
@@ -423,7 +458,13 @@ pub fn promote(
     page.rows.push(Row::new("outage", format!("about {outage_s:.0} s")));
     let addresses: Vec<String> = linked.addresses.iter().map(IpAddr::to_string).collect();
     page.rows.push(Row::new("taken over", addresses.join(", ")));
-    page.rows.push(Row::new("left behind", format!("all that {name} wrote since the clone was made")));
+    let mut carried: Vec<String> = rules().map(|(path, _)| path.into_owned()).collect();
+    carried.extend(now.queues.iter().map(|path| format!("/{path}")));
+    let all = if carried.is_empty() { "all" } else { "all else" };
+    if !carried.is_empty() {
+        page.rows.push(Row::new("carried", carried.join(", ")));
+    }
+    page.rows.push(Row::new("left behind", format!("{all} that {name} wrote since the clone was made")));
     page.rows.push(Row::new("the original", format!("becomes {run}.original, off, with its cards unplugged")));
     page.rows
         .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone got since stays with it")));

@@ -1,5 +1,6 @@
 //! A run on a guest itself: each verb's look at it, and its plan.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use hypervisors::host::{Command, printable};
@@ -21,6 +22,7 @@ use crate::recipe::conffiles;
 use crate::recipe::yum::Seen;
 use crate::steps::StepError;
 use crate::steps::machine::inside::{self, RestoreInside};
+use crate::steps::server::running;
 
 /// A failure of a step's own look, before there is a plan.
 pub(super) fn failed(name: &str, error: &StepError) -> Failure {
@@ -91,7 +93,7 @@ impl App {
         let there = inside::files_of(&*facts.guest).await.map_err(|error| failed(&spec.name, &error))?;
         let wishes = wishes(spec, options);
         let mut record = linked::record(facts, &there.tree, record, &wishes, &options.mac)?;
-        linked::check(facts, &record, &mut findings).await?;
+        linked::check(facts, &there.tree, &record, &mut findings).await?;
         refuse(&findings)?;
         let adapted = linked::adapt(facts, &there.tree, &record)?;
         record.quarantined.clone_from(&adapted.held);
@@ -188,7 +190,10 @@ impl Held<'_> {
                 .place(format!("hosts.{} in the inventory", self.record.host))
         })?;
         let mut findings = Findings::default();
-        linked::queues(&*self.hypervisor.guest(&self.record.original)?, &name, &mut findings).await?;
+        let (original, clone) =
+            (self.hypervisor.guest(&self.record.original)?, self.hypervisor.guest(&self.record.clone)?);
+        let queues = crate::lifecycle::transfer::queues(&*original, &*clone, Path::new(""), &mut findings).await?;
+        let services = running(&*original).await.map_err(|error| failed(&name, &error))?;
         let rewrite = linked::rewriting(&self.pasts()?)?;
         let world = self.world(options)?;
         let inside = machines.enter(&linked.uuid, &name).await?;
@@ -198,7 +203,8 @@ impl Held<'_> {
             findings.warn("identity", note.clone());
         }
         let number = self.checks_number()?;
-        let (plan, page) = linked::promote(&self.spec, &self.record, rewrite, &restored.edits, number)?;
+        let now = linked::Now { rewrite, restored: restored.edits, services, queues };
+        let (plan, page) = linked::promote(&self.spec, &self.record, &now, number)?;
         self.propose(plan, page, findings.0, options).await
     }
 

@@ -27,7 +27,7 @@ mod upgrade;
 pub(crate) mod world;
 
 pub use facts::Facts;
-pub(super) use queues::full as full_queues;
+pub(super) use queues::mirrored as queues;
 
 use std::path::{Path, PathBuf};
 

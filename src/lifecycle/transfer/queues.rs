@@ -43,18 +43,6 @@ async fn look(host: &dyn Host, root: &str, directories: &[String]) -> Result<See
     Ok(Seen { rsync, there: of(&["empty", "full"]), full: of(&["full"]) })
 }
 
-/// The known queues of a machine that have something in them.
-///
-/// # Errors
-/// It cannot be asked.
-pub async fn full(host: &dyn Host) -> Result<Vec<String>, Failure> {
-    Ok(look(host, "", &known()?).await?.full.into_iter().collect())
-}
-
-fn known() -> Result<Vec<String>, Failure> {
-    Ok(queues::directories()?.iter().map(|directory| directory.to_string_lossy().into_owned()).collect())
-}
-
 /// The queues that promotion mirrors: the known ones that server and jail both have, by their own paths. Refused if one has something
 /// in it and cannot be brought over.
 ///
@@ -66,7 +54,9 @@ pub async fn mirrored(
     root: &Path,
     findings: &mut Findings,
 ) -> Result<Vec<String>, Failure> {
-    let here = look(server, "", &known()?).await?;
+    let known: Vec<String> =
+        queues::directories()?.iter().map(|directory| directory.to_string_lossy().into_owned()).collect();
+    let here = look(server, "", &known).await?;
     let wanted: Vec<String> = here.there.iter().cloned().collect();
     let there = look(jails, &root.to_string_lossy(), &wanted).await?;
     let both = |directory: &&String| there.there.contains(*directory);

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{description, machines, one};
+use crate::steps::domain::Stop;
 use crate::steps::server::answers;
 use crate::steps::{Done, Manners, Probe, Step, StepError, World, read};
 
@@ -276,13 +277,13 @@ impl Step for StopMachine {
         Ok(if facts.power == Power::Off { Probe::Present } else { Probe::Absent })
     }
     async fn capture(&self, world: &World) -> Result<Value, StepError> {
-        Ok(json!({ "off": self.of.is_off(&*self.of.machines(world)?).await? }))
+        Ok(json!({ "was": self.of.there(&*self.of.machines(world)?).await?.power }))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         shut_down(&self.of, world, self.patience_s, self.force).await
     }
     async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
-        if found["off"] == Value::Bool(true) {
+        if Stop::found_off(found) {
             return Ok(Change::Unchanged.into());
         }
         if world.last.is_null() {

@@ -29,6 +29,12 @@ pub struct CarryOver {
     pub last: bool,
 }
 
+/// How many files rsync brought, by its `--stats`.
+pub(in crate::steps) fn transferred(stats: &str) -> Option<u64> {
+    let count = stats.lines().find_map(|line| line.strip_prefix("Number of regular files transferred: "))?;
+    count.replace([',', '.'], "").trim().parse().ok()
+}
+
 #[async_trait]
 impl Step for CarryOver {
     fn title(&self) -> String {
@@ -63,10 +69,7 @@ impl Step for CarryOver {
             whole: false,
         };
         let stats = mirror(&*source, &*target, &what, !self.last).await?;
-        let files = stats
-            .lines()
-            .find_map(|line| line.strip_prefix("Number of regular files transferred: "))
-            .and_then(|count| count.replace([',', '.'], "").trim().parse::<u64>().ok());
+        let files = transferred(&stats);
         Ok(Done::new(Change::Changed).with(json!({ "files": files })))
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
