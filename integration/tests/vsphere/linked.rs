@@ -121,6 +121,14 @@ fn needs_root_a_controller_killed_in_every_step_loses_nothing() -> Result<()> {
     ensure!(trial.kernel()? == OLD && trial.at(CLONE, "uname -r")?.trim() == NEW);
     trial.says("verify web1", 0)?;
     trial.says("promote web1 --yes", 0)?;
+    goes_on(&trial, "abort web1 --yes", by_turns)?;
+    // It was shut down and started.
+    let since_its_start = |world: &str| world.lines().filter(|line| line.parse::<u64>().is_err()).collect::<String>();
+    let now = trial.world()?;
+    ensure!(since_its_start(&now) == since_its_start(&before), "given up from promoted:\n{now}\nand was:\n{before}");
+    for line in ["clone web1 --yes", "upgrade web1 --yes", "verify web1", "promote web1 --yes"] {
+        trial.says(line, 0)?;
+    }
     goes_on(&trial, "commit web1 --yes", |_| BOTH.to_vec())?;
     let last = trial.machine(WEB)?;
     ensure!(last.borrowed().is_empty() && last.mark.is_none() && trial.kernel()? == NEW, "{last:?}");

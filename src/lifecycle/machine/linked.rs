@@ -390,7 +390,8 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
         let services = StopServices { server, services: now.services.clone() };
         steps.push(PlanStep::new(Stage::Fence, services, 5.0).outage_begins().undone_between(Vec::new(), vec![up()]));
         let inside = StopInside { host: record.host.clone(), link: record.clone.clone() };
-        steps.push(PlanStep::new(Stage::Fence, inside, 3.0).undo(Undo::WithClone));
+        // A clone that was stopped is another one than was verified.
+        steps.push(PlanStep::new(Stage::Fence, inside, 3.0).clone_side().undo_late().undone_to("upgraded"));
         let last = rules().map(|(path, exclude)| carry(&path, exclude, true));
         let queues = now.queues.iter().map(|path| carry(path, &[], true));
         steps.extend(last.chain(queues).map(|step| PlanStep::new(Stage::FinalCarry, step, 3.0).undo(Undo::WithClone)));

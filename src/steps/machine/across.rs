@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::linked::Which;
 use crate::guest::queues;
 use crate::steps::server::{running, transferred};
-use crate::steps::{Done, Manners, Probe, Step, StepError, World};
+use crate::steps::{Done, Manners, Probe, Step, StepError, World, read};
 
 /// Where rsync's shell lies on a machine that data is brought to. It is made anew each time.
 const SHELL: &str = "/run/upgradectl-rsync-shell";
@@ -64,7 +64,7 @@ impl Step for EmptyQueues {
 }
 
 /// Stops the services of a clone that is about to be shut down: none of them writes beside what is brought over (kind
-/// `machine.services`). They start with it.
+/// `machine.services`). They start with it, or when this is taken back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopInside {
     /// Inventory host.
@@ -73,17 +73,33 @@ pub struct StopInside {
     pub link: GuestLink,
 }
 
+impl StopInside {
+    async fn act(&self, inside: &dyn Host, verb: &str, units: Vec<String>) -> Result<(), StepError> {
+        let doing = format!("{verb} services of {}", self.link.name);
+        let words = ["systemctl", verb].map(str::to_owned).into_iter().chain(units);
+        let command = Command::new(words).timeout(Duration::from_secs(180));
+        inside.run(&command).await?.checked(doing, &command)?;
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Step for StopInside {
     fn title(&self) -> String {
         format!("stop the services of {}", self.link.name)
     }
     fn undo_title(&self) -> String {
-        "they start with it".into()
+        "start them again".into()
+    }
+    fn taken_back(&self) -> String {
+        format!("start the services of {} again", self.link.name)
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let left = running(&*guest(world, &self.host, &self.link)?).await?;
         Ok(if left.is_empty() { Probe::Present } else { Probe::Absent })
+    }
+    async fn capture(&self, world: &World) -> Result<Value, StepError> {
+        Ok(json!({ "running": running(&*guest(world, &self.host, &self.link)?).await? }))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let inside = guest(world, &self.host, &self.link)?;
@@ -91,15 +107,21 @@ impl Step for StopInside {
         if units.is_empty() {
             return Ok(Change::Unchanged.into());
         }
-        let words = ["systemctl", "stop"].map(str::to_owned).into_iter().chain(units);
-        let command = Command::new(words).timeout(Duration::from_secs(180));
-        inside.run(&command).await?.checked(self.title(), &command)?;
+        self.act(&*inside, "stop", units).await?;
         let left = running(&*inside).await?;
         let done = Done::new(Change::Changed);
         Ok(if left.is_empty() { done } else { done.warn(format!("still running there: {}", left.join(", "))) })
     }
-    async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
-        Ok(Change::Unchanged.into())
+    async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
+        let was: Vec<String> = read(&found["running"])?;
+        let inside = guest(world, &self.host, &self.link)?;
+        let now = running(&*inside).await?;
+        let missing: Vec<String> = was.into_iter().filter(|unit| !now.contains(unit)).collect();
+        if missing.is_empty() {
+            return Ok(Change::Unchanged.into());
+        }
+        self.act(&*inside, "start", missing).await?;
+        Ok(Change::Changed.into())
     }
 }
 
