@@ -98,13 +98,33 @@ impl<'a> At<'a> {
 
     /// Returns when the platform says, and says again, that it is off: what waits for it waits in vain.
     async fn is_off(&self, world: &World) {
+        self.goes_off(world, false).await;
+    }
+
+    /// The same, for one that boots: a platform that sees its tools tells of them meanwhile.
+    async fn stays_off(&self, world: &World) {
+        self.goes_off(world, true).await;
+    }
+
+    async fn goes_off(&self, world: &World, boots: bool) {
         let mut off = 0;
         while off < 2 {
             tokio::time::sleep(LOOK_AT_POWER).await;
-            let (Ok(hypervisor), Ok(domain)) = (world.hypervisor(self.host), self.domain(world).await) else {
-                continue;
+            let Ok(hypervisor) = world.hypervisor(self.host) else { continue };
+            let power = match (self.vm, hypervisor.machines()) {
+                (Some(vm), Some(machines)) => machines.machine(vm).await.ok().flatten().map(|facts| {
+                    if boots {
+                        let tools = if facts.tools.running { "answer" } else { "do not answer yet" };
+                        world.progress(format!("waiting for {}: its tools {tools}", self.link.name), None);
+                    }
+                    facts.power
+                }),
+                _ => match self.domain(world).await {
+                    Ok(domain) => hypervisor.power(domain).await.ok(),
+                    Err(_) => continue,
+                },
             };
-            off = if matches!(hypervisor.power(domain).await, Ok(Power::Off)) { off + 1 } else { 0 };
+            off = if power == Some(Power::Off) { off + 1 } else { 0 };
         }
     }
 }

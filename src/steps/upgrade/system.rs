@@ -169,7 +169,7 @@ impl Step for Reboot {
             state = back() => (state?, false),
             // Cut short, or its definition says so (`on_reboot`); or a slow host is in the middle of its own restart, and
             // then it is faster.
-            () = at.is_off(world) => {
+            () = at.stays_off(world) => {
                 let started = world.hypervisor(&self.host)?.start(at.domain(world).await?).await?;
                 (back().await?, started != Change::Unchanged)
             }
@@ -224,7 +224,7 @@ impl Step for Settle {
         let at = At { host: &self.host, link: &self.link, vm: self.vm.as_deref() };
         let state = tokio::select! {
             state = wait(world, guest.as_ref(), None, self.timeout_s) => state?,
-            () = at.is_off(world) => {
+            () = at.stays_off(world) => {
                 let name = &self.link.name;
                 return Err(StepError::failed(format!("{name} is not running"), format!("look at its console: why did {name} stop?")));
             }
