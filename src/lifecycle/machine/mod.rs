@@ -1,5 +1,5 @@
-//! Runs on a guest itself, of which nothing can be opened from here. All goes over ssh into it; strategy `in-place`, recipe
-//! `yum-kernel`. `upgrade` keeps the old kernel as the one that is booted; `commit` makes the new one that.
+//! Runs on guests of which nothing can be opened from here: over ssh, and by the API of who runs them. Recipe `yum-kernel`. By strategy
+//! `in-place` the guest itself is upgraded: the old kernel stays the one that is booted, until `commit` makes the new one that.
 //!
 //! * By strategy `linked` a clone of the machine is worked on instead, and takes its place (`linked`).
 //! * Whoever runs the machine lets nobody at its hypervisor: `clone` measures and touches nothing. `abort` boots the old kernel and
