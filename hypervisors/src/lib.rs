@@ -299,6 +299,13 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     }
     /// Applies an edit to a definition; pure. Everything not named by the edit is preserved byte for byte.
     fn derive(&self, original: &Definition, edit: &DefinitionEdit) -> Result<Definition>;
+    /// The definition of a guest that shall run beside another as its copy: [`Hypervisor::derive`] of the other's, with what the platform
+    /// says of it elsewhere (wildcards of a jail.conf(5)); it is not stored.
+    async fn copy_of(&self, guest: &str, edit: &DefinitionEdit) -> Result<Definition> {
+        let doing = format!("write a definition like that of {guest}");
+        let original = self.definition(guest).await?.ok_or_else(|| Error::not_found(doing, "it is not defined"))?;
+        self.derive(&original, edit)
+    }
     /// Stores a definition under its name (same UUID: replaces). The running guest is not touched, but where a reboot from
     /// inside would use the definition it was started with and that can be changed, it uses the new one from then on.
     async fn define(&self, definition: &Definition) -> Result<Change>;

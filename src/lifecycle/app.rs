@@ -243,6 +243,9 @@ impl App {
         if strategy == Strategy::Transfer {
             return self.clone_by_transfer(spec, existing, options, emit).await;
         }
+        if self.is_jail(spec)? {
+            return self.clone_jail(spec, strategy, existing, options, emit).await;
+        }
         let mut facts = self.gather(spec).await?;
         let declared: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         let wishes = if options.ip.is_empty() { declared } else { options.ip.clone() };

@@ -256,6 +256,9 @@ impl App {
         if strategy == Strategy::Transfer {
             return self.transfer_fits(spec, findings).await;
         }
+        if self.is_jail(spec)? {
+            return self.jail_fits(spec, strategy, findings).await;
+        }
         let mut facts = self.gather(spec).await?;
         let wishes: Vec<AddressWish> = spec.clone.ip.iter().filter_map(|wish| wish.parse().ok()).collect();
         facts.size_copies(strategy).await?;

@@ -94,7 +94,7 @@ impl Held<'_> {
         self.needs_the_clone(verb, state, active.as_ref(), options).await?;
         let transfer = self.record.transfer.is_some();
         let machine = self.record.machine.is_some();
-        let jail = self.record.transfer.as_ref().is_some_and(|run| run.container.is_none());
+        let jail = self.is_of_jail();
         match verb {
             Verb::Upgrade if machine => self.upgrade_machine(options).await,
             Verb::Commit if machine => self.commit_machine(options).await,
@@ -103,6 +103,8 @@ impl Held<'_> {
             Verb::Upgrade if jail => self.upgrade_jail(options).await,
             Verb::Promote if transfer => self.promote_transferred(options).await,
             Verb::Commit if transfer => self.commit_transferred(options).await,
+            Verb::Promote if jail => self.promote_jail(options).await,
+            Verb::Commit if jail => self.commit_jail(options).await,
             Verb::Resume => match active {
                 Some(past) => self.resume(past, options).await,
                 // The controller went before it could store the plan: nothing was begun, so there is nothing to go on with.

@@ -5,7 +5,7 @@
 //! * [`clone`], [`upgrade`], [`verify`], [`promote`], [`back`] (rollback, abort), [`commit`]: one plan each; [`detached`]: what those of
 //!   the ways back leave to be decided.
 //! * [`origin`], [`in_place`]: what the strategies of these names do in their own way; [`production`]: steps all share.
-//! * [`transfer`]: a server that becomes a jail.
+//! * [`transfer`]: a server that becomes a guest; `jail`: a jail on ZFS; `machine`: a guest of which nothing can be opened from here.
 //! * [`app`]: one invocation: the run, its lease, the approval, the engine, the exit code.
 //! * [`fill`], [`watch`]: snapshots that fill, and what is done before one is lost.
 //! * [`interrupted`], [`decide`]: what happens to runs whose owner is gone, or that are stuck.
@@ -34,6 +34,7 @@ pub mod in_place;
 pub mod init;
 pub mod interrupted;
 pub mod invocation;
+mod jail;
 mod judge;
 pub mod leased;
 pub mod live;

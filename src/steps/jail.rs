@@ -1,5 +1,9 @@
-//! The tree of a jail that a server's file systems go into, on a host of jails, with the run's own directory beside it. Its mark lies
-//! in that directory (`hypervisors`, the host's driver for trees).
+//! The tree of a jail on a host of jails, with the run's own directory beside it: an empty one, that a server's file systems go into, or a clone
+//! of another jail's. Its mark lies in that directory (`hypervisors`, the host's driver for trees).
+//!
+//! [`between`]: what goes from one jail's tree to another's.
+
+pub mod between;
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +16,7 @@ use serde_json::Value;
 
 use super::{Done, Probe, Step, StepError, World};
 
-/// Makes the empty tree of a jail, and the run's directory; taken back, all that came into them goes.
+/// Makes the tree of a jail, and the run's directory; taken back, all that came into them goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MakeTree {
     /// Inventory host.
@@ -26,13 +30,18 @@ pub struct MakeTree {
     /// The dataset that it is, where the directory of jails is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,
+    /// The tree, a dataset of its own, of which it is a clone as of this instant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<PathBuf>,
 }
 
-/// Arguments: tree, run's directory, mark, the tree's dataset or nothing. Status 98: the tree, or the dataset, is there and is not of this
-/// run; 97: the dataset is mounted elsewhere.
-const MAKE: &str = "umask 077; if test -e \"$1\" -o -L \"$1\"; then test \"$(cat \"$2/mark\" 2>/dev/null)\" = \"$3\" || exit 98; fi; \
-    mkdir -p \"$2\" && printf '%s\\n' \"$3\" >\"$2/mark.new\" && mv \"$2/mark.new\" \"$2/mark\" && sync && \
-    if test -n \"$4\"; then p=org.upgradectl:run; m=$(zfs list -H -o $p \"$4\" 2>/dev/null); \
+/// Arguments: tree, run's directory, mark. Status 98: the tree is there and is not of this run.
+const MARK: &str = "umask 077; if test -e \"$1\" -o -L \"$1\"; then test \"$(cat \"$2/mark\" 2>/dev/null)\" = \"$3\" || exit 98; fi; \
+    mkdir -p \"$2\" && printf '%s\\n' \"$3\" >\"$2/mark.new\" && mv \"$2/mark.new\" \"$2/mark\" && sync";
+
+/// After [`MARK`]. Arguments: as there, then the tree's dataset or nothing. Status 98: the dataset is there and is not of this run; 97: it is mounted
+/// elsewhere.
+const MAKE: &str = "if test -n \"$4\"; then p=org.upgradectl:run; m=$(zfs list -H -o $p \"$4\" 2>/dev/null); \
     case $m in \"$3\") ;; '') zfs create -o \"$p=$3\" \"$4\" || exit 1;; *) exit 98;; esac; \
     test \"$(zfs list -H -o mountpoint \"$4\")\" = \"$1\" || exit 97; \
     test \"$(zfs list -H -o mounted \"$4\")\" = yes || zfs mount \"$4\" || exit 1; fi; \
@@ -40,6 +49,10 @@ const MAKE: &str = "umask 077; if test -e \"$1\" -o -L \"$1\"; then test \"$(cat
 
 fn tree(root: &Path) -> VolumeRef {
     VolumeRef { kind: VolumeKind::Directory, path: root.to_owned() }
+}
+
+fn dataset(root: &Path) -> VolumeRef {
+    VolumeRef { kind: VolumeKind::Zfs, path: root.to_owned() }
 }
 
 /// A path as an argument.
@@ -66,6 +79,9 @@ impl MakeTree {
 #[async_trait]
 impl Step for MakeTree {
     fn title(&self) -> String {
+        if let Some(of) = &self.of {
+            return format!("clone {} to {} on {}", of.display(), self.root.display(), self.host);
+        }
         let dataset = self.dataset.as_ref().map(|name| format!(" (dataset {name})")).unwrap_or_default();
         format!("make {}{dataset} on {}", self.root.display(), self.host)
     }
@@ -76,38 +92,61 @@ impl Step for MakeTree {
         format!("remove {} on {}", self.root.display(), self.host)
     }
     fn commands(&self, manners: &super::Manners) -> Vec<Vec<String>> {
-        let words = match &self.dataset {
-            Some(name) => {
-                vec!["zfs".into(), "create".into(), "-o".into(), format!("{}={}", zfs::RUN, self.mark()), name.clone()]
+        let owned = |words: &[&str]| manners.on(&self.host, words.iter().map(|word| (*word).to_owned()).collect());
+        let (mark, root) = (format!("{}={}", zfs::RUN, self.mark()), self.root.display().to_string());
+        match (&self.of, &self.dataset) {
+            (Some(of), _) => {
+                let (snapshot, place) = (format!("{}@{}", of.display(), self.run), format!("mountpoint={root}"));
+                vec![
+                    owned(&["zfs", "snapshot", "-o", &mark, &snapshot]),
+                    owned(&["zfs", "clone", "-o", &mark, "-o", &place, &snapshot, &root]),
+                ]
             }
-            None => vec!["mkdir".to_owned(), self.root.display().to_string()],
-        };
-        vec![manners.on(&self.host, words)]
+            (None, Some(name)) => vec![owned(&["zfs", "create", "-o", &mark, name])],
+            (None, None) => vec![owned(&["mkdir", &root])],
+        }
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
+        let hypervisor = world.hypervisor(&self.host)?;
         let volume = tree(&self.root);
-        match world.hypervisor(&self.host)?.storage(volume.kind)?.probe(&volume, &self.mark()).await? {
+        match hypervisor.storage(volume.kind)?.probe(&volume, &self.mark()).await? {
             Snapshot::Absent => Ok(Probe::Absent),
             Snapshot::Partial => Ok(Probe::Partial),
-            Snapshot::Present => Ok(Probe::Present),
+            Snapshot::Present if self.of.is_none() => Ok(Probe::Present),
+            // A directory in its place is no clone yet.
+            Snapshot::Present => {
+                let clone = dataset(&self.root);
+                match hypervisor.storage(clone.kind)?.probe(&clone, &self.mark()).await? {
+                    Snapshot::Present => Ok(Probe::Present),
+                    _ => Ok(Probe::Partial),
+                }
+            }
             Snapshot::Foreign(_) => Err(self.foreign()),
         }
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let host = world.hypervisor(&self.host)?.host();
+        let hypervisor = world.hypervisor(&self.host)?;
         let mark = self.mark().to_string();
-        let dataset = self.dataset.as_deref().unwrap_or_default();
-        let command = Command::new(["sh", "-c", MAKE, "sh", text(&self.root)?, text(&self.scratch)?, &mark, dataset]);
-        let output = host.run(&command).await?;
+        let named = self.dataset.as_deref().unwrap_or_default();
+        let script = match self.of {
+            Some(_) => MARK.to_owned(),
+            None => format!("{MARK} || exit 1; {MAKE}"),
+        };
+        let command = Command::new(["sh", "-c", &script, "sh", text(&self.root)?, text(&self.scratch)?, &mark, named]);
+        let output = hypervisor.host().run(&command).await?;
         match output.status {
             98 => return Err(self.foreign()),
             97 => {
-                let why = format!("{dataset} is not mounted at {}", self.root.display());
+                let why = format!("{named} is not mounted at {}", self.root.display());
                 return Err(StepError::failed(why, "let the datasets of jails inherit their mount points"));
             }
             _ => {}
         }
         output.checked(format!("make {}", self.root.display()), &command)?;
+        if let Some(of) = &self.of {
+            let (source, clone) = (dataset(of), dataset(&self.root));
+            hypervisor.storage(clone.kind)?.snapshot(&source, &clone, &self.mark()).await?;
+        }
         Ok(Change::Created.into())
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {

@@ -23,7 +23,7 @@ use crate::guest::freebsd::{self, JailSpec, ORIGINAL, Reduced};
 use crate::guest::restore::{Restored, restore_edits};
 use crate::guest::{FileEdit, diff, leftovers};
 
-pub use prune::{DEFAULT as DEFAULT_PRUNE, MOUNT_POINTS, Prune, paths as prune_paths};
+pub use prune::{DEFAULT as DEFAULT_PRUNE, MOUNT_POINTS, Prune, paths as prune_paths, queue_paths};
 
 /// Most places that are told.
 const MAX_TOLD: usize = 20;
@@ -127,7 +127,10 @@ impl Reduce {
 impl Step for Reduce {
     fn title(&self) -> String {
         let changed = self.expected.iter().filter(|file| !is_original(&file.path)).count();
-        format!("reduce the server's configuration to a jail's ({})", count(changed))
+        match self.spec.is_jail {
+            true => format!("give the clone an identity of its own ({})", count(changed)),
+            false => format!("reduce the server's configuration to a jail's ({})", count(changed)),
+        }
     }
     fn undo_title(&self) -> String {
         "goes with the clone".into()
@@ -212,7 +215,7 @@ impl Identity {
 #[async_trait]
 impl Step for Identity {
     fn title(&self) -> String {
-        format!("give the jail the server's identity ({})", count(self.expected.len()))
+        format!("give the jail the original's identity ({})", count(self.expected.len()))
     }
     fn undo_title(&self) -> String {
         "the clone's identity again".into()

@@ -102,6 +102,32 @@ pub async fn made_for(host: &dyn Host, path: &Path) -> Result<Option<Dataset>> {
     Ok(near.into_iter().find(|dataset| dataset.mountpoint == path && dataset.mark.is_some()))
 }
 
+/// What stands in the way of a clone of a file system, or of its end: file systems within it, and clones that live by its snapshots.
+///
+/// # Errors
+/// The host cannot be asked.
+pub async fn in_the_way(host: &dyn Host, of: &Dataset) -> Result<Vec<Dataset>> {
+    let within = format!("{}/", of.name);
+    let lives_by = format!("{}@", of.name);
+    let all = list(host, pool(&of.name), "-r -t filesystem").await?;
+    let is = |one: &Dataset| {
+        one.name.starts_with(&within) || one.origin.as_ref().is_some_and(|origin| origin.starts_with(&lives_by))
+    };
+    Ok(all.into_iter().filter(is).collect())
+}
+
+/// Snapshots of a file system, by their names after the `@`, in the order in which they were taken.
+///
+/// # Errors
+/// The host cannot be asked.
+pub async fn snapshots(host: &dyn Host, of: &Dataset) -> Result<Vec<String>> {
+    let command = Command::new(["sh", "-c", LIST, "sh", &of.name, &format!("name,{RUN}"), "-r -t snapshot"]);
+    let text = host.run(&command).await?.checked(format!("look for snapshots of {}", of.name), &command)?.text();
+    let own = format!("{}@", of.name);
+    let name = |line: &str| Some(line.split('\t').next()?.strip_prefix(&own)?.to_owned());
+    Ok(text.lines().filter_map(name).collect())
+}
+
 /// The driver.
 #[derive(Clone, Debug)]
 pub struct ZfsStorage {
@@ -144,6 +170,27 @@ impl ZfsStorage {
         let directory = volume.path.parent().unwrap_or(Path::new("/"));
         let Some(text) = directory.to_str() else { return Ok(None) };
         Ok(list(&*self.host, text, "").await?.into_iter().next())
+    }
+
+    /// Removes the snapshots that a run took in the pool of a dataset. No clone lives by them any more.
+    async fn forget(&self, near: Option<&Dataset>, run: &str) -> Result<Change> {
+        let doing = format!("remove the snapshots of {run} on {}", self.host.name());
+        let Some(near) = near else { return Ok(Change::Unchanged) };
+        let mut change = Change::Unchanged;
+        for (snapshot, _) in self.snapshots(&doing, pool(&near.name), run).await? {
+            self.zfs(&doing, &["destroy", &snapshot]).await?;
+            change = Change::Removed;
+        }
+        Ok(change)
+    }
+
+    /// What a run's clone was made of goes after it: the snapshots that the run took where a volume is, or was.
+    ///
+    /// # Errors
+    /// The host cannot be asked; something else has come to live by one of them.
+    pub async fn forget_beside(&self, volume: &VolumeRef, run: &str) -> Result<Change> {
+        let near = self.near(volume).await?;
+        self.forget(near.as_ref(), run).await
     }
 
     /// Whether there is something of that name, whatever it is.
@@ -249,13 +296,10 @@ impl Storage for ZfsStorage {
             self.zfs(&doing, &["destroy", "-r", &dataset.name]).await?;
             change = Change::Removed;
         }
-        if let Some(near) = near {
-            for (snapshot, _) in self.snapshots(&doing, pool(&near.name), run).await? {
-                self.zfs(&doing, &["destroy", &snapshot]).await?;
-                change = Change::Removed;
-            }
-        }
-        Ok(change)
+        Ok(match self.forget(near.as_ref(), run).await? {
+            Change::Removed => Change::Removed,
+            _ => change,
+        })
     }
 
     async fn mark(&self, volume: &VolumeRef, mark: Option<&Mark>) -> Result<Change> {
@@ -275,14 +319,14 @@ impl Storage for ZfsStorage {
         Err(Error::new(format!("rename {from}"), Cause::Unsupported("datasets keep their names".into())))
     }
 
-    /// Clones only: what a transfer made is known by its tree.
+    /// Those that are no run's own tree: that is known by the mark beside it, whatever it is made of.
     async fn marked(&self, directory: &Path) -> Result<Vec<(VolumeRef, Mark)>> {
         let place = VolumeRef { kind: VolumeKind::Zfs, path: directory.join("any") };
         let Some(near) = self.near(&place).await? else { return Ok(Vec::new()) };
         let all = list(&*self.host, pool(&near.name), "-r -t filesystem").await?;
-        let ours = all.into_iter().filter(|one| one.origin.is_some() && one.mountpoint.parent() == Some(directory));
+        let here = all.into_iter().filter(|one| one.mountpoint.parent() == Some(directory));
         let one = |one: Dataset| Some((VolumeRef { kind: VolumeKind::Zfs, path: one.mountpoint }, one.mark?));
-        Ok(ours.filter_map(one).collect())
+        Ok(here.filter_map(one).filter(|(volume, mark)| volume.path.file_name() != Some(mark.run.as_ref())).collect())
     }
 
     async fn open(&self, volume: &VolumeRef, _access: Access) -> Result<Opened> {

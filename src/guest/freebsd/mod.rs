@@ -47,6 +47,9 @@ pub struct JailSpec {
     /// resolv.conf(5) of the jail host, for a tree that has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolv_conf: Option<String>,
+    /// The tree is a jail's already: only the identity is put on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_jail: bool,
 }
 
 /// What becomes of a server's files.
@@ -112,8 +115,10 @@ pub fn words(spec: &JailSpec) -> Vec<String> {
 /// Plans what becomes of the files. Planning again on the result gives nothing.
 pub fn plan(tree: &Tree, spec: &JailSpec) -> Result<Reduced, GuestError> {
     let mut files = Files { edits: Overlay::new(tree), notes: Vec::new() };
-    rc::reduce(&mut files)?;
-    noise::reduce(&mut files, spec)?;
+    if !spec.is_jail {
+        rc::reduce(&mut files)?;
+        noise::reduce(&mut files, spec)?;
+    }
     let reduction = files.edits.edits();
     listen::rewrite(&mut files, spec)?;
     let clone = CloneSpec { addresses: spec.addresses.clone(), ..CloneSpec::default() };

@@ -192,7 +192,9 @@ impl Held<'_> {
         let mut findings = Findings::default();
         let (original, clone) =
             (self.hypervisor.guest(&self.record.original)?, self.hypervisor.guest(&self.record.clone)?);
-        let queues = crate::lifecycle::transfer::queues(&*original, &*clone, Path::new(""), &mut findings).await?;
+        let queues =
+            crate::lifecycle::transfer::queues((&*original, Path::new("")), &*clone, Path::new(""), &mut findings)
+                .await?;
         let services = running(&*original).await.map_err(|error| failed(&name, &error))?;
         let rewrite = linked::rewriting(&self.pasts()?)?;
         let world = self.world(options)?;

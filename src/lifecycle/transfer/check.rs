@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hypervisors::Host;
 use hypervisors::host::Command;
+use hypervisors::jail::ifconfig::Interface;
 use hypervisors::transfer::System;
 
 use super::{Facts, Transfer};
@@ -32,30 +33,36 @@ pub async fn for_clone(
     names(facts, record, findings);
     super::container::check(facts, run, findings).await?;
     let host = facts.hypervisor.host();
+    let install = if facts.linux.is_some() { "apt install" } else { "pkg install" };
     if facts.method() == Method::Rsync {
-        both_have(facts, "rsync", "method", "which copies by rsync need on both sides", findings).await?;
+        let why = ["method", "which copies by rsync need on both sides", install];
+        all_have([&*host, &*facts.server], "rsync", why, findings).await?;
     }
     if !facts.spec.carry.is_empty() {
-        both_have(facts, "rsync", "carry", "which carry rules need on both sides", findings).await?;
+        let why = ["carry", "which carry rules need on both sides", install];
+        all_have([&*host, &*facts.server], "rsync", why, findings).await?;
     }
     // A container's host is this machine: who answers is asked on the bridge itself.
     let via = run.container.as_ref().map(|_| run.interface.as_str());
-    free(&*host, via, facts, record.addressing.clone, "--ip", findings).await?;
+    free(facts, via, record.addressing.clone, "--ip", findings).await?;
     if let Some(parking) = &run.parking {
         let place = format!("guests.{}.source.parking", facts.spec.name);
-        free(&*host, via, facts, IpAddr::V4(parking.ip), &place, findings).await?;
+        free(facts, via, IpAddr::V4(parking.ip), &place, findings).await?;
     }
     Ok(())
 }
 
-/// A program that both sides need for what `id` says.
-async fn both_have(facts: &Facts, program: &str, id: &str, why: &str, findings: &mut Findings) -> Result<(), Failure> {
-    let host = facts.hypervisor.host();
-    for machine in [&host, &facts.server] {
+/// A program that machines need for what `id` says.
+pub(in crate::lifecycle) async fn all_have(
+    machines: [&dyn Host; 2],
+    program: &str,
+    [id, why, how]: [&str; 3],
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    for machine in machines {
         let command = Command::new(["sh", "-c", "command -v \"$1\"", "sh", program]);
         if machine.run(&command).await?.status != 0 {
             let why = format!("{} has no {program}, {why}", machine.name());
-            let how = if facts.linux.is_some() { "apt install" } else { "pkg install" };
             findings.refuse(id, why, format!("install it there: {how} {program}"));
         }
     }
@@ -276,31 +283,55 @@ fn names(facts: &Facts, record: &RunFacts, findings: &mut Findings) {
 
 /// An address that nobody has yet.
 async fn free(
-    host: &dyn Host,
-    via: Option<&str>,
     facts: &Facts,
+    via: Option<&str>,
     address: IpAddr,
     place: &str,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
-    if facts.host_interfaces.iter().flat_map(|interface| &interface.addresses).any(|own| own.ip == address) {
-        findings.refuse(
-            "address",
-            format!("{address} is an address of {} itself", facts.spec.host),
-            format!("choose a free one ({place})"),
-        );
+    let Some(via) = via else {
+        return unanswered(&*facts.hypervisor.host(), &facts.host_interfaces, address, place, findings).await;
+    };
+    if carries(&facts.host_interfaces, address) {
+        findings.refuse("address", format!("{address} is an address of {} itself", facts.spec.host), choose(place));
         return Ok(());
     }
-    let said = match via {
-        Some(via) => facts.hypervisor.net().owner(address, via).await?.map(|mac| mac.to_string()),
-        None => server::answers(host, address).await?,
-    };
-    match said {
-        Some(said) => findings.refuse(
-            "address",
-            format!("{address} is taken, as {} sees it: {said}", facts.spec.host),
-            format!("choose a free one ({place})"),
-        ),
+    match facts.hypervisor.net().owner(address, via).await? {
+        Some(mac) => taken(&facts.spec.host, address, &mac.to_string(), place, findings),
+        None => findings.pass("address", format!("nobody answers for {address}")),
+    }
+    Ok(())
+}
+
+fn carries(interfaces: &[Interface], address: IpAddr) -> bool {
+    interfaces.iter().flat_map(|interface| &interface.addresses).any(|own| own.ip == address)
+}
+
+fn choose(place: &str) -> String {
+    format!("choose a free one ({place})")
+}
+
+fn taken(host: &str, address: IpAddr, said: &str, place: &str, findings: &mut Findings) {
+    findings.refuse("address", format!("{address} is taken, as {host} sees it: {said}"), choose(place));
+}
+
+/// An address that is not one of a host's and that nobody on its links answers for, as that host sees it.
+///
+/// # Errors
+/// The host cannot be asked.
+pub(in crate::lifecycle) async fn unanswered(
+    host: &dyn Host,
+    interfaces: &[Interface],
+    address: IpAddr,
+    place: &str,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    if carries(interfaces, address) {
+        findings.refuse("address", format!("{address} is an address of {} itself", host.name()), choose(place));
+        return Ok(());
+    }
+    match server::answers(host, address).await.map_err(super::tree::told)? {
+        Some(said) => taken(host.name(), address, &said, place, findings),
         None => findings.pass("address", format!("nobody answers for {address}")),
     }
     Ok(())

@@ -2,7 +2,7 @@
 //! A jail is left stopped; a container is upgraded from inside, so it starts.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use hypervisors::jail::ifconfig::netmask;
@@ -28,30 +28,33 @@ use crate::steps::server::{Old, Server};
 use crate::steps::transfer::Method;
 use crate::steps::{Action, domain, jail, verify};
 
-fn refuse(facts: &Facts, why: impl Into<String>, place: &str, help: &str) -> Failure {
-    Failure::new(exit::REFUSED, format!("choose an address for the clone of {}", facts.spec.name))
+fn refused(guest: &str, why: impl Into<String>, place: &str, help: &str) -> Failure {
+    Failure::new(exit::REFUSED, format!("choose an address for the clone of {guest}"))
         .cause(why.into())
         .place(place)
         .help(help)
 }
 
+fn refuse(facts: &Facts, why: impl Into<String>, place: &str, help: &str) -> Failure {
+    refused(&facts.spec.name, why, place, help)
+}
+
 /// The clone's address, by the one wish there is.
-fn address(facts: &Facts, wishes: &[AddressWish]) -> Result<IpAddr, Failure> {
+pub(in crate::lifecycle) fn address(guest: &str, own: Ipv4Addr, wishes: &[AddressWish]) -> Result<IpAddr, Failure> {
+    let refuse = |why: String, help: &str| refused(guest, why, "--ip", help);
     let help = "give one, such as --ip .113, or set clone.ip in the inventory";
     let wish = match wishes {
         [wish] => wish,
-        [] => return Err(refuse(facts, "no address was given for the clone", "--ip", help)),
-        _ => return Err(refuse(facts, "a server is cloned at one address", "--ip", help)),
+        [] => return Err(refuse("no address was given for the clone".to_owned(), help)),
+        _ => return Err(refuse("it is cloned at one address".to_owned(), help)),
     };
     let ip = match &wish.to {
-        AddressTo::Partial(tail) => {
-            complete_ip(tail, facts.address).map(IpAddr::V4).map_err(|why| refuse(facts, why, "--ip", help))?
-        }
+        AddressTo::Partial(tail) => complete_ip(tail, own).map(IpAddr::V4).map_err(|why| refuse(why, help))?,
         AddressTo::Full(ip) => *ip,
-        AddressTo::Dhcp => return Err(refuse(facts, "a server's clone has a fixed address", "--ip", help)),
+        AddressTo::Dhcp => return Err(refuse("its clone has a fixed address".to_owned(), help)),
     };
-    match ip == IpAddr::V4(facts.address) {
-        true => Err(refuse(facts, format!("{ip} is the server's own address"), "--ip", "choose a free address")),
+    match ip == IpAddr::V4(own) {
+        true => Err(refuse(format!("{ip} is the original's own address"), "choose a free address")),
         false => Ok(ip),
     }
 }
@@ -120,7 +123,7 @@ pub fn record(facts: &Facts, wishes: &[AddressWish], state: &Path, control_dir: 
     let name = &facts.spec.name;
     let run = format!("{name}--{PLACEHOLDER}");
     let run_dir = state.join("runs").join(&run);
-    let (new, old) = (address(facts, wishes)?, IpAddr::V4(facts.address));
+    let (new, old) = (address(name, facts.address, wishes)?, IpAddr::V4(facts.address));
     let (interface, prefix) = carried(facts, new)?;
     let root = facts.trees.join(&run);
     let container = container::record(facts, &run, &root)?;
@@ -259,6 +262,7 @@ pub fn plan(
             root: run.root.clone(),
             scratch,
             dataset: dataset(facts, record),
+            of: None,
         }
         .into(),
     };

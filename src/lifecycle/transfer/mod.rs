@@ -13,8 +13,8 @@
 //! * `container`: what is a container's in all of that.
 //! * `run`: a run of this strategy under its lease.
 
-mod check;
-mod clone;
+pub(super) mod check;
+pub(super) mod clone;
 mod commit;
 mod container;
 mod facts;
@@ -22,7 +22,7 @@ mod parking;
 mod promote;
 mod queues;
 mod run;
-mod tree;
+pub(super) mod tree;
 mod upgrade;
 pub(crate) mod world;
 

@@ -43,20 +43,20 @@ async fn look(host: &dyn Host, root: &str, directories: &[String]) -> Result<See
     Ok(Seen { rsync, there: of(&["empty", "full"]), full: of(&["full"]) })
 }
 
-/// The queues that promotion mirrors: the known ones that server and jail both have, by their own paths. Refused if one has something
+/// The queues that promotion mirrors: the known ones that the original and the jail both have, by their own paths. Refused if one has something
 /// in it and cannot be brought over.
 ///
 /// # Errors
 /// One of the machines cannot be asked.
 pub async fn mirrored(
-    server: &dyn Host,
+    (server, its_root): (&dyn Host, &Path),
     jails: &dyn Host,
     root: &Path,
     findings: &mut Findings,
 ) -> Result<Vec<String>, Failure> {
     let known: Vec<String> =
         queues::directories()?.iter().map(|directory| directory.to_string_lossy().into_owned()).collect();
-    let here = look(server, "", &known).await?;
+    let here = look(server, &its_root.to_string_lossy(), &known).await?;
     let wanted: Vec<String> = here.there.iter().cloned().collect();
     let there = look(jails, &root.to_string_lossy(), &wanted).await?;
     let both = |directory: &&String| there.there.contains(*directory);
@@ -64,15 +64,15 @@ pub async fn mirrored(
     for full in &here.full {
         if !both(&full) {
             let why =
-                format!("/{full} of the server has something in it, and the jail has no such directory of its own");
+                format!("/{full} of the original has something in it, and the jail has no such directory of its own");
             findings.refuse(
                 "queues",
                 why,
                 "make it in the jail's tree, without a link on its way, or wait until it is empty",
             );
         } else if !here.rsync || !there.rsync {
-            let lacks = if here.rsync { "the jail host" } else { "the server" };
-            let why = format!("/{full} of the server has something in it, and {lacks} has no rsync to bring it over");
+            let lacks = if here.rsync { jails.name() } else { server.name() };
+            let why = format!("/{full} of the original has something in it, and {lacks} has no rsync to bring it over");
             findings.refuse("queues", why, help);
         }
     }

@@ -69,7 +69,7 @@ impl App {
 }
 
 impl Held<'_> {
-    /// `upgrade` of a transfer.
+    /// `upgrade` of a jail.
     pub(in crate::lifecycle) async fn upgrade_jail(&mut self, options: &Options) -> Result<Finish, Failure> {
         let running = self.clone.power(&self.record.clone.name).await? == Power::On;
         let number = self.journal.plans(&self.run.id)?.len() + 1;
@@ -107,7 +107,7 @@ impl Held<'_> {
             None => parked_by_rc_conf(&name, &*host, &run, &services).await?,
         };
         let jails = self.hypervisor.host();
-        let queues = super::queues::mirrored(&*host, &*jails, &run.root, &mut findings).await?;
+        let queues = super::queues::mirrored((&*host, Path::new("/")), &*jails, &run.root, &mut findings).await?;
         let pasts = self.pasts()?;
         let (identity, notes) = match &run.container {
             Some(own) => container::identity(&self.record, own, &pasts, &world).await?,
@@ -140,10 +140,9 @@ impl Held<'_> {
         self.propose(plan, page, Vec::new(), options).await
     }
 
-    /// Whether a verb of a transfer finds its jail as it needs it: the upgrade wants it stopped, and stops it.
+    /// Whether a verb finds its jail as it needs it: the upgrade wants it stopped, and stops it.
     pub(in crate::lifecycle) fn jail_may_be_off(&self, verb: Verb, state: State) -> bool {
-        self.record.transfer.as_ref().is_some_and(|run| run.container.is_none())
-            && (matches!(verb, Verb::Upgrade) || matches!(state, State::Cloned | State::Upgrading))
+        self.is_of_jail() && (matches!(verb, Verb::Upgrade) || matches!(state, State::Cloned | State::Upgrading))
     }
 }
 

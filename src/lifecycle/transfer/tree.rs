@@ -14,6 +14,7 @@ use crate::guest::freebsd::JailSpec;
 use crate::inventory::{GuestSpec, Recipe};
 use crate::lifecycle::back::Past;
 use crate::lifecycle::error::{Failure, exit};
+use crate::lifecycle::jail::JailTree;
 use crate::lifecycle::preflight::{Finding, Findings, recipe_finding};
 use crate::lifecycle::record::RunFacts;
 use crate::steps::{Action, StepError, StepRef, World, reduce, transfer};
@@ -80,7 +81,7 @@ pub async fn steps(facts: &Facts, record: &RunFacts) -> Result<Steps, Failure> {
         addresses: record.addressing.changes.clone(),
         hostname: facts.spec.clone.hostname.clone(),
         quarantine: facts.spec.quarantine.off.clone(),
-        resolv_conf: None,
+        ..JailSpec::default()
     };
     // On the server as it is: what differs in its copy, because it changed meanwhile, stops the step.
     let reduced = reduce::reduced(&*facts.server, Path::new("/"), &spec).await.map_err(told)?;
@@ -109,7 +110,7 @@ pub struct Steps {
     pub held: Vec<String>,
 }
 
-pub(super) fn told(error: StepError) -> Failure {
+pub(in crate::lifecycle) fn told(error: StepError) -> Failure {
     let failure = Failure::new(exit::REFUSED, "read the server's configuration").cause(error.to_string());
     match error.help() {
         Some(help) => failure.help(help),
@@ -138,18 +139,18 @@ pub async fn upgrade(
     hypervisor: &Arc<dyn Hypervisor>,
     number: usize,
 ) -> Result<BaseSystem, Failure> {
-    let run = record.transferred()?;
+    let tree = JailTree::of(record)?;
     let Some(Recipe::FreebsdWorld(recipe)) = spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) else {
         return Ok(BaseSystem::default());
     };
     let host = hypervisor.host();
-    let (facts, found) = world::preflight(&*host, &run.root, &run.scratch, recipe).await?;
+    let (facts, found) = world::preflight(&*host, &tree.root, &tree.scratch, recipe).await?;
     let name = &record.clone.name;
     let word = job::word(name);
     let mut findings: Vec<Finding> = found.into_iter().map(recipe_finding).collect();
     findings.extend(at_work(&job::running(&*host, Path::new(job::DIRECTORY), &format!("{word}-")).await?, record));
     let job = |what: &str| format!("{word}-{number}-{what}");
-    let steps = world::steps(&record.host, name, &run.root, &run.scratch, recipe, &facts, &job);
+    let steps = world::steps(&record.host, name, &tree.root, &tree.scratch, recipe, &facts, &job);
     let way = facts.target(&world::wanted(recipe).method).map(|to| match &facts.tree.release {
         Some(from) => format!("{from} to {to}"),
         None => format!("to {to}"),
@@ -169,7 +170,7 @@ fn at_work(running: &[String], record: &RunFacts) -> Option<Finding> {
     findings.0.pop().filter(|_| !running.is_empty())
 }
 
-/// What gives the jail the server's identity, and what is to be told of it.
+/// What gives the jail its original's identity, and what is to be told of it.
 ///
 /// # Errors
 /// The clone's own changes are not in the journal; the upgrade and they disagree.
@@ -179,7 +180,7 @@ pub async fn identity(
     world: &World,
     hypervisor: &Arc<dyn Hypervisor>,
 ) -> Result<(Action, Vec<String>), Failure> {
-    let run = record.transferred()?;
+    let root = JailTree::of(record)?.root;
     let steps = pasts
         .iter()
         .flat_map(|past| past.plan.steps.iter().enumerate().map(move |(index, step)| (past.id, index, step)));
@@ -187,9 +188,9 @@ pub async fn identity(
         .filter(|(_, _, step)| matches!(&step.op, Op::Do(Action::Reduce(_))))
         .map(|(plan, index, _)| StepRef { plan, index })
         .next()
-        .ok_or_else(|| Failure::new(exit::JOURNAL, "find what clone changed in the server's files"))?;
+        .ok_or_else(|| Failure::new(exit::JOURNAL, "find what clone changed in the original's files"))?;
     let recorded = reduce::Identity::recorded(world, reduce).map_err(told)?;
-    let restored = reduce::restored(&*hypervisor.host(), &run.root, &recorded).await.map_err(told)?;
+    let restored = reduce::restored(&*hypervisor.host(), &root, &recorded).await.map_err(told)?;
     let notes = restored.notes.clone();
-    Ok((reduce::Identity::planned(&record.host, run.root.clone(), reduce, &restored).into(), notes))
+    Ok((reduce::Identity::planned(&record.host, root, reduce, &restored).into(), notes))
 }

@@ -1,4 +1,4 @@
-//! `upgrade` of a transfer: the base system of the stopped jail, from its host; then its first start.
+//! `upgrade` of a jail: the base system of the stopped jail, from its host; then its first start.
 
 use super::tree::BaseSystem;
 use crate::engine::{OnFailure, Plan, PlanStep, Stage, Undo};
@@ -6,6 +6,7 @@ use crate::inventory::{FreebsdWorld, GuestSpec, Recipe, Verb, WorldMethod};
 use crate::lifecycle::clone::settle;
 use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::hooks::Hooks;
+use crate::lifecycle::jail::JailTree;
 use crate::lifecycle::page::{Page, Row};
 use crate::lifecycle::production::look;
 use crate::lifecycle::record::RunFacts;
@@ -24,7 +25,7 @@ pub fn start(record: &RunFacts) -> PlanStep {
 /// # Errors
 /// A recipe that does not fit.
 pub fn plan(spec: &GuestSpec, record: &RunFacts, base: BaseSystem, running: bool) -> Result<(Plan, Page), Failure> {
-    let run = record.transferred()?;
+    let release = JailTree::of(record)?.release;
     let mut page = Page::new(format!("Upgrade {}.", record.clone.name));
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Upgrade);
@@ -39,7 +40,7 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, base: BaseSystem, running: bool
         steps.push(PlanStep::new(Stage::Prepare, stop, 3.0).clone_side().on_failure(OnFailure::Stop));
     }
     match spec.upgrade.as_ref().map(|upgrade| &upgrade.recipe) {
-        None => page.rows.push(Row::new("recipe", format!("none: {} stays {}", spec.name, run.release))),
+        None => page.rows.push(Row::new("recipe", format!("none: {} stays {release}", spec.name))),
         Some(Recipe::FreebsdWorld(FreebsdWorld { method, src, .. })) => {
             let by = match method {
                 WorldMethod::Installworld => format!("from {} on {}", src.display(), record.host),

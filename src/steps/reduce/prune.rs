@@ -37,9 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 pub fn paths(configured: Option<&[String]>, filesystems: &[PathBuf]) -> Vec<String> {
     let default = || DEFAULT.map(str::to_owned).to_vec();
     let mut paths = configured.map_or_else(default, <[String]>::to_vec);
-    // What waits there is the server's to send: the jail gets it at promotion.
-    let queues = crate::guest::queues::directories().unwrap_or_default();
-    paths.extend(queues.iter().map(|directory| format!("{}/", directory.display())));
+    paths.extend(queue_paths());
     for filesystem in filesystems {
         let below = filesystem.strip_prefix("/").unwrap_or(filesystem);
         for name in ["restoresymtable", ".snap"] {
@@ -50,6 +48,12 @@ pub fn paths(configured: Option<&[String]>, filesystems: &[PathBuf]) -> Vec<Stri
         }
     }
     paths
+}
+
+/// What is in known queues: what waits there is the original's to send, and comes over at promotion.
+pub fn queue_paths() -> Vec<String> {
+    let queues = crate::guest::queues::directories().unwrap_or_default();
+    queues.iter().map(|directory| format!("{}/", directory.display())).collect()
 }
 
 /// Takes out of a stopped jail's tree what a jail does not need, and keeps a tar of `etc` as it came.

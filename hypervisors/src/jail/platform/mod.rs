@@ -10,8 +10,9 @@
 //! * A jail with a network stack of its own (vnet) is listed and left alone: what addresses it has is set within it.
 //! * Jails that Bastille or iocage keep are listed, since what they have is taken, and refused.
 //!
-//! `texts`: files; `running`: what jls prints; `guests`: facts of the two together; `trees`: what runs made.
+//! `texts`: files; `running`: what jls prints; `guests`: facts of the two together; `copied`: the definition of a clone; `trees`: what runs made.
 
+mod copied;
 mod guests;
 mod running;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use self::trees::Trees;
 pub use self::trees::{RUNS, passing_jail};
 use super::address;
 use super::conf::edit::{Change as ConfChange, Setting};
-use super::conf::{Config, Dialect, Files, NewJail, name_of};
+use super::conf::{Config, Dialect, Effective, Files, NewJail, name_of};
 use super::rc::{Value, variables};
 use crate::host::{Command, Output, SshHost, printable_tail};
 use crate::{
@@ -271,6 +272,10 @@ impl Hypervisor for Jails {
         let doing = format!("edit the definition of {}", original.name);
         let derived = if variables::is_variables(&original.text) { variables::derived } else { derived };
         derived(original, edit).map_err(|error| wrong(doing, error))
+    }
+
+    async fn copy_of(&self, guest: &str, edit: &DefinitionEdit) -> Result<Definition> {
+        self.copied(guest, edit).await
     }
 
     async fn define(&self, definition: &Definition) -> Result<Change> {
@@ -511,33 +516,38 @@ fn derived(original: &Definition, edit: &DefinitionEdit) -> std::result::Result<
             changes.push(ConfChange::Set("path".to_owned(), values([volume.path.to_string_lossy().into_owned()])));
         }
     }
-    let effective = config.effective(&name)?;
+    for (family, new) in addressed(&config.effective(&name)?, edit)? {
+        changes.push(match new.is_empty() {
+            true => ConfChange::Remove(family.to_owned()),
+            false => ConfChange::Set(family.to_owned(), Setting::Values(new)),
+        });
+    }
+    let config = config.edit(&name, &changes)?.config;
+    Ok(Definition { text: config.block(&name)?.to_owned(), name })
+}
+
+/// What becomes of a jail's addresses, by their parameter; those without a change left out.
+fn addressed(
+    effective: &Effective,
+    edit: &DefinitionEdit,
+) -> std::result::Result<Vec<(&'static str, Vec<String>)>, super::Wrong> {
+    let bad = |what| super::Wrong::new(super::Place::whole(ALONE), what);
+    let mut changed = Vec::new();
     for family in ["ip4.addr", "ip6.addr"] {
         let old: Vec<String> = effective.list(family).into_iter().map(str::to_owned).collect();
         let mut new = Vec::new();
         for value in &old {
-            let addresses = address::read(value).map_err(|what| super::Wrong::new(super::Place::whole(ALONE), what))?;
-            for address in addresses {
+            for address in address::read(value).map_err(bad)? {
                 match edit.addresses.get(&address.ip) {
                     None => new.push(address.to_string()),
                     Some(None) => {}
-                    Some(Some(ip)) => {
-                        let other = address.with_ip(*ip);
-                        new.push(
-                            other.map_err(|what| super::Wrong::new(super::Place::whole(ALONE), what))?.to_string(),
-                        );
-                    }
+                    Some(Some(ip)) => new.push(address.with_ip(*ip).map_err(bad)?.to_string()),
                 }
             }
         }
         if new != old && edit.addresses.iter().any(|(from, _)| from.is_ipv4() == (family == "ip4.addr")) {
-            let change = match new.is_empty() {
-                true => ConfChange::Remove(family.to_owned()),
-                false => ConfChange::Set(family.to_owned(), Setting::Values(new)),
-            };
-            changes.push(change);
+            changed.push((family, new));
         }
     }
-    let config = config.edit(&name, &changes)?.config;
-    Ok(Definition { text: config.block(&name)?.to_owned(), name })
+    Ok(changed)
 }

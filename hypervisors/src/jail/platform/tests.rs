@@ -506,3 +506,75 @@ impl Host for NotFreeBsd {
         self.0.job_output(id, from).await
     }
 }
+
+/// What a clone's definition is made of.
+fn beside() -> DefinitionEdit {
+    let volume = VolumeRef { kind: VolumeKind::Directory, path: "/data/jails/ServerA--k3f9".into() };
+    DefinitionEdit {
+        name: Some("ServerA--k3f9".into()),
+        mark: Some(Some(Mark { run: "ServerA--k3f9".into(), role: Role::Clone })),
+        disks: BTreeMap::from([("/".to_owned(), DiskEdit::Source(volume))]),
+        addresses: BTreeMap::from([
+            ("10.0.2.112".parse().unwrap(), Some("10.0.2.113".parse().unwrap())),
+            ("10.0.2.114".parse().unwrap(), None),
+        ]),
+        ..DefinitionEdit::default()
+    }
+}
+
+#[tokio::test]
+async fn a_copy_says_what_the_host_says_of_the_original() {
+    let shared = SHARED.replace(
+        "ServerA {",
+        "exec.consolelog = \"/var/log/jail_$name.log\";\nexec.prestart = \"pfctl -f /etc/pf.$name\";\nallow.raw_sockets;\n\
+         mount += \"/data/mail $path/var/mail nullfs rw 0 0\";\nServerA {\n  jid = 7;\n  ip4.addr += \"10.0.2.114\";",
+    );
+    let shared = shared.replace("ip4.addr = ", "ip4.addr += ");
+    let world = World::new(&[("/etc/jail.conf", &shared)]);
+    let copy = world.jails.copy_of("ServerA", &beside()).await.unwrap();
+    assert_eq!(
+        copy.text,
+        "ServerA--k3f9 {\n\t# upgradectl run ServerA--k3f9 role clone\n\tpath = \"/data/jails/ServerA--k3f9\";\n\
+         \texec.start = \"/bin/sh /etc/rc\";\n\texec.stop = \"/bin/sh /etc/rc.shutdown jail\";\n\texec.clean;\n\tmount.devfs;\n\
+         \texec.consolelog = \"/var/log/jail_ServerA.log\";\n\tallow.raw_sockets;\n\tip4.addr = \"vtnet0|10.0.2.113/32\";\n\
+         \thost.hostname = \"ServerA.example\";\n}"
+    );
+    world.jails.define(&copy).await.unwrap();
+    let facts = world.jails.facts("ServerA--k3f9").await.unwrap().unwrap();
+    assert_eq!(facts.nics[0].addresses, ["10.0.2.113".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(world.jails.undefine("ServerA--k3f9").await.unwrap(), Change::Removed);
+}
+
+#[tokio::test]
+async fn what_would_still_mean_the_old_tree_is_refused() {
+    let refused = async |line: &str, fstab: &str| {
+        let shared = SHARED.replace("ServerA {\n", &format!("ServerA {{\n  {line}\n"));
+        let world = World::new(&[("/etc/jail.conf", &shared), ("/etc/fstab.ServerA", fstab)]);
+        match world.jails.copy_of("ServerA", &beside()).await {
+            Ok(copy) => Ok(copy.text),
+            Err(error) => Err(format!("{error} {}", error.help.as_deref().unwrap_or_default())),
+        }
+    };
+    let why = refused("mount = \"/data/mail /data/jails/ServerA/var/mail nullfs rw 0 0\";", "").await.unwrap_err();
+    assert!(why.contains("mount = ") && why.contains("write $path there"), "{why}");
+    let why = refused("exec.poststart = \"/etc/rc.jail /data/jails/ServerA\";", "").await.unwrap_err();
+    assert!(why.contains("exec.poststart"), "{why}");
+    let fstab = "# /data/jails/ServerA\n/data/mail\t/data/jails/ServerA/var/mail nullfs rw 0 0\n";
+    let why = refused("mount.fstab = \"/etc/fstab.$name\";", fstab).await.unwrap_err();
+    assert!(why.contains("/etc/fstab.ServerA") && why.contains("mount +="), "{why}");
+    for (line, fstab) in [
+        ("mount = \"/data/mail $path/var/mail nullfs rw 0 0\";", ""),
+        (
+            "mount.fstab = \"/etc/fstab.$name\";",
+            "# /data/jails/ServerA\n/data/mail /data/jails/ServerA2/mail nullfs rw 0 0\n",
+        ),
+        ("exec.poststart = \"/etc/rc.jail /data/jails/ServerAB\";", ""),
+    ] {
+        let text = refused(line, fstab).await.unwrap();
+        assert!(!text.contains("mount =") && !text.contains("fstab") && !text.contains("poststart"), "{text}");
+    }
+    let variables = "jail_enable=\"YES\"\njail_list=\"ServerA\"\njail_ServerA_rootdir=\"/data/jails/ServerA\"\njail_ServerA_ip=\"10.0.2.112\"\n";
+    let world = World::new(&[("/etc/rc.conf", variables)]);
+    let error = world.jails.copy_of("ServerA", &beside()).await.unwrap_err();
+    assert!(error.to_string().contains("variables of rc.conf"), "{error}");
+}

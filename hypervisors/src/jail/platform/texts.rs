@@ -87,7 +87,8 @@ impl Shelf {
         Ok(Texts { dialect, files, rc })
     }
 
-    async fn fetch(&self, doing: &str, paths: &[String]) -> Result<Files> {
+    /// Files by their paths, those that are there.
+    pub async fn fetch(&self, doing: &str, paths: &[String]) -> Result<Files> {
         let prefix = self.prefix.to_string_lossy();
         let words = ["sh", "-c", READ, "sh", prefix.trim_end_matches('/')];
         let mut command = Command::new(words.into_iter().chain(paths.iter().map(String::as_str)));

@@ -27,13 +27,13 @@ const LOOK: &str = "cat \"$2/mark\" 2>/dev/null || echo; \
     if test -d \"$1\" -a ! -L \"$1\"; then echo there; elif test -e \"$1\" -o -L \"$1\"; then echo other; else echo none; fi; \
     df -k \"$(dirname \"$1\")\" 2>/dev/null | tail -1";
 
-/// Arguments: tree, the run's directory, run, the tree's dataset or nothing. Status 98: not of this run, 97: something is mounted in it. File
-/// flags are taken off first (chflags(1)); no link is followed. The mark goes last.
-const REMOVE: &str = "case \"$(cat \"$2/mark\" 2>/dev/null)\" in \"$3\".*) ;; *) test -e \"$1\" -o -L \"$1\" && exit 98; exit 0;; esac; \
+/// Arguments: tree, the run's directory, run, the tree's dataset or nothing. Status 98: not of this run, 97: something is mounted in it, 96: there
+/// is none. File flags are taken off first (chflags(1)); no link is followed. The mark stays.
+const REMOVE: &str = "case \"$(cat \"$2/mark\" 2>/dev/null)\" in \"$3\".*) ;; *) test -e \"$1\" -o -L \"$1\" && exit 98; exit 96;; esac; \
     test -L \"$1\" && exit 98; \
     m=$(mount -p 2>/dev/null | awk -v r=\"$1/\" -v d=\"$4\" '(d == \"\" || $1 != d) && index($2 \"/\", r) == 1 { print $2 }'); test -n \"$m\" && { echo \"$m\"; exit 97; }; \
     if test -n \"$4\"; then zfs destroy -r \"$4\" || exit 1; rmdir -- \"$1\" 2>/dev/null; elif test -d \"$1\"; then command -v chflags >/dev/null 2>&1 && chflags -R 0 \"$1\" 2>/dev/null; rm -rf -- \"$1\" || exit 1; fi; \
-    test -e \"$1\" && { echo \"$1 is still there\" >&2; exit 1; }; ";
+    test -e \"$1\" && { echo \"$1 is still there\" >&2; exit 1; }; exit 0";
 
 /// Arguments: tree, name. What was left of a jail that was made for one command ([`passing_jail`]) goes, and its devices.
 const PASSED: &str = "jls -j \"$2\" jid >/dev/null 2>&1 && jail -r \"$2\" >/dev/null 2>&1; \
@@ -137,7 +137,6 @@ impl Storage for Trees {
         if run == run_of(&volume.path) {
             self.stop_work(&volume.path, run).await?;
         }
-        let script = format!("{REMOVE}{FORGET}");
         let dataset = match zfs::made_for(&*self.host, &volume.path).await? {
             Some(dataset) if dataset.mark.as_ref().is_none_or(|mark| mark.run != run) => {
                 return Err(Error::refused(doing, format!("the dataset {} is not of run {run}", dataset.name))
@@ -145,18 +144,30 @@ impl Storage for Trees {
             }
             dataset => dataset.map(|dataset| dataset.name).unwrap_or_default(),
         };
-        let command = Self::command(&script, &[&tree, &scratch.to_string_lossy(), run, &dataset])
-            .timeout(Duration::from_secs(4 * 3600));
+        let scratch = scratch.to_string_lossy();
+        let command = Self::command(REMOVE, &[&tree, &scratch, run, &dataset]).timeout(Duration::from_secs(4 * 3600));
         let output = self.host.run(&command).await?;
+        let none = output.status == 96;
         match output.status {
-            98 => Err(Error::refused(doing, format!("it is not of run {run}"))
+            96 => Ok(()),
+            98 => Err(Error::refused(&*doing, format!("it is not of run {run}"))
                 .help("move it away, if it is of no use any more")),
-            97 => {
-                Err(Error::refused(doing, format!("something is mounted in it: {}", printable_tail(&output.stdout, 3)))
-                    .help("unmount it there"))
-            }
-            _ => output.checked(doing, &command).map(|_| Change::Removed),
+            97 => Err(Error::refused(
+                &*doing,
+                format!("something is mounted in it: {}", printable_tail(&output.stdout, 3)),
+            )
+            .help("unmount it there")),
+            _ => output.checked(&*doing, &command).map(drop),
+        }?;
+        // By the tree's own name once more; the mark is the last that goes.
+        if run == run_of(&volume.path) {
+            zfs::ZfsStorage::new(&self.host).forget_beside(volume, run).await?;
         }
+        if none {
+            return Ok(Change::Unchanged);
+        }
+        let command = Self::command(FORGET, &[&tree, &scratch]).timeout(Duration::from_secs(3600));
+        self.host.run(&command).await?.checked(doing, &command).map(|_| Change::Removed)
     }
 
     /// Without a mark a tree is its jail's for good: the run's directory beside it goes.
