@@ -9,3 +9,5 @@ mod batch;
 mod replay;
 #[path = "jail/whole.rs"]
 mod whole;
+#[path = "jail/zfs.rs"]
+mod zfs;

@@ -247,12 +247,9 @@ pub fn declare(lab: &Lab, lines: &str) -> Result<()> {
 /// # Errors
 /// A file could not be written.
 pub fn declare_with(lab: &Lab, servers: &[Guest], lines: &str) -> Result<()> {
-    let (key, host) = (lab.key().display().to_string(), lab.address(JAILHOST.host));
-    let mut text = format!(
-        "version = 1\n\n[defaults]\nssh = {{ user = \"root\", key = \"{key}\" }}\n\n[hosts]\n\
-         jailhost = {{ hypervisor = \"jail\", ssh = {{ address = \"{host}\", key = \"{key}\" }}, jails = \"/usr/jails\" }}\n"
-    );
-    let mut machines = vec![(host, JAILHOST.root(lab))];
+    let key = lab.key().display().to_string();
+    let mut text = head(lab);
+    let mut machines = vec![(lab.address(JAILHOST.host), JAILHOST.root(lab))];
     for guest in servers {
         let (name, server, parked) = (guest.name, lab.address(guest.host), lab.address(guest.host + 200));
         text += &format!(
@@ -265,4 +262,24 @@ pub fn declare_with(lab: &Lab, servers: &[Guest], lines: &str) -> Result<()> {
     }
     fs::write(lab.inventory(), text)?;
     known::write(lab, &machines)
+}
+
+/// What an inventory begins with.
+fn head(lab: &Lab) -> String {
+    let (key, host) = (lab.key().display().to_string(), lab.address(JAILHOST.host));
+    format!(
+        "version = 1\n\n[defaults]\nssh = {{ user = \"root\", key = \"{key}\" }}\n\n[hosts]\n\
+         jailhost = {{ hypervisor = \"jail\", ssh = {{ address = \"{host}\", key = \"{key}\" }}, jails = \"/usr/jails\" }}\n"
+    )
+}
+
+/// Writes the inventory of a jail that is there, with these lines of its own.
+///
+/// # Errors
+/// A file could not be written.
+pub fn declare_there(lab: &Lab, guest: &Guest, lines: &str) -> Result<()> {
+    let clone = guest.host + BESIDE;
+    let jail = format!("\n[guests.{}]\nhost = \"jailhost\"\nclone = {{ ip = [\".{clone}\"] }}\n{lines}\n", guest.name);
+    fs::write(lab.inventory(), head(lab) + &jail)?;
+    Ok(())
 }

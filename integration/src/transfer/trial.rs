@@ -65,6 +65,15 @@ impl Trial {
         jails::declare(&self.lab, &format!("{CARRY}\nupgrade = {{ recipe = \"freebsd-world\", {keys} }}"))
     }
 
+    /// The server has become a jail: from here on the inventory has that, with an upgrade of its base system.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn is_a_jail(&self, keys: &str) -> Result<()> {
+        let upgrade = format!("{CARRY}\nupgrade = {{ recipe = \"freebsd-world\", {keys} }}");
+        jails::declare_there(&self.lab, &SERVER, &upgrade)
+    }
+
     /// Types a command; it must end with this exit code.
     ///
     /// # Errors

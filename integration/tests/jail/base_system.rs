@@ -8,7 +8,7 @@ use integration::transfer::trial::Trial;
 use integration::transfer::upgraded::is_upgraded;
 
 /// What the recipe needs in the inventory beside its name: the jail has no tree to compare its configuration files with.
-const BASE: &str = "base = \"/usr/src12\"";
+pub const BASE: &str = "base = \"/usr/src12\"";
 
 /// `upgrade` with the recipe `freebsd-world`, to its end: nothing of the jail is of the old release, nothing that its administrator
 /// wrote is lost.

@@ -573,7 +573,7 @@ async fn what_would_still_mean_the_old_tree_is_refused() {
         let text = refused(line, fstab).await.unwrap();
         assert!(!text.contains("mount =") && !text.contains("fstab") && !text.contains("poststart"), "{text}");
     }
-    let variables = "jail_enable=\"YES\"\njail_list=\"ServerA\"\njail_ServerA_rootdir=\"/data/jails/ServerA\"\njail_ServerA_ip=\"10.0.2.112\"\n";
+    let variables = "jail_enable=\"YES\"\njail_list=\"ServerA\"\njail_ServerA_rootdir=\"/data/jails/ServerA\"\njail_ServerA_hostname=\"a.example\"\njail_ServerA_ip=\"10.0.2.112\"\n";
     let world = World::new(&[("/etc/rc.conf", variables)]);
     let error = world.jails.copy_of("ServerA", &beside()).await.unwrap_err();
     assert!(error.to_string().contains("variables of rc.conf"), "{error}");

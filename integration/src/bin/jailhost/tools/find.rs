@@ -20,7 +20,6 @@ pub fn main(_: &Host, arguments: &[String]) -> u8 {
     {
         return u8::from(!has(&chflags::flags(Path::new(file)), wanted));
     }
-    let Ok(own) = std::env::current_exe() else { return say::not_played("find without /proc") };
     let mut real = Command::new(REAL);
     real.arg0("find");
     let mut rest = arguments.iter().peekable();
@@ -50,6 +49,8 @@ pub fn main(_: &Host, arguments: &[String]) -> u8 {
     while let Some(argument) = rest.next() {
         if argument == "-flags" {
             let Some(wanted) = rest.next() else { return say::wrong("-flags: requires additional arguments") };
+            // A jail has no /proc.
+            let Ok(own) = std::env::current_exe() else { return say::not_played("-flags within, without /proc") };
             real.arg("-exec").arg(&own).args(["find", "--has-flags", wanted, "{}", ";"]);
         } else {
             real.arg(argument);
