@@ -1,5 +1,8 @@
 //! `promote` of a jail's clone: the original is stopped, and its definition points to the clone's tree. Production is down from the stop until the
 //! promoted jail's checks have passed.
+//!
+//! Whether it starts with its host is left as it is: there is one definition of that name all the while, and one of the trees is its. If that was
+//! the original's again, because the host went down in between, its jail runs, and the promotion is taken back.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +15,7 @@ use crate::lifecycle::clone::settle;
 use crate::lifecycle::error::Failure;
 use crate::lifecycle::hooks::Hooks;
 use crate::lifecycle::page::{Page, Row};
-use crate::lifecycle::production::{self, PATIENCE_S, look};
+use crate::lifecycle::production::{PATIENCE_S, look};
 use crate::lifecycle::record::RunFacts;
 use crate::lifecycle::state::State;
 use crate::steps::jail::between::{CarryBetween, ProveUnused, QueuesBetween, Trees};
@@ -23,8 +26,6 @@ use crate::verify::Side;
 pub struct Now {
     /// The definition of the promoted jail, and the SHA-256 of the one that stands there.
     pub definition: (Definition, String),
-    /// Whether the original starts with its host.
-    pub autostart: bool,
     /// Queues that are brought over, relative to the root.
     pub queues: Vec<String>,
     /// What gives the clone its identity back.
@@ -75,12 +76,6 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
     steps.extend(carry(false).map(|step| step.on_failure(OnFailure::Warn)));
     let mark = storage::MarkVolume { host: host.clone(), volume: original.clone(), role: Some(Role::Original) };
     steps.push(PlanStep::new(Stage::Adopt, mark, 0.1));
-    // A host that starts all its jails has no list to take this one out of: that is told.
-    let autostart =
-        |on| PlanStep::new(Stage::Fence, production::autostart(record, on), 0.2).on_failure(OnFailure::Warn);
-    if now.autostart {
-        steps.push(autostart(false));
-    }
     let outage_from = steps.len();
     let unused = |but| ProveUnused {
         host: host.clone(),
@@ -112,6 +107,8 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         disks_before: disks.collect::<BTreeMap<_, _>>(),
     };
     steps.push(PlanStep::new(Stage::Define, define, 0.5));
+    // It starts with its host, whose going down meanwhile would have brought the original back.
+    steps.push(PlanStep::new(Stage::Fence, unused(None), 0.2).undo(Undo::Nothing));
     let start = domain::Start { host: host.clone(), guest: name.clone(), patience_s: 120, force: true };
     steps.push(PlanStep::new(Stage::Start, start, 5.0).goes_live());
     let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);
@@ -119,9 +116,6 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         PlanStep::new(Stage::Prove, checks, 5.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
     );
     let outage_s: f64 = steps[outage_from..].iter().map(|step| step.estimate_s).sum();
-    if now.autostart {
-        steps.push(autostart(true));
-    }
     steps.extend(hooks.after(Verb::Promote));
     debug_assert_eq!(outages(&steps, name).len(), 1);
     let page = page(spec, record, &original.path.display().to_string(), &now.queues, outage_s);

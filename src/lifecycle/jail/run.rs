@@ -142,8 +142,7 @@ impl Held<'_> {
         if let Some(finding) = findings.refusal() {
             return Err(refused("promote", &name, finding));
         }
-        let autostart = self.hypervisor.autostart(&name).await?;
-        let now = promote::Now { definition, autostart, queues, identity };
+        let now = promote::Now { definition, queues, identity };
         let number = self.checks_number()?;
         let (plan, page) = promote::plan(&self.spec, &self.record, now, number)?;
         self.propose(plan, page, findings.0, options).await

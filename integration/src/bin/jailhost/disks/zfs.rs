@@ -48,7 +48,8 @@ fn kept(host: &Host, snapshot: &str) -> PathBuf {
 fn copy(from: &Path, to: &Path) -> Result<(), Failed> {
     let made = to.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|wrong| say::reason(&wrong));
     made?;
-    let status = std::process::Command::new("/bin/cp").args(["-a", "-x", "--reflink=auto", "-T"]).arg(from).arg(to).status();
+    let status =
+        std::process::Command::new("/bin/cp").args(["-a", "-x", "--reflink=auto", "-T"]).arg(from).arg(to).status();
     if status.is_ok_and(|status| status.success()) { Ok(()) } else { Err("I/O error".to_owned()) }
 }
 
