@@ -9,15 +9,18 @@ use hypervisors::host::{Command, Job, JobStatus};
 use hypervisors::machines::GuestLogin;
 use hypervisors::{Cause, Change, Machines as _};
 
+use integration::vcenter::Speaks;
+
 use super::{WEB, lab};
+
+in_both!(commands_files_and_jobs_go_through_the_tools,);
 
 fn login(password: &str) -> GuestLogin {
     GuestLogin { user: "root".into(), password: password.into() }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn commands_files_and_jobs_go_through_the_tools() -> Result<()> {
-    let (vcenter, platform) = lab()?;
+async fn commands_files_and_jobs_go_through_the_tools(speaks: Speaks) -> Result<()> {
+    let (vcenter, platform) = lab(speaks)?;
     let uuid = platform.find(WEB).await?.uuid;
     let inside = platform.inside(&uuid, login("g00d"));
     let unreachable = inside.run(&Command::new(["true"])).await.unwrap_err();
