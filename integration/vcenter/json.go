@@ -8,6 +8,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"reflect"
 	"strings"
 	"time"
@@ -88,41 +89,30 @@ func (t *translator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	var answer reflect.Value
-	var session string
-	var fault *soap.Fault
-	var err error
 	this := types.ManagedObjectReference{Type: path[0], Value: path[1]}
-	switch r.Method {
-	case http.MethodPost:
-		answer, session, fault, err = t.invoke(r, this, path[2])
-	case http.MethodGet:
-		answer, fault, err = t.property(r, this, path[2])
-	default:
-		w.WriteHeader(http.StatusMethodNotAllowed)
-		return
-	}
-	if err != nil {
-		log.Printf("%s %s: %v", r.Method, r.URL.Path, err)
-		fault = simulator.Fault(err.Error(), new(types.InvalidArgument))
+	var got told
+	if r.Method == http.MethodGet {
+		got = t.property(r, this, path[2])
+	} else {
+		got = t.invoke(r, this, path[2])
 	}
 	var out bytes.Buffer
 	status := http.StatusOK
-	if fault != nil {
+	if got.fault != nil {
 		status = http.StatusInternalServerError
-		write(&out, reflect.ValueOf(fault.VimFault()), false)
-		if fault.String != "" {
+		write(&out, reflect.ValueOf(got.fault.VimFault()), false)
+		if got.fault.String != "" {
 			out.Truncate(out.Len() - 1)
-			fmt.Fprintf(&out, `,"faultstring":%s}`, plain(fault.String))
+			fmt.Fprintf(&out, `,"faultstring":%s}`, plain(got.fault.String))
 		}
-	} else if answer.IsValid() {
-		write(&out, answer, false)
+	} else if got.value.IsValid() {
+		write(&out, got.value, false)
 	}
 	if out.Len() == 0 {
 		status = http.StatusNoContent
 	}
-	if session != "" {
-		w.Header().Set(sessionHeader, session)
+	if got.session != "" {
+		w.Header().Set(sessionHeader, got.session)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -149,44 +139,49 @@ func hello(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"api_release":%s}`, plain(chosen))
 }
 
-// invoke is a call of a method; with what it answers comes the key of a session that it has begun.
-func (t *translator) invoke(r *http.Request, this types.ManagedObjectReference, method string) (reflect.Value, string, *soap.Fault, error) {
+// told is a fault, or a value (none, if there is nothing to say) and the key of a session that was begun.
+type told struct {
+	value   reflect.Value
+	session string
+	fault   *soap.Fault
+}
+
+func refused(err error) told {
+	log.Print(err)
+	return told{fault: simulator.Fault(err.Error(), new(types.InvalidArgument))}
+}
+
+// invoke is a call of a method.
+func (t *translator) invoke(r *http.Request, this types.ManagedObjectReference, method string) told {
 	kind, ok := calls[method]
 	if !ok {
-		return reflect.Value{}, "", simulator.Fault("", &types.MethodNotFound{Receiver: this, Method: method}), nil
+		return told{fault: simulator.Fault(method, &types.MethodNotFound{Receiver: this, Method: method})}
 	}
 	body := reflect.New(kind)
 	request := reflect.New(body.Elem().FieldByName("Req").Type().Elem())
-	sent, err := io.ReadAll(r.Body)
-	if err == nil && len(sent) > 0 {
-		var parameters map[string]interface{}
-		decoder := json.NewDecoder(bytes.NewReader(sent))
-		decoder.UseNumber()
-		if err = decoder.Decode(&parameters); err == nil {
-			err = readFields(request.Elem(), parameters)
-		}
+	decoder := json.NewDecoder(r.Body)
+	decoder.UseNumber()
+	var parameters map[string]interface{}
+	// Without parameters there need not be a body.
+	if err := decoder.Decode(&parameters); err != nil && err != io.EOF {
+		return refused(err)
 	}
-	if err != nil {
-		return reflect.Value{}, "", nil, err
+	if err := readFields(request.Elem(), parameters); err != nil {
+		return refused(err)
 	}
 	request.Elem().FieldByName("This").Set(reflect.ValueOf(this))
 	body.Elem().FieldByName("Req").Set(request)
-	session, fault, err := t.call(r, body.Interface().(soap.HasFault))
-	if err != nil || fault != nil {
-		return reflect.Value{}, "", fault, err
+	got := t.call(r, body.Interface().(soap.HasFault))
+	if got.fault == nil {
+		got.value = body.Elem().FieldByName("Res").Elem().FieldByName("Returnval")
 	}
-	return body.Elem().FieldByName("Res").Elem().FieldByName("Returnval"), session, nil, nil
+	return got
 }
 
 // property is one property of an object. The content of the service is for everybody: there is no session before it is known.
-func (t *translator) property(r *http.Request, this types.ManagedObjectReference, name string) (reflect.Value, *soap.Fault, error) {
+func (t *translator) property(r *http.Request, this types.ManagedObjectReference, name string) told {
 	if this.Type == "ServiceInstance" && name == "content" {
-		body := &methods.RetrieveServiceContentBody{Req: &types.RetrieveServiceContent{This: this}}
-		_, fault, err := t.call(r, body)
-		if fault != nil || err != nil {
-			return reflect.Value{}, fault, err
-		}
-		return reflect.ValueOf(body.Res.Returnval), nil, nil
+		return t.invoke(r, this, "RetrieveServiceContent")
 	}
 	body := &methods.RetrievePropertiesExBody{Req: &types.RetrievePropertiesEx{
 		This: t.collector,
@@ -195,47 +190,40 @@ func (t *translator) property(r *http.Request, this types.ManagedObjectReference
 			ObjectSet: []types.ObjectSpec{{Obj: this}},
 		}},
 	}}
-	_, fault, err := t.call(r, body)
-	if fault != nil || err != nil || body.Res.Returnval == nil {
-		return reflect.Value{}, fault, err
-	}
-	for _, object := range body.Res.Returnval.Objects {
-		for _, found := range object.PropSet {
-			return reflect.ValueOf(found.Val), nil, nil
+	got := t.call(r, body)
+	if got.fault == nil && body.Res.Returnval != nil {
+		for _, object := range body.Res.Returnval.Objects {
+			for _, found := range object.PropSet {
+				got.value = reflect.ValueOf(found.Val)
+			}
 		}
 	}
-	return reflect.Value{}, nil, nil
+	return got
 }
 
-// call makes a call in SOAP, the session in its cookie; the body gets the answer. It tells the session that the call has begun.
-func (t *translator) call(r *http.Request, body soap.HasFault) (string, *soap.Fault, error) {
+// call makes a call in SOAP, the session in its cookie; the body gets what was answered.
+func (t *translator) call(r *http.Request, body soap.HasFault) told {
 	envelope, err := xml.Marshal(soap.Envelope{Body: body})
 	if err != nil {
-		return "", nil, err
+		return refused(err)
 	}
-	asked, err := http.NewRequestWithContext(r.Context(), http.MethodPost, "/sdk", bytes.NewReader(envelope))
-	if err != nil {
-		return "", nil, err
-	}
-	asked.RemoteAddr = r.RemoteAddr
-	asked.Header.Set("User-Agent", r.UserAgent())
-	if key := r.Header.Get(sessionHeader); key != "" {
-		asked.AddCookie(&http.Cookie{Name: soap.SessionCookieName, Value: key})
-	}
-	told := httptest.NewRecorder()
-	t.next.ServeHTTP(told, asked)
-	decoder := xml.NewDecoder(told.Body)
+	asked := r.Clone(r.Context())
+	asked.Method, asked.URL, asked.Body = http.MethodPost, &url.URL{Path: "/sdk"}, io.NopCloser(bytes.NewReader(envelope))
+	asked.Header.Set("Cookie", soap.SessionCookieName+"="+r.Header.Get(sessionHeader))
+	recorded := httptest.NewRecorder()
+	t.next.ServeHTTP(recorded, asked)
+	decoder := xml.NewDecoder(recorded.Body)
 	decoder.TypeFunc = types.TypeFunc()
 	if err := decoder.Decode(&soap.Envelope{Body: body}); err != nil {
-		return "", nil, err
+		return refused(err)
 	}
 	session := ""
-	for _, cookie := range told.Result().Cookies() {
+	for _, cookie := range recorded.Result().Cookies() {
 		if cookie.Name == soap.SessionCookieName {
 			session = cookie.Value
 		}
 	}
-	return session, body.Fault(), nil
+	return told{session: session, fault: body.Fault()}
 }
 
 // jsonField is a field of a data object by its name in JSON.
@@ -248,10 +236,10 @@ type jsonField struct {
 func fields(of reflect.Type) []jsonField {
 	var all []jsonField
 	for _, field := range reflect.VisibleFields(of) {
-		words := strings.Split(field.Tag.Get("xml"), ",")
 		if field.Anonymous {
 			continue
 		}
+		words := strings.Split(field.Tag.Get("xml"), ",")
 		// Of a reference to an object the type is an attribute, the value the text.
 		if words[0] == "" {
 			words[0] = "value"

@@ -138,6 +138,7 @@ func run(dir string, json bool) error {
 	if json {
 		server.Config.Handler = speakJSON(instance, server.Config.Handler)
 	}
+	server.Config.Handler = faults.gate(server.Config.Handler)
 
 	if err := listen(filepath.Join(dir, "control")); err != nil {
 		return err

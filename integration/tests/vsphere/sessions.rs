@@ -62,6 +62,20 @@ async fn a_session_that_expires_in_the_middle_of_a_task_is_begun_again(speaks: S
     assert_eq!(facts.snapshots[0].id, made);
     assert_eq!(platform.calls()["Login"], 2);
     assert_eq!(platform.calls()["CreateSnapshot_Task"], 1);
+    // What stands before the server answers for a while: the task is looked at again.
+    vcenter.tell("hold RemoveSnapshot_Task 1500")?;
+    let away = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        vcenter.tell("away 500")
+    };
+    let (removed, told) = tokio::join!(platform.remove_snapshot(&machine.uuid, &made), away);
+    told?;
+    removed?;
+    vcenter.tell("away 60000")?;
+    let error = platform.machine(&machine.uuid).await.unwrap_err();
+    assert!(error.is_unknown(), "{error}");
+    vcenter.tell("away 0")?;
+    let made = platform.snapshot(&machine.uuid, "before", "web1--k3f9", false).await?;
     // Between two calls as well, a call that changes something: it is made once.
     vcenter.tell("expire")?;
     platform.remove_snapshot(&machine.uuid, &made).await?;
