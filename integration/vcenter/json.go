@@ -90,12 +90,11 @@ func (t *translator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	this := types.ManagedObjectReference{Type: path[0], Value: path[1]}
-	var got told
+	ask := t.invoke
 	if r.Method == http.MethodGet {
-		got = t.property(r, this, path[2])
-	} else {
-		got = t.invoke(r, this, path[2])
+		ask = t.property
 	}
+	got := ask(r, this, path[2])
 	var out bytes.Buffer
 	status := http.StatusOK
 	if got.fault != nil {
@@ -125,8 +124,8 @@ func hello(w http.ResponseWriter, r *http.Request) {
 	var asked struct {
 		Releases []string `json:"api_releases"`
 	}
-	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
-		w.WriteHeader(http.StatusBadRequest)
+	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil || len(asked.Releases) == 0 {
+		http.Error(w, "no releases", http.StatusBadRequest)
 		return
 	}
 	chosen := ""
@@ -217,34 +216,28 @@ func (t *translator) call(r *http.Request, body soap.HasFault) told {
 	if err := decoder.Decode(&soap.Envelope{Body: body}); err != nil {
 		return refused(err)
 	}
-	session := ""
+	got := told{fault: body.Fault()}
 	for _, cookie := range recorded.Result().Cookies() {
 		if cookie.Name == soap.SessionCookieName {
-			session = cookie.Value
+			got.session = cookie.Value
 		}
 	}
-	return told{session: session, fault: body.Fault()}
+	return got
 }
 
-// jsonField is a field of a data object by its name in JSON.
-type jsonField struct {
-	name     string
-	index    []int
-	optional bool
-}
-
-func fields(of reflect.Type) []jsonField {
-	var all []jsonField
+// fields are those of a data object, by their names in JSON.
+func fields(of reflect.Type) []reflect.StructField {
+	var all []reflect.StructField
 	for _, field := range reflect.VisibleFields(of) {
 		if field.Anonymous {
 			continue
 		}
-		words := strings.Split(field.Tag.Get("xml"), ",")
+		field.Name = strings.Split(field.Tag.Get("xml"), ",")[0]
 		// Of a reference to an object the type is an attribute, the value the text.
-		if words[0] == "" {
-			words[0] = "value"
+		if field.Name == "" {
+			field.Name = "value"
 		}
-		all = append(all, jsonField{words[0], field.Index, strings.Contains(field.Tag.Get("xml"), "omitempty")})
+		all = append(all, field)
 	}
 	return all
 }
@@ -255,15 +248,6 @@ var primitives = map[string]reflect.Type{
 	"int": reflect.TypeOf(int32(0)), "long": reflect.TypeOf(int64(0)), "float": reflect.TypeOf(float32(0)),
 	"double": reflect.TypeOf(float64(0)), "string": reflect.TypeOf(""), "dateTime": reflect.TypeOf(time.Time{}),
 	"base64Binary": reflect.TypeOf([]byte{}),
-}
-
-func typeName(of reflect.Type) string {
-	for name, kind := range primitives {
-		if kind == of {
-			return name
-		}
-	}
-	return of.Name()
 }
 
 func plain(value interface{}) []byte {
@@ -294,18 +278,24 @@ func write(out *bytes.Buffer, value reflect.Value, loose bool) {
 	case of.Kind() == reflect.Struct && !array(of) && of != primitives["dateTime"]:
 		fmt.Fprintf(out, `{"_typeName":%s`, plain(of.Name()))
 		for _, field := range fields(of) {
-			part := value.FieldByIndex(field.index)
+			part := value.FieldByIndex(field.Index)
 			var inner bytes.Buffer
-			if !part.IsZero() || !field.optional {
+			if !part.IsZero() || !strings.Contains(string(field.Tag), "omitempty") {
 				write(&inner, part, false)
 			}
 			if inner.Len() > 0 {
-				fmt.Fprintf(out, ",%s:%s", plain(field.name), inner.Bytes())
+				fmt.Fprintf(out, ",%s:%s", plain(field.Name), inner.Bytes())
 			}
 		}
 		out.WriteByte('}')
 	case loose:
-		fmt.Fprintf(out, `{"_typeName":%s,"_value":`, plain(typeName(of)))
+		name := of.Name()
+		for known, kind := range primitives {
+			if kind == of {
+				name = known
+			}
+		}
+		fmt.Fprintf(out, `{"_typeName":%s,"_value":`, plain(name))
 		write(out, value, false)
 		out.WriteByte('}')
 	case of.Kind() == reflect.Slice && of != primitives["base64Binary"]:
@@ -322,11 +312,11 @@ func write(out *bytes.Buffer, value reflect.Value, loose bool) {
 	}
 }
 
-// read reads a value into what it is for.
+// read reads a value into what it is for. Errors tell types, and no values: there are passwords among them.
 func read(into reflect.Value, from interface{}) error {
 	object, _ := from.(map[string]interface{})
 	kind, _ := object["_typeName"].(string)
-	wrong := fmt.Errorf("%v is no %s", from, into.Type())
+	wrong := fmt.Errorf("%q is no %s", kind, into.Type())
 	switch {
 	case from == nil:
 		return nil
@@ -336,7 +326,7 @@ func read(into reflect.Value, from interface{}) error {
 			of, ok = types.TypeFunc()(kind)
 		}
 		if !ok {
-			return fmt.Errorf("%v has no type that is known", from)
+			return wrong
 		}
 		made := reflect.New(of)
 		inner := made.Elem()
@@ -350,11 +340,13 @@ func read(into reflect.Value, from interface{}) error {
 		if err := read(inner, value); err != nil {
 			return err
 		}
-		if made.Type().Implements(into.Type()) && of.Kind() == reflect.Struct {
-			into.Set(made)
-		} else if of.AssignableTo(into.Type()) {
+		// What may be one of several types is in govmomi a pointer to it, what may be anything a value.
+		switch {
+		case of.AssignableTo(into.Type()):
 			into.Set(made.Elem())
-		} else {
+		case made.Type().AssignableTo(into.Type()):
+			into.Set(made)
+		default:
 			return wrong
 		}
 		return nil
@@ -362,7 +354,7 @@ func read(into reflect.Value, from interface{}) error {
 		into.Set(reflect.New(into.Type().Elem()))
 		return read(into.Elem(), from)
 	case into.Type() == primitives["dateTime"] || into.Type() == primitives["base64Binary"]:
-		return json.Unmarshal(plain(from), into.Addr().Interface())
+		// Texts.
 	case into.Kind() == reflect.Struct:
 		if kind != into.Type().Name() {
 			return wrong
@@ -385,22 +377,21 @@ func read(into reflect.Value, from interface{}) error {
 }
 
 func readFields(into reflect.Value, from map[string]interface{}) error {
-	left := len(from)
-	if _, ok := from["_typeName"]; ok {
-		left--
-	}
+	known := map[string][]int{"_typeName": nil}
 	for _, field := range fields(into.Type()) {
-		value, ok := from[field.name]
+		known[field.Name] = field.Index
+	}
+	for name, value := range from {
+		index, ok := known[name]
 		if !ok {
+			return fmt.Errorf("a %s has no %s", into.Type().Name(), name)
+		}
+		if index == nil {
 			continue
 		}
-		left--
-		if err := read(into.FieldByIndex(field.index), value); err != nil {
-			return fmt.Errorf("%s: %w", field.name, err)
+		if err := read(into.FieldByIndex(index), value); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
-	}
-	if left > 0 {
-		return fmt.Errorf("a %s has no such fields: %v", into.Type().Name(), from)
 	}
 	return nil
 }
