@@ -21,6 +21,15 @@ const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vcenter");
 /// Where Debian has Go's libraries.
 const LIBRARIES: &str = "/usr/share/gocode";
 
+/// How its API is spoken to. Clients find it out by asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// As every vCenter and ESXi host.
+    Soap,
+    /// VI JSON, as vCenter from 8.0U2 on, and nothing else (`vcenter/json.go`).
+    Json,
+}
+
 /// A vCenter that runs for as long as this value lives.
 #[derive(Debug)]
 pub struct Vcenter {
@@ -33,12 +42,13 @@ impl Vcenter {
     ///
     /// # Errors
     /// It cannot be built (see `integration/prerequisites vsphere`), or does not come up in a minute.
-    pub fn start() -> Result<Self> {
+    pub fn start(speaks: Speaks) -> Result<Self> {
         let program = built()?;
         let dir = tempfile::Builder::new().prefix("upgradectl-vcenter-").tempdir()?;
         let log = fs::File::create(dir.path().join("log"))?;
         let child = Command::new(&program)
             .arg(dir.path())
+            .args((speaks == Speaks::Json).then_some("json"))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)

@@ -1,6 +1,24 @@
-//! The vSphere ring: the platform against a simulated vCenter (`integration/vcenter`), over TLS and SOAP.
+//! The vSphere ring: the platform against a simulated vCenter (`integration/vcenter`), over TLS, in SOAP and in JSON.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
+
+/// Tests that are done in SOAP and in JSON.
+macro_rules! in_both {
+    ($($test:ident),+ $(,)?) => {
+        mod soap {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() -> anyhow::Result<()> {
+                super::$test(integration::vcenter::Speaks::Soap).await
+            })+
+        }
+        mod json {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() -> anyhow::Result<()> {
+                super::$test(integration::vcenter::Speaks::Json).await
+            })+
+        }
+    };
+}
 
 #[path = "vsphere/finding.rs"]
 mod finding;
@@ -22,14 +40,14 @@ use std::sync::Arc;
 use anyhow::Result;
 use hypervisors::net::RealNet;
 use hypervisors::vsphere::{Address, Credentials, Trust, Vsphere};
-use integration::vcenter::Vcenter;
+use integration::vcenter::{Speaks, Vcenter};
 
 /// A machine of the simulator's own inventory, on.
 const WEB: &str = "/DC0/vm/DC0_H0_VM0";
 
 /// A vCenter, and the platform that uses it.
-fn lab() -> Result<(Vcenter, Vsphere)> {
-    let vcenter = Vcenter::start()?;
+fn lab(speaks: Speaks) -> Result<(Vcenter, Vsphere)> {
+    let vcenter = Vcenter::start(speaks)?;
     let trust = Trust::File(vcenter.ca());
     let platform = platform(&vcenter, trust)?;
     Ok((vcenter, platform))

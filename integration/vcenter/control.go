@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,8 @@ import (
 //	expire                         end all sessions; answers how many
 //	sessions                       how many there are
 //	fail METHOD [FAULT]            the next task of this method fails, before it did anything
+//	forget                         the next guest operation is refused as if the session had expired, which it has not
+//	away MILLISECONDS              for so long what stands before the server answers in its stead that it is away
 //	hold METHOD MILLISECONDS       the next task of this method goes on for so long after its work is done
 //	folder NAME                    a folder in the first data center's folder of machines
 //	machine FOLDER NAME            a machine in it
@@ -75,8 +78,10 @@ func other() *simulator.Context {
 
 type faultPlan struct {
 	sync.Mutex
-	fails map[string]string
-	holds map[string]time.Duration
+	fails   map[string]string
+	holds   map[string]time.Duration
+	forgets bool
+	away    time.Time
 }
 
 var faults = faultPlan{fails: map[string]string{}, holds: map[string]time.Duration{}}
@@ -100,6 +105,29 @@ func (f *faultPlan) take(method string, of types.ManagedObjectReference) *types.
 	})
 	reference := task.Run()
 	return &reference
+}
+
+// forgotten tells whether this guest operation is the one that knows of no session.
+func (f *faultPlan) forgotten() bool {
+	f.Lock()
+	defer f.Unlock()
+	was := f.forgets
+	f.forgets = false
+	return was
+}
+
+// gate answers as a vCenter's reverse proxy does while the service behind it is away.
+func (f *faultPlan) gate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.Lock()
+		away := time.Now().Before(f.away)
+		f.Unlock()
+		if away {
+			http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (f *faultPlan) held(method string) time.Duration {
@@ -145,6 +173,20 @@ func answer(line string) (string, error) {
 		defer faults.Unlock()
 		faults.fails[words[1]] = strings.Join(words[2:], " ")
 		return "", nil
+	case "forget":
+		faults.Lock()
+		defer faults.Unlock()
+		faults.forgets = true
+		return "", nil
+	case "away":
+		if err := need(2); err != nil {
+			return "", err
+		}
+		length, err := strconv.Atoi(words[1])
+		faults.Lock()
+		defer faults.Unlock()
+		faults.away = time.Now().Add(time.Duration(length) * time.Millisecond)
+		return "", err
 	case "hold":
 		if err := need(3); err != nil {
 			return "", err

@@ -56,6 +56,9 @@ func guestOperations(content types.ServiceContent) {
 // contacted", "InvalidGuestLogin: the the guest authentication information was not accepted", "InvalidPowerState: the VM is not
 // powered on".
 func inside(vm types.ManagedObjectReference, auth types.BaseGuestAuthentication) (*guest, types.BaseMethodFault) {
+	if faults.forgotten() {
+		return nil, new(types.NotAuthenticated)
+	}
 	machine, ok := simulator.Map.Get(vm).(*simulator.VirtualMachine)
 	if !ok {
 		return nil, &types.ManagedObjectNotFound{Obj: vm}

@@ -1,9 +1,10 @@
 // A vCenter for the lab: govmomi's simulator over TLS, extended by what it lacks and upgradectl calls.
 //
-//	vcenter DIR
+//	vcenter DIR [json]
 //
 // writes into DIR: `url`, `ca.pem` (its authority), `thumbprint` (of its certificate, SHA-256), and listens at DIR/control for the
 // lab (control.go). The login is `user`, `pass`. It ends with its standard input, so that nothing is left of it when the lab ends.
+// It speaks SOAP, or with `json` VI JSON (json.go).
 //
 // The extensions, each with the sentence of the vSphere Web Services API Reference that it follows, are in machine.go (disks of
 // snapshots and of linked clones, PromoteDisks_Task, extraConfig) and guest.go (guest operations).
@@ -113,7 +114,7 @@ func front(mux http.Handler) http.Handler {
 	})
 }
 
-func run(dir string) error {
+func run(dir string, json bool) error {
 	model := simulator.VPX()
 	model.Portgroup = 1
 	defer model.Remove()
@@ -128,12 +129,16 @@ func run(dir string) error {
 	model.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword("user", "pass")}
 	server := model.Service.NewServer()
 	defer server.Close()
-	content := simulator.Map.Get(types.ManagedObjectReference{Type: "ServiceInstance", Value: "ServiceInstance"}).(*simulator.ServiceInstance).Content
+	instance := simulator.Map.Get(types.ManagedObjectReference{Type: "ServiceInstance", Value: "ServiceInstance"}).(*simulator.ServiceInstance)
 	own := &collector{}
-	own.Self = content.PropertyCollector
+	own.Self = instance.Content.PropertyCollector
 	simulator.Map.Put(own)
-	guestOperations(content)
+	guestOperations(instance.Content)
 	server.Config.Handler = front(server.Config.Handler)
+	if json {
+		server.Config.Handler = speakJSON(instance, server.Config.Handler)
+	}
+	server.Config.Handler = faults.gate(server.Config.Handler)
 
 	if err := listen(filepath.Join(dir, "control")); err != nil {
 		return err
@@ -158,10 +163,11 @@ func run(dir string) error {
 }
 
 func main() {
-	if len(os.Args) != 2 {
-		log.Fatal("usage: vcenter DIR")
+	json := len(os.Args) == 3 && os.Args[2] == "json"
+	if len(os.Args) != 2 && !json {
+		log.Fatal("usage: vcenter DIR [json]")
 	}
-	if err := run(os.Args[1]); err != nil {
+	if err := run(os.Args[1], json); err != nil {
 		log.Fatal(err)
 	}
 }

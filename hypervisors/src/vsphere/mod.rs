@@ -161,9 +161,19 @@ impl From<Fault> for Trouble {
             Fault::MissingOrInvalidSessionKey => {
                 Self { kind: "NotAuthenticated", cause: Cause::Refused("the session has expired".into()), help: None }
             }
+            Fault::ParseError(why) if foreign(&why) => {
+                let text: String = printable(&why).chars().take(300).collect();
+                Self { kind: "", cause: Cause::Unknown(text), help: None }
+            }
             other => Self::malformed(printable(&other.to_string())),
         }
     }
+}
+
+/// Whether an error came that is none of the API's: what stands before the server answers so while it is away. The client tells it
+/// by its words only, for JSON and for SOAP.
+fn foreign(why: &str) -> bool {
+    why.starts_with("Failed to parse MethodFault from error response") || why.ends_with("no SOAP fault recognised")
 }
 
 /// An error for what a call gave back.
@@ -171,15 +181,18 @@ fn wrong(doing: impl Into<String>, trouble: impl Into<Trouble>) -> Error {
     trouble.into().during(doing)
 }
 
-/// What a fault says, as the API writes it in JSON: a `MethodFault`, or a `LocalizedMethodFault` around one.
+/// What a fault says, as the API writes it in JSON: a `MethodFault`, its words in `faultstring` if it is the answer itself, or a
+/// `LocalizedMethodFault` around one.
 fn cause(fault: &Value) -> Cause {
     let inner = fault.get("fault").unwrap_or(fault);
     let kind = inner.get("_typeName").and_then(Value::as_str).unwrap_or("an unnamed fault");
-    let said = fault.get("localizedMessage").and_then(Value::as_str);
+    let said = ["localizedMessage", "faultstring"].into_iter().filter_map(|name| fault.get(name)?.as_str());
     let messages = inner.get("faultMessage").and_then(Value::as_array).into_iter().flatten();
-    let said = said.into_iter().chain(messages.filter_map(|message| message.get("message")?.as_str()));
+    let said = said.chain(messages.filter_map(|message| message.get("message")?.as_str()));
     let details = inner.as_object().into_iter().flatten().filter_map(|(key, value)| match value {
-        Value::String(text) if key != "_typeName" => Some(format!("{key} {text}")),
+        Value::String(text) if !matches!(key.as_str(), "_typeName" | "faultstring") && !text.is_empty() => {
+            Some(format!("{key} {text}"))
+        }
         Value::Number(number) => Some(format!("{key} {number}")),
         _ => None,
     });
@@ -225,8 +238,24 @@ mod tests {
             "fault": {"_typeName": "DuplicateName", "name": "web1", "object": {"type": "VirtualMachine", "value": "vm-1"}}});
         let Cause::Refused(text) = cause(&fault) else { panic!("{fault}") };
         assert_eq!(text, "DuplicateName: The name 'web1' already exists.; name web1");
+        // As vCenter 8.0.3 answers in JSON.
+        let answered = json!({"_typeName": "NotAuthenticated", "object": {"type": "GuestProcessManager", "value": "x"},
+            "privilegeId": "", "faultstring": "The session is not authenticated."});
+        let Cause::Refused(text) = cause(&answered) else { panic!("{answered}") };
+        assert_eq!(text, "NotAuthenticated: The session is not authenticated.");
         assert!(matches!(cause(&json!({})), Cause::Platform(text) if text == "an unnamed fault"));
         let hostile = json!({"_typeName": "X", "a": "\u{1b}[2J".repeat(1000)});
         assert!(matches!(cause(&hostile), Cause::Platform(text) if !text.contains('\u{1b}') && text.len() < 2500));
+    }
+
+    #[test]
+    fn an_answer_that_is_none_of_the_apis_leaves_it_unknown_what_became_of_the_call() {
+        let away = "Failed to parse MethodFault from error response: no healthy upstream\u{1b}[2J";
+        let Trouble { cause: Cause::Unknown(text), .. } = Trouble::from(Fault::ParseError(away.into())) else {
+            panic!()
+        };
+        assert!(text.contains("no healthy upstream") && !text.contains('\u{1b}'), "{text}");
+        let other = Trouble::from(Fault::ParseError("JSON deserialization failed for String".into()));
+        assert!(matches!(other.cause, Cause::Malformed(_)));
     }
 }

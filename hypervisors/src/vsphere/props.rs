@@ -241,3 +241,83 @@ impl miniserde::ser::Map for Fields<'_> {
         Some((Cow::Borrowed(name), &**value))
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the properties of a page are, that came in JSON.
+    fn read(answer: &Value) -> Map<String, Value> {
+        let mut found = Vec::new();
+        let text = answer.to_string();
+        let token = page(&mut found, miniserde::json::from_str(&text).unwrap()).unwrap();
+        assert_eq!((found.len(), token.as_deref()), (1, Some("1")));
+        assert_eq!(found[0].reference, reference(MoTypesEnum::VirtualMachine, "vm-57"));
+        found.remove(0).properties
+    }
+
+    #[test]
+    fn an_answer_in_json_is_read_with_and_without_the_types_that_go_without_saying() {
+        let any = |kind: &str, value: Value| json!({"_typeName": kind, "_value": value});
+        let folder = json!({"_typeName": "ManagedObjectReference", "type": "Folder", "value": "group-v3"});
+        let card = json!({"_typeName": "VirtualVmxnet3", "key": 4000, "macAddress": "00:50:56:8f:00:01"});
+        let fault =
+            json!({"_typeName": "FileFault", "file": "[ds] a.vmdk", "faultMessage": [{"key": "k", "message": "busy"}]});
+        let values = [
+            ("name", any("string", json!("web1"))),
+            ("config.hardware.numCPU", any("int", json!(2))),
+            ("config.template", any("boolean", json!(false))),
+            ("runtime.powerState", any("VirtualMachinePowerState", json!("poweredOn"))),
+            ("runtime.bootTime", any("dateTime", json!("2026-11-27T07:38:35.708151Z"))),
+            ("parent", folder.clone()),
+            ("network", any("ArrayOfManagedObjectReference", json!([folder]))),
+            ("config.hardware.device", any("ArrayOfVirtualDevice", json!([card]))),
+            ("info.error", fault),
+        ];
+        let bare: Vec<Value> = values.iter().map(|(name, value)| json!({"name": name, "val": value})).collect();
+        let named: Vec<Value> = values
+            .iter()
+            .map(|(name, val)| json!({"_typeName": "DynamicProperty", "name": name, "val": val}))
+            .collect();
+        let bare = read(&json!({"token": "1",
+            "objects": [{"obj": {"type": "VirtualMachine", "value": "vm-57"}, "propSet": bare}]}));
+        let named = read(
+            &json!({"_typeName": "RetrieveResult", "token": "1", "objects": [{"_typeName": "ObjectContent",
+            "obj": {"_typeName": "ManagedObjectReference", "type": "VirtualMachine", "value": "vm-57"}, "propSet": named}]}),
+        );
+        assert_eq!(bare, named);
+        assert_eq!(bare["name"], "web1");
+        assert_eq!(bare["config.hardware.numCPU"], 2);
+        assert_eq!(bare["runtime.powerState"], "poweredOn");
+        assert_eq!(bare["parent"]["value"], "group-v3");
+        assert_eq!(bare["network"][0]["value"], "group-v3");
+        assert_eq!(bare["config.hardware.device"][0]["_typeName"], "VirtualVmxnet3");
+        assert_eq!(bare["info.error"]["file"], "[ds] a.vmdk");
+        assert_eq!(bare["info.error"]["faultMessage"][0]["message"], "busy");
+    }
+
+    #[test]
+    fn what_is_sent_has_its_type_in_every_object() {
+        // vCenter 8.0.3 refuses those without.
+        fn all_named(value: &Value) -> bool {
+            match value {
+                Value::Object(fields) => fields.contains_key("_typeName") && fields.values().all(all_named),
+                Value::Array(parts) => parts.iter().all(all_named),
+                _ => true,
+            }
+        }
+        let set = ObjectSpec { obj: reference(MoTypesEnum::Folder, "group-d1"), skip: Some(true), select_set: None };
+        let spec = PropertyFilterSpec {
+            prop_set: vec![wanted("Folder", &["name"])],
+            object_set: vec![set],
+            report_missing_objects_in_results: None,
+        };
+        let request = Request::new("RetrievePropertiesExRequestType").with("specSet", vec![spec]);
+        let text = miniserde::json::to_string(&request);
+        let sent: Value = serde_json::from_str(&text).unwrap();
+        assert!(all_named(&sent) && sent["specSet"][0]["objectSet"][0]["obj"]["value"] == "group-d1", "{text}");
+    }
+}

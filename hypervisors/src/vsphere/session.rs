@@ -65,7 +65,8 @@ fn built(builder: ClientBuilder) -> BoxFuture<'static, Result<Arc<Client>, super
 }
 
 impl Session {
-    /// Logs in. The transport is chosen by asking: vCenter from 8.0U1 on speaks JSON, everything else SOAP.
+    /// Logs in. The transport is chosen by asking: vCenter from 8.0U2 on says which release it speaks in JSON ("Vcenter System
+    /// hello", added in vSphere API 8.0.2.0), with everything else it is SOAP.
     pub(super) async fn begin(
         url: &str,
         trust: &Trust,
@@ -143,8 +144,14 @@ impl Session {
             Err(error) => return Err(Fault::ParseError(error.to_string())),
         };
         tracing::info!("the session has expired: logging in again");
+        let manager = SessionManager::new(self.client.clone(), &manager.value);
+        // To guest operations alone a session may have expired, and nobody logs in to a session that lives.
+        count(&self.counts, "Logout");
+        if let Err(fault) = manager.logout().await {
+            tracing::debug!(%fault, "the session was over");
+        }
         count(&self.counts, "Login");
-        SessionManager::new(self.client.clone(), &manager.value).login(&user, &password, None).await.map(drop)
+        manager.login(&user, &password, None).await.map(drop)
     }
 }
 

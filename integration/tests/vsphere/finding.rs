@@ -3,11 +3,14 @@
 use anyhow::Result;
 use hypervisors::{Cause, Hypervisor as _, Machines as _, Power};
 
+use integration::vcenter::Speaks;
+
 use super::{WEB, lab};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_machine_is_found_by_path_name_and_uuid() -> Result<()> {
-    let (_vcenter, platform) = lab()?;
+in_both!(a_machine_is_found_by_path_name_and_uuid, a_name_that_several_have_is_refused_and_all_are_told,);
+
+async fn a_machine_is_found_by_path_name_and_uuid(speaks: Speaks) -> Result<()> {
+    let (_vcenter, platform) = lab(speaks)?;
     let machine = platform.find(WEB).await?;
     assert_eq!((machine.path.as_str(), machine.name.as_str()), (WEB, "DC0_H0_VM0"));
     assert_eq!(platform.find("DC0_H0_VM0").await?, machine);
@@ -31,9 +34,8 @@ async fn a_machine_is_found_by_path_name_and_uuid() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_several_have_is_refused_and_all_are_told() -> Result<()> {
-    let (vcenter, platform) = lab()?;
+async fn a_name_that_several_have_is_refused_and_all_are_told(speaks: Speaks) -> Result<()> {
+    let (vcenter, platform) = lab(speaks)?;
     vcenter.tell("folder web")?;
     vcenter.tell("folder old")?;
     let new = vcenter.tell("machine web web1")?;

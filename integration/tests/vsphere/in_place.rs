@@ -4,13 +4,14 @@
 use anyhow::{Result, ensure};
 use integration::lab::redhat::{NEW, OLD, WEB1};
 use integration::struck::{BOTH, goes_on};
+use integration::vcenter::Speaks;
 
 use super::WEB;
 use super::trial::Trial;
 
 #[test]
 fn needs_root_a_snapshot_leads_back_from_a_kernel_and_goes_with_commit() -> Result<()> {
-    let trial = Trial::new("{ strategy = \"in-place\" }", "")?;
+    let trial = Trial::new(Speaks::Json, "{ strategy = \"in-place\" }", "")?;
     let snapshots = || trial.snapshots();
 
     let said = trial.says("plan clone web1 --accept-loss", 0)?;

@@ -6,16 +6,25 @@ use anyhow::Result;
 use hypervisors::machines::{NewMachine, NicEdit};
 use hypervisors::{Cause, Change, DefinitionEdit, Hypervisor as _, Machines as _, Power};
 
+use integration::vcenter::Speaks;
+
 use super::{WEB, lab};
+
+in_both!(
+    snapshots_are_known_by_their_ids_when_two_have_one_name,
+    a_linked_clone_is_unplugged_marked_and_unlinked_by_promotion,
+    a_full_clone_has_disks_of_its_own,
+    cards_names_marks_and_sizes_are_changed_once,
+    a_guest_is_asked_to_shut_down_by_its_tools,
+);
 
 fn clone_of(run: &str) -> NewMachine {
     let uuid = format!("5c1f3b2a-0000-8000-a000-{:0>12}", run.bytes().map(u64::from).sum::<u64>());
     NewMachine { name: run.into(), mark: format!("{run}.clone").parse().expect("a mark"), uuid }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn snapshots_are_known_by_their_ids_when_two_have_one_name() -> Result<()> {
-    let (vcenter, platform) = lab()?;
+async fn snapshots_are_known_by_their_ids_when_two_have_one_name(speaks: Speaks) -> Result<()> {
+    let (vcenter, platform) = lab(speaks)?;
     let uuid = platform.find(WEB).await?.uuid;
     let first = platform.snapshot(&uuid, "upgradectl", "web1--aaaa", false).await?;
     let second = platform.snapshot(&uuid, "upgradectl", "web1--bbbb", false).await?;
@@ -42,9 +51,8 @@ async fn snapshots_are_known_by_their_ids_when_two_have_one_name() -> Result<()>
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_linked_clone_is_unplugged_marked_and_unlinked_by_promotion() -> Result<()> {
-    let (vcenter, platform) = lab()?;
+async fn a_linked_clone_is_unplugged_marked_and_unlinked_by_promotion(speaks: Speaks) -> Result<()> {
+    let (vcenter, platform) = lab(speaks)?;
     let uuid = platform.find(WEB).await?.uuid;
     let new = clone_of("web1--k3f9");
     let missing = platform.clone_linked(&uuid, "snapshot-none", &new).await.unwrap_err();
@@ -95,9 +103,8 @@ async fn a_linked_clone_is_unplugged_marked_and_unlinked_by_promotion() -> Resul
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_clone_has_disks_of_its_own() -> Result<()> {
-    let (_vcenter, platform) = lab()?;
+async fn a_full_clone_has_disks_of_its_own(speaks: Speaks) -> Result<()> {
+    let (_vcenter, platform) = lab(speaks)?;
     let uuid = platform.find(WEB).await?.uuid;
     let snapshot = platform.snapshot(&uuid, "upgradectl", "", false).await?;
     let new = clone_of("web1--full");
@@ -110,9 +117,8 @@ async fn a_full_clone_has_disks_of_its_own() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn cards_names_marks_and_sizes_are_changed_once() -> Result<()> {
-    let (_vcenter, platform) = lab()?;
+async fn cards_names_marks_and_sizes_are_changed_once(speaks: Speaks) -> Result<()> {
+    let (_vcenter, platform) = lab(speaks)?;
     let uuid = platform.find(WEB).await?.uuid;
     let before = platform.machine(&uuid).await?.expect("it is there");
     let key = before.nics[0].key;
@@ -183,9 +189,8 @@ async fn cards_names_marks_and_sizes_are_changed_once() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_guest_is_asked_to_shut_down_by_its_tools() -> Result<()> {
-    let (vcenter, platform) = lab()?;
+async fn a_guest_is_asked_to_shut_down_by_its_tools(speaks: Speaks) -> Result<()> {
+    let (vcenter, platform) = lab(speaks)?;
     let uuid = platform.find(WEB).await?.uuid;
     vcenter.tell("tools DC0_H0_VM0 off")?;
     let error = platform.shutdown_guest(&uuid, Duration::from_secs(5)).await.unwrap_err();

@@ -6,6 +6,7 @@ use hypervisors::Power;
 use hypervisors::Role;
 use integration::lab::redhat::{NEW, OLD, WEB1};
 use integration::struck::{At, BOTH, Stage as _, gives_up, goes_on};
+use integration::vcenter::Speaks;
 
 use super::WEB;
 use super::trial::{AS_IT_WAS, Trial};
@@ -26,7 +27,7 @@ const MAILER: &str = "printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Insta
 
 #[test]
 fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result<()> {
-    let trial = Trial::new(&format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), LINES)?;
+    let trial = Trial::new(Speaks::Json, &format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), LINES)?;
     let machine = |name: &str| trial.machine(name);
     trial.on(MAILER)?;
     trial.on(DATA)?;
@@ -104,7 +105,7 @@ fn by_turns(step: usize) -> Vec<At> {
 
 #[test]
 fn needs_root_a_controller_killed_in_every_step_loses_nothing() -> Result<()> {
-    let trial = Trial::new(&format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), LINES)?;
+    let trial = Trial::new(Speaks::Soap, &format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), LINES)?;
     trial.on(MAILER)?;
     trial.on(DATA)?;
     let before = trial.world()?;

@@ -7,11 +7,17 @@ use hypervisors::vsphere::{Address, Credentials, Trust, Vsphere};
 use hypervisors::{Cause, Machines as _};
 
 use super::{WEB, lab, platform};
-use integration::vcenter::Vcenter;
+use integration::vcenter::{Speaks, Vcenter};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_is_trusted_by_its_authority_or_its_thumbprint_and_no_other_way() -> Result<()> {
-    let vcenter = Vcenter::start()?;
+in_both!(
+    a_certificate_is_trusted_by_its_authority_or_its_thumbprint_and_no_other_way,
+    a_refused_password_is_told_and_never_shown,
+    a_session_that_expires_in_the_middle_of_a_task_is_begun_again,
+    a_platform_that_is_dropped_leaves_no_session,
+);
+
+async fn a_certificate_is_trusted_by_its_authority_or_its_thumbprint_and_no_other_way(speaks: Speaks) -> Result<()> {
+    let vcenter = Vcenter::start(speaks)?;
     let pinned = platform(&vcenter, Trust::Thumbprint(vcenter.thumbprint()?))?;
     assert_eq!(pinned.find(WEB).await?.path, WEB);
     pinned.close().await?;
@@ -24,9 +30,8 @@ async fn a_certificate_is_trusted_by_its_authority_or_its_thumbprint_and_no_othe
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_password_is_told_and_never_shown() -> Result<()> {
-    let vcenter = Vcenter::start()?;
+async fn a_refused_password_is_told_and_never_shown(speaks: Speaks) -> Result<()> {
+    let vcenter = Vcenter::start(speaks)?;
     let told = vec!["printf".into(), "user\\ns3cret\\n".into()];
     let address = Address {
         name: "vcenter".into(),
@@ -41,9 +46,8 @@ async fn a_refused_password_is_told_and_never_shown() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_expires_in_the_middle_of_a_task_is_begun_again() -> Result<()> {
-    let (vcenter, platform) = lab()?;
+async fn a_session_that_expires_in_the_middle_of_a_task_is_begun_again(speaks: Speaks) -> Result<()> {
+    let (vcenter, platform) = lab(speaks)?;
     let machine = platform.find(WEB).await?;
     vcenter.tell("hold CreateSnapshot_Task 2500")?;
     let expire = async {
@@ -58,6 +62,20 @@ async fn a_session_that_expires_in_the_middle_of_a_task_is_begun_again() -> Resu
     assert_eq!(facts.snapshots[0].id, made);
     assert_eq!(platform.calls()["Login"], 2);
     assert_eq!(platform.calls()["CreateSnapshot_Task"], 1);
+    // What stands before the server answers for a while: the task is looked at again.
+    vcenter.tell("hold RemoveSnapshot_Task 1500")?;
+    let away = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        vcenter.tell("away 500")
+    };
+    let (removed, told) = tokio::join!(platform.remove_snapshot(&machine.uuid, &made), away);
+    told?;
+    removed?;
+    vcenter.tell("away 60000")?;
+    let error = platform.machine(&machine.uuid).await.unwrap_err();
+    assert!(error.is_unknown(), "{error}");
+    vcenter.tell("away 0")?;
+    let made = platform.snapshot(&machine.uuid, "before", "web1--k3f9", false).await?;
     // Between two calls as well, a call that changes something: it is made once.
     vcenter.tell("expire")?;
     platform.remove_snapshot(&machine.uuid, &made).await?;
@@ -67,9 +85,8 @@ async fn a_session_that_expires_in_the_middle_of_a_task_is_begun_again() -> Resu
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_platform_that_is_dropped_leaves_no_session() -> Result<()> {
-    let (vcenter, platform) = lab()?;
+async fn a_platform_that_is_dropped_leaves_no_session(speaks: Speaks) -> Result<()> {
+    let (vcenter, platform) = lab(speaks)?;
     platform.find(WEB).await?;
     assert_eq!(vcenter.tell("sessions")?, "1");
     drop(platform);

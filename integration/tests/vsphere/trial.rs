@@ -13,7 +13,7 @@ use integration::command::run;
 use integration::lab::redhat::{self, RECIPE, WEB1};
 use integration::lab::{Lab, Standing, known};
 use integration::struck::Stage;
-use integration::vcenter::Vcenter;
+use integration::vcenter::{Speaks, Vcenter};
 
 use super::{WEB, platform};
 
@@ -35,8 +35,8 @@ pub struct Trial {
 
 impl Trial {
     /// `strategy`: the guest's `clone`, and lines of its own.
-    pub fn new(strategy: &str, lines: &str) -> Result<Self> {
-        let vcenter = Vcenter::start()?;
+    pub fn new(speaks: Speaks, strategy: &str, lines: &str) -> Result<Self> {
+        let vcenter = Vcenter::start(speaks)?;
         let lab = Lab::numbered(1)?.standing(&[WEB1])?;
         let login = lab.path("guest-login");
         fs::write(&login, "root\nsecret\n")?;
