@@ -4,6 +4,8 @@
 
 #[path = "vsphere/finding.rs"]
 mod finding;
+#[path = "vsphere/gc.rs"]
+mod gc;
 #[path = "vsphere/in_place.rs"]
 mod in_place;
 #[path = "vsphere/inside.rs"]

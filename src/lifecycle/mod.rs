@@ -35,6 +35,7 @@ pub mod init;
 pub mod interrupted;
 pub mod invocation;
 mod judge;
+mod judge_machines;
 pub mod leased;
 pub mod live;
 pub mod log;

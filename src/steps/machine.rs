@@ -38,6 +38,12 @@ fn description(run: &str) -> String {
     format!("upgradectl {run}: leads back; removed by commit or abort")
 }
 
+/// The run whose snapshot this is, by its description.
+pub fn run_of(snapshot: &SnapshotFacts) -> Option<&str> {
+    let run = snapshot.description.split_once(' ')?.1.split_once(':')?.0;
+    (snapshot.description == description(run)).then_some(run)
+}
+
 async fn snapshots(machines: &dyn Machines, uuid: &str) -> Result<Vec<SnapshotFacts>, StepError> {
     let facts = machines.machine(uuid).await?;
     let facts = facts.ok_or_else(|| {
@@ -101,7 +107,10 @@ fn ours(all: Vec<SnapshotFacts>, id: Option<&str>, run: &str) -> Result<Option<S
 }
 
 /// Removes a snapshot, if there is one, and folds what its disks left: one that was busy is folded when that is asked for once more.
-async fn remove(machines: &dyn Machines, uuid: &str, snapshot: Option<SnapshotFacts>) -> Result<Done, StepError> {
+///
+/// # Errors
+/// The platform does not answer, or refuses.
+pub async fn remove(machines: &dyn Machines, uuid: &str, snapshot: Option<SnapshotFacts>) -> Result<Done, StepError> {
     let removed = match snapshot {
         Some(snapshot) => machines.remove_snapshot(uuid, &snapshot.id).await?,
         None => Change::Unchanged,

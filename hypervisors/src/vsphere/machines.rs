@@ -304,6 +304,14 @@ impl Machines for Vsphere {
         Ok(self.look(&format!("look at {uuid}"), uuid).await?.map(|found| found.facts))
     }
 
+    async fn all(&self) -> Result<Vec<MachineFacts>> {
+        let doing = format!("list the machines of {}", self.address.name);
+        let (seen, above) = self.everything(&doing, MACHINE).await?;
+        let session = self.session().await?;
+        let networks = self.portgroups(&session, &seen).await.map_err(|trouble| wrong(doing, trouble))?;
+        Ok(seen.iter().filter_map(|seen| facts::machine(seen, &above, &networks)).collect())
+    }
+
     async fn busy(&self, uuid: &str) -> Result<bool> {
         let doing = format!("look at the tasks of {uuid}");
         let found = self.need(&doing, uuid).await?;
