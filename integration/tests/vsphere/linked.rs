@@ -1,9 +1,10 @@
 //! A linked clone is upgraded in the machine's stead and takes its place, goes back, and stays. Cards and names are the simulator's word,
 //! systems and what they answer the lab's.
 
-use anyhow::{Result, ensure};
-use hypervisors::Power;
-use hypervisors::Role;
+use anyhow::{Context as _, Result, ensure};
+use hypervisors::machines::NicEdit;
+use hypervisors::{MacAddr, Machines as _, Power, Role};
+use integration::cli::Said;
 use integration::lab::redhat::{NEW, OLD, WEB1};
 use integration::struck::{At, BOTH, Stage as _, gives_up, goes_on};
 
@@ -15,6 +16,12 @@ const CLONE: u8 = 51;
 
 /// What is held in the clone, and what goes over to it in the end.
 const LINES: &str = "quarantine = { off = [\"mailer.service\"] }\ncarry = [{ kind = \"rsync\", path = \"/srv/data/\", exclude = [\"*.tmp\"] }]";
+
+/// The clone's hardware address in what `plan` says.
+fn mac(said: &Said) -> Result<MacAddr> {
+    let line = said.stdout.lines().find(|line| line.trim_start().starts_with("clone "));
+    line.and_then(|line| line.split_whitespace().find_map(|word| word.parse().ok())).with_context(|| said.to_string())
+}
 
 /// Data, and a letter that waits.
 const DATA: &str = "mkdir -p /srv/data /var/spool/postfix/deferred; echo first > /srv/data/first; echo x > /srv/data/x.tmp; \
@@ -35,11 +42,22 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
 
     let said = trial.says("plan clone web1", 0)?;
     ensure!(said.stdout.contains(WEB) && machine(WEB)? == original, "looking touches nothing: {said}");
+    // A hardware address that somebody else has by now is not drawn.
+    let drawn = mac(&said)?;
+    let other = machine("/DC0/vm/DC0_H0_VM1")?;
+    trial.api(async |platform| {
+        platform.power_off(&other.machine.uuid).await?;
+        let taken = NicEdit { key: other.nics[0].key, mac: Some(drawn), ..NicEdit::default() };
+        platform.edit_nics(&other.machine.uuid, &[taken]).await.map(drop)
+    })?;
+    ensure!(mac(&trial.says("plan clone web1", 0)?)? != drawn);
+    let said = trial.says(&format!("plan clone web1 --mac {drawn}"), 7)?;
+    ensure!(said.stderr.contains("DC0_H0_VM1"), "{said}");
     trial.says("clone web1 --yes", 0)?;
     let run = trial.run()?;
     let clone = machine(&run)?;
     ensure!(clone.power == Power::On && clone.mark.as_ref().is_some_and(|mark| mark.role == Role::Clone), "{clone:?}");
-    ensure!(clone.nics[0].connected && clone.nics[0].mac != original.nics[0].mac, "{clone:?}");
+    ensure!(clone.nics[0].connected && ![original.nics[0].mac, Some(drawn)].contains(&clone.nics[0].mac), "{clone:?}");
     ensure!(!clone.borrowed().is_empty(), "on disks of differences: {clone:?}");
     ensure!(trial.on(AS_IT_WAS)? == before, "the original was touched");
     ensure!(trial.at(CLONE, "systemctl is-enabled mailer.service || true")?.trim() == "masked");

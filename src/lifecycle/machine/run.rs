@@ -92,7 +92,12 @@ impl App {
         refuse(&findings)?;
         let there = inside::files_of(&*facts.guest).await.map_err(|error| failed(&spec.name, &error))?;
         let wishes = wishes(spec, options);
-        let mut record = linked::record(facts, &there.tree, record, &wishes, &options.mac)?;
+        let all = match self.hypervisor(&spec.host)?.machines() {
+            Some(machines) => machines.all().await?,
+            None => Vec::new(),
+        };
+        let drawn = linked::macs(spec, linked::of_machine(facts)?, &all, &options.mac)?;
+        let mut record = linked::record(facts, &there.tree, record, &wishes, drawn)?;
         linked::check(facts, &there.tree, &record, &mut findings).await?;
         refuse(&findings)?;
         let adapted = linked::adapt(facts, &there.tree, &record)?;
