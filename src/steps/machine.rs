@@ -1,5 +1,5 @@
 //! Steps on a whole machine, by the API of who runs it: a snapshot that leads back, the way back to it, and its removal.
-//! [`linked`]: steps on a machine and its clone; [`inside`]: on their files, by their tools; [`across`]: from one to the other.
+//! [`linked`]: steps on a machine and its clone; [`inside`]: on their files, by their tools; [`across`], [`queues`]: from one to the other.
 //!
 //! A snapshot is known by the id that making it returned; the journal has it. If the process died between the call and the journal,
 //! or the platform gave new ids since (it does when a machine is registered anew), it is told by its description, which holds the
@@ -8,6 +8,7 @@
 pub mod across;
 pub mod inside;
 pub mod linked;
+pub mod queues;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -9,7 +9,7 @@ use integration::lab::redhat::{NEW, OLD, WEB1};
 use integration::struck::{At, BOTH, Stage as _, gives_up, goes_on};
 
 use super::WEB;
-use super::trial::{AS_IT_WAS, Trial};
+use super::trial::{AS_IT_WAS, Trial, flat};
 
 /// The clone's address in the lab.
 const CLONE: u8 = 51;
@@ -26,6 +26,10 @@ fn mac(said: &Said) -> Result<MacAddr> {
 /// Data, and a letter that waits.
 const DATA: &str = "mkdir -p /srv/data /var/spool/postfix/deferred; echo first > /srv/data/first; echo x > /srv/data/x.tmp; \
     echo letter > /var/spool/postfix/deferred/one";
+
+/// The promoted guest has sent one, and accepted another.
+const MEANWHILE: &str = "cd /var/spool/postfix/deferred; rm one; echo letter > three";
+const LETTERS: &str = "ls /var/spool/postfix/deferred";
 
 /// A service that must not run twice.
 const MAILER: &str = "printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' \
@@ -87,8 +91,14 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     let old = machine(&format!("{run}.original"))?;
     ensure!(old.power == Power::Off && !old.nics[0].start_connected && old.nics[0].mac == clone.nics[0].mac, "{old:?}");
 
-    // Back, to the original exactly as it was.
-    trial.says("rollback web1 --yes", 0)?;
+    // Back, to the original exactly as it was, but for letters: what was sent meanwhile is not sent again, what came is there.
+    trial.on(MEANWHILE)?;
+    let said = trial.says("rollback web1 --yes", 0)?;
+    ensure!(trial.on(LETTERS)? == "three\ntwo", "{said}");
+    let aside = format!("/var/db/upgradectl-{run}-aside/var/spool/postfix/deferred");
+    ensure!(trial.on(&format!("ls {aside}"))? == "one" && flat(&said.stderr).contains(&aside), "{said}");
+    ensure!(trial.on("ls -d /var/db/*-queues || true")?.is_empty() && trial.at(CLONE, LETTERS)?.is_empty(), "{said}");
+    ensure!(!trial.product.state().join("runs").join(&run).join("queues.tar").exists());
     ensure!(
         trial.kernel()? == OLD
             && trial.on("systemctl is-active mailer.service; ls /srv/data")? == "active\nlate\nx.tmp"
@@ -104,6 +114,7 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     // The session has expired.
     trial.vcenter.tell("expire")?;
     trial.says("promote web1 --yes", 0)?;
+    ensure!(trial.on(LETTERS)? == "three\ntwo");
     trial.vcenter.tell("fail PromoteDisks_Task disk.vmdk")?;
     trial.says("commit web1 --yes", 8)?;
     trial.says("resume web1", 0)?;
@@ -135,11 +146,15 @@ fn needs_root_a_controller_killed_in_every_step_loses_nothing() -> Result<()> {
     trial.says("verify web1", 0)?;
     goes_on(&trial, "promote web1 --yes", by_turns)?;
     ensure!(trial.kernel()? == NEW);
+    trial.on(MEANWHILE)?;
     goes_on(&trial, "rollback web1 --yes", by_turns)?;
     ensure!(trial.kernel()? == OLD && trial.at(CLONE, "uname -r")?.trim() == NEW);
+    ensure!(trial.on(LETTERS)? == "three" && trial.at(CLONE, LETTERS)?.is_empty());
     trial.says("verify web1", 0)?;
     trial.says("promote web1 --yes", 0)?;
+    trial.on("mv /var/spool/postfix/deferred/three /var/spool/postfix/deferred/four")?;
     goes_on(&trial, "abort web1 --yes", by_turns)?;
+    ensure!(trial.on(LETTERS)? == "four");
     // It was shut down and started.
     let since_its_start = |world: &str| world.lines().filter(|line| line.parse::<u64>().is_err()).collect::<String>();
     let now = trial.world()?;

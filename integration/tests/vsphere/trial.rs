@@ -25,6 +25,11 @@ const BEHIND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vcenter/behind.sh");
 pub const AS_IT_WAS: &str = "cut -d ' ' -f 22 /proc/1/stat; sha256sum /etc/hostname /etc/machine-id /etc/network/interfaces \
     /etc/ssh/ssh_host_*; rpm -qa | sort | sha256sum";
 
+/// A text without the line ends that a terminal's width puts into it.
+pub fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 pub struct Trial {
     pub vcenter: Vcenter,
     pub lab: Standing,

@@ -32,6 +32,7 @@ use crate::steps::machine::inside::{RestoreInside, RewriteInside};
 use crate::steps::machine::linked::{
     Card, CloneMachine, MachineQuiet, NameMachine, OwnDisks, RemoveMachine, SetCards, StartMachine, StopMachine, Which,
 };
+use crate::steps::machine::queues::{CarryQueues, FetchQueues, ReturnQueues};
 use crate::steps::server::{Server, StopServices};
 use crate::steps::{Action, StepRef, files, upgrade, verify};
 use crate::verify::Side;
@@ -420,12 +421,26 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
         };
         let services = StopServices { server, services: now.services.clone() };
         steps.push(PlanStep::new(Stage::Fence, services, 5.0).outage_begins().undone_between(Vec::new(), vec![up()]));
+        // On the way back they are put into the original between its start and that of its services.
+        let returned = (!now.queues.is_empty()).then(|| ReturnQueues {
+            host: record.host.clone(),
+            to: record.original.clone(),
+            paths: now.queues.clone(),
+            services: now.services.clone(),
+        });
+        steps.extend(returned.map(|step| PlanStep::new(Stage::Fence, step, 0.1)));
         let inside = StopInside { host: record.host.clone(), link: record.clone.clone() };
         // A clone that was stopped is another one than was verified.
         steps.push(PlanStep::new(Stage::Fence, inside, 3.0).clone_side().undo_late().undone_to("upgraded"));
         let last = rules().map(|(path, exclude)| carry(&path, exclude, true));
-        let queues = now.queues.iter().map(|path| carry(path, &[], true));
-        steps.extend(last.chain(queues).map(|step| PlanStep::new(Stage::FinalCarry, step, 3.0).undo(Undo::WithClone)));
+        steps.extend(last.map(|step| PlanStep::new(Stage::FinalCarry, step, 3.0).undo(Undo::WithClone)));
+        let queues = (!now.queues.is_empty()).then(|| CarryQueues {
+            of: ours.clone(),
+            from: record.original.clone(),
+            to: record.clone.clone(),
+            paths: now.queues.clone(),
+        });
+        steps.extend(queues.map(|step| PlanStep::new(Stage::FinalCarry, step, 3.0).clone_side().undo_late()));
     }
     // Its way back waits until production serves again.
     let side = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).clone_side().undo_late();
@@ -473,7 +488,14 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
     steps.push(PlanStep::new(Stage::Define, named, 2.0));
     steps.push(PlanStep::new(Stage::Define, SetCards { of: ours.clone(), cards: linked.original.clone() }, 2.0));
     let live = StartMachine { force: false, ..start(&ours, false) };
-    steps.push(PlanStep::new(Stage::Start, live, 2.0).goes_live());
+    let fetched = (!now.queues.is_empty()).then(|| FetchQueues {
+        of: ours.clone(),
+        from: record.original.clone(),
+        paths: now.queues.clone(),
+    });
+    let fetched = fetched.map(|step| look(Stage::Fence, step, 5.0).outage_begins());
+    steps
+        .push(PlanStep::new(Stage::Start, live, 2.0).goes_live().undone_between(fetched.into_iter().collect(), vec![]));
     let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);
     steps.push(
         PlanStep::new(Stage::Prove, checks, 60.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
@@ -493,13 +515,13 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
     let mut carried: Vec<String> = rules().map(|(path, _)| path.into_owned()).collect();
     carried.extend(now.queues.iter().map(|path| format!("/{path}")));
     let all = if carried.is_empty() { "all" } else { "all else" };
+    let stays = if now.queues.is_empty() { "what the clone got since" } else { "what else the clone got since" };
     if !carried.is_empty() {
         page.rows.push(Row::new("carried", carried.join(", ")));
     }
     page.rows.push(Row::new("left behind", format!("{all} that {name} wrote since the clone was made")));
     page.rows.push(Row::new("the original", format!("becomes {run}.original, off, with its cards unplugged")));
-    page.rows
-        .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone got since stays with it")));
+    page.rows.push(Row::new("way back", format!("rollback, about {outage_s:.0} s; {stays} stays with it")));
     page.rows.push(Row::new("commit", "no second outage; then the old system is gone"));
     page.confirm = Some(name.clone());
     Ok((record.plan("promote", [State::Promoting, State::Promoted, State::Verified], steps), page))

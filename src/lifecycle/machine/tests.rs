@@ -167,6 +167,43 @@ fn a_hardware_address_that_another_machine_has_is_drawn_again() {
     assert!(refused.causes[0].contains("/DC0/vm/web1"), "{refused:?}");
 }
 
+/// Nothing that was accepted is lost or done twice: queues are fetched before their guest is shut down, and put where they came from
+/// before anything works on them; the clone has none when its services start.
+#[test]
+fn queues_come_back_between_the_originals_start_and_that_of_its_services() {
+    let (spec, mut record) = run(seen(), Some(machine(None, &[])));
+    let clone = Linked { uuid: UUID.into(), original: Vec::new(), clone: Vec::new(), addresses: Vec::new() };
+    record.machine.as_mut().unwrap().linked = Some(clone);
+    let taken_back = |queues: &[&str]| {
+        let queues = queues.iter().map(|path| (*path).to_owned()).collect();
+        let rewrite = crate::steps::StepRef { plan: 1, index: 0 };
+        let now = linked::Now { rewrite, restored: Vec::new(), services: vec!["postfix.service".into()], queues };
+        let past = past(3, linked::promote(&spec, &record, &now, 1).unwrap().0);
+        let plan = crate::lifecycle::back::rollback(&spec, &record, &past, &[]).unwrap().0;
+        kinds(&plan)
+            .into_iter()
+            .zip(plan.steps)
+            .map(|(kind, step)| (kind, step.outage_begins, step.outage_ends))
+            .collect::<Vec<_>>()
+    };
+    let with = taken_back(&["var/spool/postfix/deferred"]);
+    let at = |kind: &str| with.iter().position(|(other, ..)| other == kind).unwrap();
+    let order = [
+        "machine.fetch_queues",
+        "-machine.on",
+        "-machine.off",
+        "-machine.return_queues",
+        "-server.services",
+        "-machine.identity",
+        "-machine.queues",
+        "-machine.services",
+    ];
+    let places: Vec<usize> = order.iter().map(|kind| at(kind)).collect();
+    assert!(places.is_sorted(), "{places:?} of {with:?}");
+    assert!(with[at("machine.fetch_queues")].1 && with[..=at("-server.services") + 1].iter().any(|step| step.2));
+    assert!(taken_back(&[]).iter().all(|(kind, ..)| !kind.ends_with("queues")));
+}
+
 /// Without its snapshot a machine goes back as one that never had any.
 #[test]
 fn a_lost_snapshot_leaves_the_way_back_by_the_old_kernel() {
