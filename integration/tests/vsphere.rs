@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "vsphere/busy.rs"]
+mod busy;
 #[path = "vsphere/finding.rs"]
 mod finding;
 #[path = "vsphere/gc.rs"]
