@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn what_is_not_as_the_run_made_it_stays() {
-        let changes: [(&str, fn(&mut MachineFacts)); 5] = [
+        type Change = fn(&mut MachineFacts);
+        let changes: [(&str, Change); 5] = [
             ("not as its run made it", |clone| clone.machine.name = "web2".into()),
             ("not as its run made it", |clone| clone.machine.uuid = "another".into()),
             ("not as its run made it", |clone| clone.template = true),

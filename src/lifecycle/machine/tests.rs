@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 use std::path::Path;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use hypervisors::Power;
@@ -154,15 +155,15 @@ fn a_hardware_address_that_another_machine_has_is_drawn_again() {
     let spec = spec("hypervisor = \"none\"");
     let own = with(&["00:50:56:8f:00:01".to_owned(), "00:50:56:8f:00:02".to_owned()]);
     let drawn = |all: &[MachineFacts], given: &[String]| linked::macs(&spec, &own, all, given);
-    let first = drawn(&[own.clone()], &[]).unwrap();
+    let first = drawn(from_ref(&own), &[]).unwrap();
     assert!(first.iter().all(|mac| mac.0[..3] == [0, 0x50, 0x56] && mac.0[3] < 0x40) && first[0] != first[1]);
-    assert_eq!(drawn(&[own.clone()], &[]).unwrap(), first, "planning again draws the same");
+    assert_eq!(drawn(from_ref(&own), &[]).unwrap(), first, "planning again draws the same");
     let taken = with(&[first[0].to_string()]);
     let again = drawn(&[own.clone(), taken.clone()], &[]).unwrap();
     assert!(again[0] != first[0] && again[1] == first[1], "{again:?}");
     // A given one is for the first card, and nobody else's.
     let free = "00:50:56:00:00:07".to_owned();
-    assert_eq!(drawn(&[own.clone()], std::slice::from_ref(&free)).unwrap()[0].to_string(), free);
+    assert_eq!(drawn(from_ref(&own), from_ref(&free)).unwrap()[0].to_string(), free);
     let refused = drawn(&[own.clone(), taken], &[first[0].to_string()]).unwrap_err().0;
     assert!(refused.causes[0].contains("/DC0/vm/web1"), "{refused:?}");
 }

@@ -40,6 +40,14 @@ fn parcel(world: &World) -> PathBuf {
     world.run_dir.join("queues.tar")
 }
 
+/// Keeps what could not be put back, where no other way back takes it for its own; where.
+fn set_by(parcel: &Path) -> Result<PathBuf, StepError> {
+    let places = (1_u32..).map(|number| parcel.with_file_name(format!("queues-{number}.tar")));
+    let place = places.take(10_000).find(|place| !place.exists()).unwrap_or_else(|| parcel.with_extension("old"));
+    std::fs::rename(parcel, &place).map_err(|error| hypervisors::Error::io("keep queues that were fetched", error))?;
+    Ok(place)
+}
+
 fn shown(paths: &[String]) -> String {
     paths.iter().map(|path| format!("/{path}")).collect::<Vec<_>>().join(", ")
 }
@@ -160,7 +168,12 @@ impl Step for ReturnQueues {
     async fn probe(&self, _world: &World) -> Result<Probe, StepError> {
         Ok(Probe::Absent)
     }
-    async fn apply(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
+    async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
+        // What an earlier way back left is not what this promotion's guest will have.
+        let parcel = parcel(world);
+        if parcel.exists() {
+            set_by(&parcel)?;
+        }
         Ok(Change::Unchanged.into())
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
@@ -185,7 +198,7 @@ impl Step for ReturnQueues {
         let why = printable_tail(failed.join("; ").as_bytes(), 3);
         Ok(done.warn(format!(
             "what the promoted guest had in its queues did not all come back ({why}); it is kept: {}",
-            parcel.display()
+            set_by(&parcel)?.display()
         )))
     }
 }
@@ -269,6 +282,18 @@ mod tests {
         let mut none = Command::new(["sh", "-c", PACK, "sh", &root, "var/spool/cups"]);
         none.stdout = Stdout::File(file);
         assert_eq!(here.run(&none).await.unwrap().status, 1);
+    }
+
+    #[test]
+    fn what_did_not_come_back_is_not_put_back_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let parcel = dir.path().join("queues.tar");
+        for (number, text) in [(1, "one"), (2, "two")] {
+            std::fs::write(&parcel, text).unwrap();
+            let place = set_by(&parcel).unwrap();
+            assert_eq!(place, dir.path().join(format!("queues-{number}.tar")));
+            assert!(!parcel.exists() && std::fs::read_to_string(place).unwrap() == text);
+        }
     }
 
     #[test]
