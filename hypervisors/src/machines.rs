@@ -69,6 +69,14 @@ impl MachineFacts {
         let chain = self.disks.iter().flat_map(|disk| disk.parents.iter().map(String::as_str));
         chain.filter(|file| directory(file).is_none_or(|place| !own.contains(&place))).collect()
     }
+
+    /// Whether this machine cannot be without another: a disk of it, or what one stands on, lies where the other's disks do.
+    pub fn stands_on(&self, other: &Self) -> bool {
+        let theirs: Vec<&str> = other.disks.iter().filter_map(|disk| directory(&disk.file)).collect();
+        let files = self.disks.iter().flat_map(|disk| disk.parents.iter().chain([&disk.file]));
+        self.machine.uuid != other.machine.uuid
+            && files.filter_map(|file| directory(file)).any(|place| theirs.contains(&place))
+    }
 }
 
 /// `[datastore] directory` of a file.
@@ -210,6 +218,8 @@ pub trait Machines: Send + Sync + fmt::Debug {
     async fn find(&self, wanted: &str) -> Result<Machine>;
     /// Everything about a machine; `None` if there is none of this UUID.
     async fn machine(&self, uuid: &str) -> Result<Option<MachineFacts>>;
+    /// All machines, templates too, as far as the user that logs in sees them.
+    async fn all(&self) -> Result<Vec<MachineFacts>>;
     /// Whether anything works on a machine now, or is about to: what it makes may not be there yet.
     async fn busy(&self, uuid: &str) -> Result<bool>;
 

@@ -20,8 +20,12 @@ macro_rules! in_both {
     };
 }
 
+#[path = "vsphere/busy.rs"]
+mod busy;
 #[path = "vsphere/finding.rs"]
 mod finding;
+#[path = "vsphere/gc.rs"]
+mod gc;
 #[path = "vsphere/in_place.rs"]
 mod in_place;
 #[path = "vsphere/inside.rs"]

@@ -25,6 +25,10 @@ import (
 //	forget                         the next guest operation is refused as if the session had expired, which it has not
 //	away MILLISECONDS              for so long what stands before the server answers in its stead that it is away
 //	hold METHOD MILLISECONDS       the next task of this method goes on for so long after its work is done
+//	late METHOD MILLISECONDS       the next task of this method does its work after so long (CreateSnapshot_Task, RemoveSnapshot_Task,
+//	                               PowerOnVM_Task)
+//	ask METHOD TEXT                the next task of this method does its work once what its machine asks is answered (those, too)
+//	answer                         it is
 //	folder NAME                    a folder in the first data center's folder of machines
 //	machine FOLDER NAME            a machine in it
 //	guest NAME USER PASSWORD ARGV  guest operations of a machine reach this: ARGV (JSON) gets one more word, a line for a shell
@@ -196,6 +200,21 @@ func answer(line string) (string, error) {
 		defer faults.Unlock()
 		faults.holds[words[1]] = time.Duration(length) * time.Millisecond
 		return "", err
+	case "late":
+		if err := need(3); err != nil {
+			return "", err
+		}
+		length, err := strconv.Atoi(words[2])
+		lateness{after: time.Duration(length) * time.Millisecond}.of(words[1])
+		return "", err
+	case "ask":
+		if err := need(3); err != nil {
+			return "", err
+		}
+		lateness{asks: strings.Join(words[2:], " ")}.of(words[1])
+		return "", nil
+	case "answer":
+		return "", answered()
 	case "folder":
 		if err := need(2); err != nil {
 			return "", err

@@ -109,6 +109,14 @@ func (m *machine) CreateSnapshotTask(ctx *simulator.Context, req *types.CreateSn
 	if fault := faults.take("CreateSnapshot_Task", m.Self); fault != nil {
 		return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{Returnval: *fault}}
 	}
+	again := func() types.ManagedObjectReference {
+		return m.CreateSnapshotTask(ctx, req).(*methods.CreateSnapshot_TaskBody).Res.Returnval
+	}
+	if task, fault := delayed("CreateSnapshot_Task", m.VirtualMachine, again); fault != nil {
+		return &methods.CreateSnapshot_TaskBody{Fault_: simulator.Fault("", fault)}
+	} else if task != nil {
+		return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{Returnval: *task}}
+	}
 	before := devices(m.Config.Hardware.Device)
 	body := m.VirtualMachine.CreateSnapshotTask(req).(*methods.CreateSnapshot_TaskBody)
 	task := body.Res.Returnval
@@ -163,6 +171,14 @@ func (s *snapshot) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveS
 		return &methods.RemoveSnapshot_TaskBody{Res: &types.RemoveSnapshot_TaskResponse{Returnval: *fault}}
 	}
 	vm := simulator.Map.Get(s.Vm).(*simulator.VirtualMachine)
+	again := func() types.ManagedObjectReference {
+		return s.RemoveSnapshotTask(ctx, req).(*methods.RemoveSnapshot_TaskBody).Res.Returnval
+	}
+	if task, fault := delayed("RemoveSnapshot_Task", vm, again); fault != nil {
+		return &methods.RemoveSnapshot_TaskBody{Fault_: simulator.Fault("", fault)}
+	} else if task != nil {
+		return &methods.RemoveSnapshot_TaskBody{Res: &types.RemoveSnapshot_TaskResponse{Returnval: *task}}
+	}
 	for _, root := range vm.Snapshot.RootSnapshotList {
 		// The simulator does not survive that the current one has no parent.
 		if root.Snapshot == s.Self && vm.Snapshot.CurrentSnapshot != nil && *vm.Snapshot.CurrentSnapshot == s.Self {
@@ -320,6 +336,14 @@ func (m *machine) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Tas
 	if fault := faults.take("PowerOnVM_Task", m.Self); fault != nil {
 		return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: *fault}}
 	}
+	again := func() types.ManagedObjectReference {
+		return m.PowerOnVMTask(ctx, req).(*methods.PowerOnVM_TaskBody).Res.Returnval
+	}
+	if task, fault := delayed("PowerOnVM_Task", m.VirtualMachine, again); fault != nil {
+		return &methods.PowerOnVM_TaskBody{Fault_: simulator.Fault("", fault)}
+	} else if task != nil {
+		return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: *task}}
+	}
 	body := m.VirtualMachine.PowerOnVMTask(ctx, req).(*methods.PowerOnVM_TaskBody)
 	plug(m.VirtualMachine, true)
 	if behindOf(m.Self) != nil {
@@ -379,6 +403,9 @@ func hold(method string, reference types.ManagedObjectReference) {
 		return
 	}
 	task := simulator.Map.Get(reference).(*simulator.Task)
+	if vm, ok := simulator.Map.Get(*task.Info.Entity).(*simulator.VirtualMachine); ok {
+		works(vm, task.Self)
+	}
 	state, result, failed := task.Info.State, task.Info.Result, task.Info.Error
 	simulator.Map.Update(task, []types.PropertyChange{
 		{Name: "info.state", Val: types.TaskInfoStateRunning},

@@ -16,10 +16,12 @@ use super::app::App;
 use super::error::{Failure, exit};
 pub use super::judge::{Kind, Leftover};
 use super::judge::{Known, Marked, Survey, guest_of, judge, place};
+use super::judge_machines::Machines;
 use super::record::RunFacts;
 use crate::engine::{ErrorInfo, lease};
 use crate::journal::{EventKind, RunRecord};
 use crate::steps::leased::{carry_out, standing};
+use crate::steps::machine::remove;
 
 /// What is asked of `gc`.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +116,8 @@ impl App {
         self.note(&chosen).await?;
         let hosts: BTreeSet<&String> = chosen.iter().map(|one| &one.host).collect();
         // A definition on one host may name a volume of another.
-        for kind in [Kind::Definition, Kind::Volume] {
+        // A snapshot is what its clone stands on.
+        for kind in [Kind::Machine, Kind::Snapshot, Kind::Definition, Kind::Volume] {
             for host in &hosts {
                 let chosen: Vec<&Leftover> =
                     chosen.iter().filter(|one| one.kind == kind && one.host == **host).collect();
@@ -187,6 +190,19 @@ impl App {
             survey.hypervisor.undefine(&one.object).await?;
             removed.push(one.object.clone());
         }
+        if let Some(machines) = survey.hypervisor.machines() {
+            for one in &found {
+                let Some(of) = &one.machine else { continue };
+                match &of.snapshot {
+                    Some(snapshot) => drop(remove(&*machines, &of.uuid, Some(snapshot.clone())).await?),
+                    None => {
+                        machines.power_off(&of.uuid).await?;
+                        machines.remove(&of.uuid, &one.run).await?;
+                    }
+                }
+                removed.push(one.object.clone());
+            }
+        }
         // Those whose definition could not go are named by it still, and not found here. Snapshots go before their origin.
         let standing = |one: &&Leftover| {
             let seen = survey.volumes.iter().find(|seen| Some(&seen.volume) == one.volume.as_ref());
@@ -240,7 +256,7 @@ impl App {
             let all = judge(&survey, &|_| Known::No, false);
             let fits = |one: &Leftover| {
                 let name = Path::new(&one.object).file_name().is_some_and(|name| name == object);
-                one.object == object || (one.kind == Kind::Volume && name)
+                one.object == object || (matches!(one.kind, Kind::Volume | Kind::Machine) && name)
             };
             candidates.extend(all.into_iter().filter(fits).map(|one| (survey.hypervisor.clone(), one)));
         }
@@ -265,7 +281,15 @@ impl App {
                 .cause(format!("{} is open", one.run))
                 .help(format!("end the run first: upgradectl status {}", guest_of(&one.run))));
         }
-        if let Some(volume) = &one.volume {
+        if let Some(of) = &one.machine {
+            if of.snapshot.is_some() {
+                return Err(fail(exit::USAGE)
+                    .cause("a snapshot of a machine is known by its description")
+                    .help("give it another description in the platform's own client"));
+            }
+            let machines = hypervisor.machines().ok_or_else(|| fail(exit::BUG))?;
+            machines.set_mark(&of.uuid, None).await?;
+        } else if let Some(volume) = &one.volume {
             hypervisor.storage(volume.kind)?.mark(volume, None).await?;
         } else {
             let definition = hypervisor.definition(&one.object).await?;
@@ -319,7 +343,17 @@ impl App {
     /// Looks at one host: its guests, and the marked volumes beside those that the inventory, marks or runs name.
     async fn survey(&self, host: &str, runs: &[RunRecord]) -> Result<Survey, Failure> {
         let hypervisor = self.hypervisor(host)?;
-        let guests = hypervisor.list().await?;
+        let (mut guests, mut machines) = (Vec::new(), Machines::default());
+        match hypervisor.machines() {
+            Some(platform) => {
+                let open = runs.iter().filter(|run| run.closed.is_none());
+                let facts = open.filter_map(|run| serde_json::from_value::<RunFacts>(run.facts.clone()).ok());
+                let held = facts.filter(|facts| facts.host == host).filter_map(|facts| facts.machine);
+                machines.held = held.flat_map(|machine| machine.uuids()).collect();
+                machines.all = platform.all().await?;
+            }
+            None => guests = hypervisor.list().await?,
+        }
         let declared = |name: &str| self.inventory.guests.get(name).is_some_and(|spec| spec.host == host);
         let mut paths: BTreeSet<PathBuf> = guests
             .iter()
@@ -361,7 +395,7 @@ impl App {
         }
         let volumes = volumes.into_values().collect();
         let elsewhere = (Vec::new(), Vec::new());
-        Ok(Survey { host: host.to_owned(), hypervisor, guests, volumes, elsewhere, silent: Vec::new() })
+        Ok(Survey { host: host.to_owned(), hypervisor, guests, volumes, machines, elsewhere, silent: Vec::new() })
     }
 }
 

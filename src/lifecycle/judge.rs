@@ -8,8 +8,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hypervisors::machines::SnapshotFacts;
 use hypervisors::{DiskSource, GuestFacts, Hypervisor, Mark, Role, VolumeRef};
 use serde::Serialize;
+
+use super::judge_machines::Machines;
 
 /// Kinds of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -19,6 +22,10 @@ pub enum Kind {
     Definition,
     /// A volume, or what is left of one.
     Volume,
+    /// A whole machine of a platform's, with its disks.
+    Machine,
+    /// A snapshot of such a machine.
+    Snapshot,
     /// What takes back a change that a run made of a host, and that is to be carried out.
     Reversal,
 }
@@ -30,11 +37,11 @@ pub struct Leftover {
     pub host: String,
     /// What it is.
     pub kind: Kind,
-    /// Name of the guest, path of the volume, or id of the reversal.
+    /// Name of the guest, path of the volume or the machine, id of the reversal; `ID of PATH` of a snapshot.
     pub object: String,
     /// Run by its mark.
     pub run: String,
-    /// Role by its mark; a reversal has none.
+    /// Role by its mark; reversals and snapshots of machines have none.
     pub role: Option<Role>,
     /// Bytes in use, where that is cheap to know.
     pub size_bytes: Option<u64>,
@@ -44,6 +51,17 @@ pub struct Leftover {
     pub why: String,
     #[serde(skip)]
     pub(super) volume: Option<VolumeRef>,
+    #[serde(skip)]
+    pub(super) machine: Option<OfMachine>,
+}
+
+/// A machine, or a snapshot of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OfMachine {
+    /// Instance UUID.
+    pub uuid: String,
+    /// The snapshot; `None`: the machine itself.
+    pub snapshot: Option<SnapshotFacts>,
 }
 
 /// A volume that bears a mark, or is to bear one.
@@ -81,6 +99,8 @@ pub(super) struct Survey {
     pub hypervisor: Arc<dyn Hypervisor>,
     pub guests: Vec<GuestFacts>,
     pub volumes: Vec<Marked>,
+    /// Whole machines of a platform that has such. They are not among its guests here.
+    pub machines: Machines,
     /// Guests and marked volumes of the other hosts: a guest may run on one while another holds its volumes.
     pub elsewhere: (Vec<GuestFacts>, Vec<Marked>),
     /// Hosts that may run guests on this one's volumes, and could not be asked.
@@ -197,42 +217,53 @@ fn judge_volume(marked: &Marked, survey: &Survey) -> Result<(), String> {
     Ok(())
 }
 
+/// Something marked.
+pub(super) struct Judged {
+    pub kind: Kind,
+    pub object: String,
+    pub run: String,
+    pub role: Option<Role>,
+    pub volume: Option<VolumeRef>,
+    pub machine: Option<OfMachine>,
+    /// Why it may not be removed, if it may not.
+    pub fit: Result<(), String>,
+}
+
 /// Everything marked on a host, judged. Pure, but for looking whether disks exist. Objects of open runs are left out.
 pub(super) fn judge(survey: &Survey, known: &dyn Fn(&str) -> Known, from_world: bool) -> Vec<Leftover> {
-    let mut found = Vec::new();
-    let mut add = |kind, object: String, mark: &Mark, volume: Option<&VolumeRef>, fit: Result<(), String>| {
-        let state = known(&mark.run);
-        let fit = match (fit, state) {
-            (_, Known::Open) => return,
+    let of = |kind, object: String, mark: &Mark, volume: Option<&VolumeRef>, fit| Judged {
+        kind,
+        object,
+        run: mark.run.clone(),
+        role: Some(mark.role),
+        volume: volume.cloned(),
+        machine: None,
+        fit,
+    };
+    let definitions = survey.guests.iter().filter_map(|guest| {
+        let mark = guest.mark.as_ref()?;
+        Some(of(Kind::Definition, guest.name.clone(), mark, None, judge_definition(guest, mark, survey)))
+    });
+    let volumes = survey
+        .volumes
+        .iter()
+        .map(|one| of(Kind::Volume, one.volume.to_string(), &one.mark, Some(&one.volume), judge_volume(one, survey)));
+    let all = definitions.chain(volumes).chain(survey.machines.marked());
+    all.filter_map(|one| {
+        let Judged { kind, object, run, role, volume, machine, fit } = one;
+        let fit = match (fit, known(&run)) {
+            (_, Known::Open) => return None,
             (Ok(()), Known::No) if !from_world => Err(format!(
-                "{} is not known here: another controller's, or the state directory was lost (then: gc --from-world)",
-                mark.run
+                "{run} is not known here: another controller's, or the state directory was lost (then: gc --from-world)"
             )),
-            (Ok(()), Known::No) => Ok(format!("{} is not known here", mark.run)),
-            (Ok(()), Known::Closed) => Ok(format!("{} is over", mark.run)),
+            (Ok(()), Known::No) => Ok(format!("{run} is not known here")),
+            (Ok(()), Known::Closed) => Ok(format!("{run} is over")),
             (Err(why), _) => Err(why),
         };
         let removable = fit.is_ok();
         let (Ok(why) | Err(why)) = fit;
-        found.push(Leftover {
-            host: survey.host.clone(),
-            kind,
-            object,
-            run: mark.run.clone(),
-            role: Some(mark.role),
-            size_bytes: None,
-            removable,
-            why,
-            volume: volume.cloned(),
-        });
-    };
-    for guest in &survey.guests {
-        if let Some(mark) = &guest.mark {
-            add(Kind::Definition, guest.name.clone(), mark, None, judge_definition(guest, mark, survey));
-        }
-    }
-    for one in &survey.volumes {
-        add(Kind::Volume, one.volume.to_string(), &one.mark, Some(&one.volume), judge_volume(one, survey));
-    }
-    found
+        let host = survey.host.clone();
+        Some(Leftover { host, kind, object, run, role, size_bytes: None, removable, why, volume, machine })
+    })
+    .collect()
 }

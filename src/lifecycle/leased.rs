@@ -84,6 +84,7 @@ impl Left {
             removable: self.closed || from_world,
             why: format!("{known}; {what}; {soon}"),
             volume: None,
+            machine: None,
         }
     }
 }

@@ -9,7 +9,7 @@
 //! * [`app`]: one invocation: the run, its lease, the approval, the engine, the exit code.
 //! * [`fill`], [`watch`]: snapshots that fill, and what is done before one is lost.
 //! * [`interrupted`], [`decide`]: what happens to runs whose owner is gone, or that are stuck.
-//! * [`init`], [`query`], [`doctor`], [`gc`] with its `judge`: beginning, looking, and tidying up.
+//! * [`init`], [`query`], [`doctor`], [`gc`] with its judges: beginning, looking, and tidying up.
 //!
 //! May not: start processes, print, or know a platform's name. Plans are made by pure functions; only [`app`] acts.
 
@@ -36,6 +36,7 @@ pub mod interrupted;
 pub mod invocation;
 mod jail;
 mod judge;
+mod judge_machines;
 pub mod leased;
 pub mod live;
 pub mod log;

@@ -32,6 +32,8 @@ pub fn found(found: &Collected) -> String {
         let kind = match one.kind {
             Kind::Definition => "definition",
             Kind::Volume => "volume",
+            Kind::Machine => "machine",
+            Kind::Snapshot => "snapshot",
             Kind::Reversal => "reversal",
         };
         let verb = match (one.removable, one.kind) {

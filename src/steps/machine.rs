@@ -1,5 +1,5 @@
 //! Steps on a whole machine, by the API of who runs it: a snapshot that leads back, the way back to it, and its removal.
-//! [`linked`]: steps on a machine and its clone; [`inside`]: on their files, by their tools; [`across`]: from one to the other.
+//! [`linked`]: steps on a machine and its clone; [`inside`]: on their files, by their tools; [`across`], [`queues`]: from one to the other.
 //!
 //! A snapshot is known by the id that making it returned; the journal has it. If the process died between the call and the journal,
 //! or the platform gave new ids since (it does when a machine is registered anew), it is told by its description, which holds the
@@ -8,6 +8,7 @@
 pub mod across;
 pub mod inside;
 pub mod linked;
+pub mod queues;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,12 @@ fn machines(world: &World, host: &str) -> Result<Arc<dyn Machines>, StepError> {
 /// What the description of a run's snapshot says.
 fn description(run: &str) -> String {
     format!("upgradectl {run}: leads back; removed by commit or abort")
+}
+
+/// The run whose snapshot this is, by its description.
+pub fn run_of(snapshot: &SnapshotFacts) -> Option<&str> {
+    let run = snapshot.description.split_once(' ')?.1.split_once(':')?.0;
+    (snapshot.description == description(run)).then_some(run)
 }
 
 async fn snapshots(machines: &dyn Machines, uuid: &str) -> Result<Vec<SnapshotFacts>, StepError> {
@@ -101,7 +108,10 @@ fn ours(all: Vec<SnapshotFacts>, id: Option<&str>, run: &str) -> Result<Option<S
 }
 
 /// Removes a snapshot, if there is one, and folds what its disks left: one that was busy is folded when that is asked for once more.
-async fn remove(machines: &dyn Machines, uuid: &str, snapshot: Option<SnapshotFacts>) -> Result<Done, StepError> {
+///
+/// # Errors
+/// The platform does not answer, or refuses.
+pub async fn remove(machines: &dyn Machines, uuid: &str, snapshot: Option<SnapshotFacts>) -> Result<Done, StepError> {
     let removed = match snapshot {
         Some(snapshot) => machines.remove_snapshot(uuid, &snapshot.id).await?,
         None => Change::Unchanged,

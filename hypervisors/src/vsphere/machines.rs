@@ -44,6 +44,14 @@ impl Found {
         ask(&self.session, doing, &self.seen.reference.value, method, request).await
     }
 
+    /// Waits for the end of a task that was asked for. What holds another one up is told instead of that there is one.
+    async fn ended(&self, doing: &str, task: Result<ManagedObjectReference, Trouble>) -> Result<Value> {
+        if task.as_ref().is_err_and(|trouble| trouble.is("TaskInProgress")) {
+            task::answered(&self.session, doing, &self.seen.reference).await?;
+        }
+        task::ended(&self.session, doing, task).await
+    }
+
     async fn reconfigure(&self, doing: &str, spec: &Value) -> Result<Change> {
         let request = Request::new("ReconfigVMRequestType").typed::<VirtualMachineConfigSpec>("spec", spec);
         self.ask(doing, "ReconfigVM_Task", request).await?;
@@ -264,7 +272,7 @@ impl Vsphere {
             (true, _) => vm.power_on_vm_task(None).await.map_err(Trouble::from),
             (false, _) => vm.power_off_vm_task().await.map_err(Trouble::from),
         };
-        task::ended(&found.session, &doing, asked).await?;
+        found.ended(&doing, asked).await?;
         Ok(Change::Changed)
     }
 }
@@ -304,6 +312,14 @@ impl Machines for Vsphere {
         Ok(self.look(&format!("look at {uuid}"), uuid).await?.map(|found| found.facts))
     }
 
+    async fn all(&self) -> Result<Vec<MachineFacts>> {
+        let doing = format!("list the machines of {}", self.address.name);
+        let (seen, above) = self.everything(&doing, MACHINE).await?;
+        let session = self.session().await?;
+        let networks = self.portgroups(&session, &seen).await.map_err(|trouble| wrong(doing, trouble))?;
+        Ok(seen.iter().filter_map(|seen| facts::machine(seen, &above, &networks)).collect())
+    }
+
     async fn busy(&self, uuid: &str) -> Result<bool> {
         let doing = format!("look at the tasks of {uuid}");
         let found = self.need(&doing, uuid).await?;
@@ -319,7 +335,7 @@ impl Machines for Vsphere {
         }
         let asked =
             found.vm().create_snapshot_task(name, Some(description), false, quiesce).await.map_err(Trouble::from);
-        let made = task::ended(&found.session, &doing, asked).await?;
+        let made = found.ended(&doing, asked).await?;
         let id = made.get("value").and_then(Value::as_str).filter(|id| !id.is_empty());
         id.map(str::to_owned).ok_or_else(|| Error::unknown(doing, "the API gave no id of it"))
     }
@@ -332,7 +348,7 @@ impl Machines for Vsphere {
         }
         let of = VirtualMachineSnapshot::new(found.session.clone(), snapshot);
         let asked = of.revert_to_snapshot_task(None, Some(true)).await.map_err(Trouble::from);
-        task::ended(&found.session, &doing, asked).await?;
+        found.ended(&doing, asked).await?;
         Ok(Change::Changed)
     }
 
@@ -344,7 +360,7 @@ impl Machines for Vsphere {
         }
         let of = VirtualMachineSnapshot::new(found.session.clone(), snapshot);
         let asked = of.remove_snapshot_task(false, Some(true)).await.map_err(Trouble::from);
-        task::ended(&found.session, &doing, asked).await?;
+        found.ended(&doing, asked).await?;
         Ok(Change::Removed)
     }
 
@@ -402,7 +418,7 @@ impl Machines for Vsphere {
         if found.facts.machine.name == name {
             return Ok(Change::Unchanged);
         }
-        task::ended(&found.session, &doing, found.vm().rename_task(name).await.map_err(Trouble::from)).await?;
+        found.ended(&doing, found.vm().rename_task(name).await.map_err(Trouble::from)).await?;
         Ok(Change::Changed)
     }
 
@@ -492,8 +508,7 @@ impl Machines for Vsphere {
         if !found.facts.needs_consolidation {
             return Ok(Change::Unchanged);
         }
-        task::ended(&found.session, &doing, found.vm().consolidate_vm_disks_task().await.map_err(Trouble::from))
-            .await?;
+        found.ended(&doing, found.vm().consolidate_vm_disks_task().await.map_err(Trouble::from)).await?;
         Ok(Change::Changed)
     }
 
@@ -509,7 +524,7 @@ impl Machines for Vsphere {
         if found.facts.power != Power::Off {
             return Err(Error::refused(doing, "it is on"));
         }
-        task::ended(&found.session, &doing, found.vm().destroy_task().await.map_err(Trouble::from)).await?;
+        found.ended(&doing, found.vm().destroy_task().await.map_err(Trouble::from)).await?;
         Ok(Change::Removed)
     }
 

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::Vsphere;
 use super::definition::{self, Text};
-use super::facts::{self, MACHINE};
-use super::{Vsphere, wrong};
 use crate::host::{Command, Job, JobStatus, Output};
 use crate::machines::{MachineFacts, Machines, NicEdit};
 use crate::storage::{Storage, VolumeKind, VolumeRef};
@@ -92,13 +91,8 @@ impl Hypervisor for Vsphere {
     }
 
     async fn list(&self) -> Result<Vec<GuestFacts>> {
-        let doing = format!("list the machines of {}", self.address.name);
-        let (seen, above) = self.everything(&doing, MACHINE).await?;
-        let session = self.session().await?;
-        let networks = self.portgroups(&session, &seen).await.map_err(|trouble| wrong(doing, trouble))?;
-        let known =
-            seen.iter().filter_map(|seen| facts::machine(seen, &above, &networks)).filter(|facts| !facts.template);
-        let mut guests: Vec<GuestFacts> = known.map(|facts| guest(&facts)).collect();
+        let all = self.all().await?;
+        let mut guests: Vec<GuestFacts> = all.iter().filter(|facts| !facts.template).map(guest).collect();
         guests.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(guests)
     }

@@ -83,8 +83,15 @@ fn end(doing: &str, seen: &Seen) -> Result<Option<Value>> {
 /// A machine that asks something holds its task up until a person has answered (`VirtualMachineRuntimeInfo.question`).
 async fn answerable(session: &Arc<Session>, doing: &str, task: &Seen) -> Result<()> {
     let entity = task.properties.get("info.entity").and_then(|of| props::typed::<ManagedObjectReference>(of).ok());
-    let Some(entity) = entity.filter(|of| of.r#type.as_str() == "VirtualMachine") else { return Ok(()) };
-    match props::of(session, &entity, &["runtime.question"]).await {
+    match entity.filter(|of| of.r#type.as_str() == "VirtualMachine") {
+        Some(machine) => answered(session, doing, &machine).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether a machine asks nothing.
+pub(super) async fn answered(session: &Arc<Session>, doing: &str, machine: &ManagedObjectReference) -> Result<()> {
+    match props::of(session, machine, &["runtime.question"]).await {
         Ok(Some(machine)) => question(&machine).map_or(Ok(()), |text| {
             Err(Error::unknown(doing, format!("the machine asks: {text}"))
                 .help("answer it in the platform's own client: the task goes on then"))

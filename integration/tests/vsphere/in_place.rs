@@ -7,7 +7,7 @@ use integration::struck::{BOTH, goes_on};
 use integration::vcenter::Speaks;
 
 use super::WEB;
-use super::trial::Trial;
+use super::trial::{Trial, flat};
 
 #[test]
 fn needs_root_a_snapshot_leads_back_from_a_kernel_and_goes_with_commit() -> Result<()> {
@@ -44,6 +44,11 @@ fn needs_root_a_snapshot_leads_back_from_a_kernel_and_goes_with_commit() -> Resu
     trial.says("verify web1", 0)?;
     trial.vcenter.tell("fail RemoveSnapshot_Task")?;
     trial.says("commit web1 --yes", 8)?;
+    // A person has to answer first.
+    trial.vcenter.tell("ask RemoveSnapshot_Task The datastore is full. Retry?")?;
+    let said = trial.says("resume web1", 8)?;
+    ensure!(flat(&said.stderr).contains("The datastore is full. Retry?") && snapshots()?.len() == 1, "{said}");
+    trial.vcenter.tell("answer")?;
     trial.says("resume web1", 0)?;
     ensure!(snapshots()?.is_empty() && trial.kernel()? == NEW);
     ensure!(trial.on("grubby --default-kernel")?.trim() == format!("/boot/vmlinuz-{NEW}"));

@@ -1,15 +1,16 @@
 //! A linked clone is upgraded in the machine's stead and takes its place, goes back, and stays. Cards and names are the simulator's word,
 //! systems and what they answer the lab's.
 
-use anyhow::{Result, ensure};
-use hypervisors::Power;
-use hypervisors::Role;
+use anyhow::{Context as _, Result, ensure};
+use hypervisors::machines::NicEdit;
+use hypervisors::{MacAddr, Machines as _, Power, Role};
+use integration::cli::Said;
 use integration::lab::redhat::{NEW, OLD, WEB1};
 use integration::struck::{At, BOTH, Stage as _, gives_up, goes_on};
 use integration::vcenter::Speaks;
 
 use super::WEB;
-use super::trial::{AS_IT_WAS, Trial};
+use super::trial::{AS_IT_WAS, Trial, flat};
 
 /// The clone's address in the lab.
 const CLONE: u8 = 51;
@@ -17,9 +18,19 @@ const CLONE: u8 = 51;
 /// What is held in the clone, and what goes over to it in the end.
 const LINES: &str = "quarantine = { off = [\"mailer.service\"] }\ncarry = [{ kind = \"rsync\", path = \"/srv/data/\", exclude = [\"*.tmp\"] }]";
 
+/// The clone's hardware address in what `plan` says.
+fn mac(said: &Said) -> Result<MacAddr> {
+    let line = said.stdout.lines().find(|line| line.trim_start().starts_with("clone "));
+    line.and_then(|line| line.split_whitespace().find_map(|word| word.parse().ok())).with_context(|| said.to_string())
+}
+
 /// Data, and a letter that waits.
 const DATA: &str = "mkdir -p /srv/data /var/spool/postfix/deferred; echo first > /srv/data/first; echo x > /srv/data/x.tmp; \
     echo letter > /var/spool/postfix/deferred/one";
+
+/// The promoted guest has sent one, and accepted another.
+const MEANWHILE: &str = "cd /var/spool/postfix/deferred; rm one; echo letter > three";
+const LETTERS: &str = "ls /var/spool/postfix/deferred";
 
 /// A service that must not run twice.
 const MAILER: &str = "printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' \
@@ -36,11 +47,22 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
 
     let said = trial.says("plan clone web1", 0)?;
     ensure!(said.stdout.contains(WEB) && machine(WEB)? == original, "looking touches nothing: {said}");
+    // A hardware address that somebody else has by now is not drawn.
+    let drawn = mac(&said)?;
+    let other = machine("/DC0/vm/DC0_H0_VM1")?;
+    trial.api(async |platform| {
+        platform.power_off(&other.machine.uuid).await?;
+        let taken = NicEdit { key: other.nics[0].key, mac: Some(drawn), ..NicEdit::default() };
+        platform.edit_nics(&other.machine.uuid, &[taken]).await.map(drop)
+    })?;
+    ensure!(mac(&trial.says("plan clone web1", 0)?)? != drawn);
+    let said = trial.says(&format!("plan clone web1 --mac {drawn}"), 7)?;
+    ensure!(said.stderr.contains("DC0_H0_VM1"), "{said}");
     trial.says("clone web1 --yes", 0)?;
     let run = trial.run()?;
     let clone = machine(&run)?;
     ensure!(clone.power == Power::On && clone.mark.as_ref().is_some_and(|mark| mark.role == Role::Clone), "{clone:?}");
-    ensure!(clone.nics[0].connected && clone.nics[0].mac != original.nics[0].mac, "{clone:?}");
+    ensure!(clone.nics[0].connected && ![original.nics[0].mac, Some(drawn)].contains(&clone.nics[0].mac), "{clone:?}");
     ensure!(!clone.borrowed().is_empty(), "on disks of differences: {clone:?}");
     ensure!(trial.on(AS_IT_WAS)? == before, "the original was touched");
     ensure!(trial.at(CLONE, "systemctl is-enabled mailer.service || true")?.trim() == "masked");
@@ -70,8 +92,14 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     let old = machine(&format!("{run}.original"))?;
     ensure!(old.power == Power::Off && !old.nics[0].start_connected && old.nics[0].mac == clone.nics[0].mac, "{old:?}");
 
-    // Back, to the original exactly as it was.
-    trial.says("rollback web1 --yes", 0)?;
+    // Back, to the original exactly as it was, but for letters: what was sent meanwhile is not sent again, what came is there.
+    trial.on(MEANWHILE)?;
+    let said = trial.says("rollback web1 --yes", 0)?;
+    ensure!(trial.on(LETTERS)? == "three\ntwo", "{said}");
+    let aside = format!("/var/db/upgradectl-{run}-aside/var/spool/postfix/deferred");
+    ensure!(trial.on(&format!("ls {aside}"))? == "one" && flat(&said.stderr).contains(&aside), "{said}");
+    ensure!(trial.on("ls -d /var/db/*-queues || true")?.is_empty() && trial.at(CLONE, LETTERS)?.is_empty(), "{said}");
+    ensure!(!trial.product.state().join("runs").join(&run).join("queues.tar").exists());
     ensure!(
         trial.kernel()? == OLD
             && trial.on("systemctl is-active mailer.service; ls /srv/data")? == "active\nlate\nx.tmp"
@@ -87,6 +115,7 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     // The session has expired.
     trial.vcenter.tell("expire")?;
     trial.says("promote web1 --yes", 0)?;
+    ensure!(trial.on(LETTERS)? == "three\ntwo");
     trial.vcenter.tell("fail PromoteDisks_Task disk.vmdk")?;
     trial.says("commit web1 --yes", 8)?;
     trial.says("resume web1", 0)?;
@@ -118,11 +147,15 @@ fn needs_root_a_controller_killed_in_every_step_loses_nothing() -> Result<()> {
     trial.says("verify web1", 0)?;
     goes_on(&trial, "promote web1 --yes", by_turns)?;
     ensure!(trial.kernel()? == NEW);
+    trial.on(MEANWHILE)?;
     goes_on(&trial, "rollback web1 --yes", by_turns)?;
     ensure!(trial.kernel()? == OLD && trial.at(CLONE, "uname -r")?.trim() == NEW);
+    ensure!(trial.on(LETTERS)? == "three" && trial.at(CLONE, LETTERS)?.is_empty());
     trial.says("verify web1", 0)?;
     trial.says("promote web1 --yes", 0)?;
+    trial.on("mv /var/spool/postfix/deferred/three /var/spool/postfix/deferred/four")?;
     goes_on(&trial, "abort web1 --yes", by_turns)?;
+    ensure!(trial.on(LETTERS)? == "four");
     // It was shut down and started.
     let since_its_start = |world: &str| world.lines().filter(|line| line.parse::<u64>().is_err()).collect::<String>();
     let now = trial.world()?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use hypervisors::machines::MachineFacts;
+use hypervisors::vsphere::{Trust, Vsphere};
 use hypervisors::{Hypervisor as _, Machines as _};
 use integration::cli::{Said, Upgradectl};
 use integration::command::run;
@@ -23,6 +24,11 @@ const BEHIND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vcenter/behind.sh");
 /// What of a system may not change while its clone is worked on: not even when it was started.
 pub const AS_IT_WAS: &str = "cut -d ' ' -f 22 /proc/1/stat; sha256sum /etc/hostname /etc/machine-id /etc/network/interfaces \
     /etc/ssh/ssh_host_*; rpm -qa | sort | sha256sum";
+
+/// A text without the line ends that a terminal's width puts into it.
+pub fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
 
 pub struct Trial {
     pub vcenter: Vcenter,
@@ -114,10 +120,18 @@ impl Trial {
         Ok(run.to_owned())
     }
 
+    /// By the API, past the product.
+    pub fn api<T, E>(&self, ask: impl AsyncFnOnce(Vsphere) -> Result<T, E>) -> Result<T>
+    where
+        anyhow::Error: From<E>,
+    {
+        let platform = platform(&self.vcenter, Trust::File(self.vcenter.ca()))?;
+        Ok(self.api.block_on(ask(platform))?)
+    }
+
     /// A machine as the API tells of it.
     pub fn machine(&self, name: &str) -> Result<MachineFacts> {
-        let platform = platform(&self.vcenter, hypervisors::vsphere::Trust::File(self.vcenter.ca()))?;
-        self.api.block_on(async {
+        self.api(async |platform| {
             let machine = platform.find(name).await?;
             platform.machine(&machine.uuid).await?.with_context(|| format!("{name} is gone"))
         })
@@ -142,8 +156,7 @@ impl Stage for Trial {
     }
     /// Machines, and what stands behind them.
     fn world(&self) -> Result<String> {
-        let platform = platform(&self.vcenter, hypervisors::vsphere::Trust::File(self.vcenter.ca()))?;
-        let names = self.api.block_on(platform.list())?.into_iter().map(|guest| guest.name);
+        let names = self.api(async |platform| platform.list().await)?.into_iter().map(|guest| guest.name);
         let machine = self.machine(WEB)?;
         let all = (names.collect::<Vec<_>>(), &machine.nics, &machine.snapshots, &machine.mark, machine.power);
         Ok(format!("{all:?}\n{:?}\n{}", self.lab.domains()?, self.on(AS_IT_WAS)?))

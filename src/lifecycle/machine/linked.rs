@@ -4,10 +4,11 @@
 //! What is exchanged at promotion is names, hardware addresses and networks; what is done in a system is done by its tools, while its
 //! cards are unplugged, and counts from its next start. The machine is `Which` by its instance UUID all along.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use hypervisors::machines::MachineFacts;
+use hypervisors::machines::{MachineFacts, MachineNic};
 use hypervisors::{MacAddr, Mark, Role};
 use sha2::{Digest as _, Sha256};
 
@@ -31,6 +32,7 @@ use crate::steps::machine::inside::{RestoreInside, RewriteInside};
 use crate::steps::machine::linked::{
     Card, CloneMachine, MachineQuiet, NameMachine, OwnDisks, RemoveMachine, SetCards, StartMachine, StopMachine, Which,
 };
+use crate::steps::machine::queues::{CarryQueues, FetchQueues, ReturnQueues};
 use crate::steps::server::{Server, StopServices};
 use crate::steps::{Action, StepRef, files, upgrade, verify};
 use crate::verify::Side;
@@ -79,23 +81,57 @@ fn address(facts: &Facts, wishes: &[AddressWish]) -> Result<IpAddr, Failure> {
 }
 
 /// Hardware addresses of the clone's cards: given, or drawn so that planning again draws the same, from those that VMware leaves to be
-/// set by hand (00:50:56:00:00:00 to 00:50:56:3f:ff:ff).
-fn macs(facts: &Facts, machine: &MachineFacts, wishes: &[String]) -> Result<Vec<MacAddr>, Failure> {
-    let given = wishes.first().map(|wish| wish.parse()).transpose();
-    let given = given.map_err(|why: String| refuse(&facts.spec.name, why, "--mac", "give it as 00:50:56:xx:xx:xx"))?;
-    let fixed = match facts.spec.clone.mac {
-        MacRule::Fixed(mac) => Some(mac),
+/// set by hand (00:50:56:00:00:00 to 00:50:56:3f:ff:ff). None that another card of the platform's has: `all` are its machines.
+///
+/// # Errors
+/// A given one is none, or taken.
+pub fn macs(
+    spec: &GuestSpec,
+    machine: &MachineFacts,
+    all: &[MachineFacts],
+    wishes: &[String],
+) -> Result<Vec<MacAddr>, Failure> {
+    let wish = wishes.first().map(|wish| wish.parse().map(|mac| (mac, "--mac"))).transpose();
+    let wish = wish.map_err(|why: String| refuse(&spec.name, why, "--mac", "give it as 00:50:56:xx:xx:xx"))?;
+    let fixed = match spec.clone.mac {
+        MacRule::Fixed(mac) => Some((mac, "clone.mac")),
         _ => None,
     };
-    let draw = |(at, nic): (usize, &hypervisors::machines::MachineNic)| {
-        let hash = Sha256::digest(format!("{} {at} {:?}", machine.machine.uuid, nic.mac).as_bytes());
-        let drawn = MacAddr([0x00, 0x50, 0x56, hash[0] & 0x3f, hash[1], hash[2]]);
-        given.or(fixed).filter(|_| at == 0).unwrap_or(drawn)
+    let given = wish.or(fixed);
+    let of = |one: &MachineFacts| one.nics.iter().filter_map(|nic| nic.mac).collect::<Vec<_>>();
+    if let Some((mac, place)) = given
+        && let Some(other) = all.iter().find(|one| of(one).contains(&mac))
+    {
+        let why = format!("{mac} is a network card's of {}", other.machine.path);
+        return Err(refuse(&spec.name, why, place, "choose a free one, or leave it out: one is drawn"));
+    }
+    let mut taken: BTreeSet<MacAddr> = all.iter().flat_map(of).chain(given.map(|(mac, _)| mac)).collect();
+    let draw = |(at, nic): (usize, &MachineNic)| {
+        let drawn = (0_u32..).map(|again| {
+            let hash = Sha256::digest(format!("{} {at} {:?} {again}", machine.machine.uuid, nic.mac).as_bytes());
+            MacAddr([0x00, 0x50, 0x56, hash[0] & 0x3f, hash[1], hash[2]])
+        });
+        // There are four million.
+        let mut free = drawn.take(1000).filter(|mac| taken.insert(*mac));
+        let drawn = given.map(|(mac, _)| mac).filter(|_| at == 0).or_else(|| free.next());
+        drawn.ok_or_else(|| refuse(&spec.name, "no free hardware address was drawn", "--mac", "choose one"))
     };
-    Ok(machine.nics.iter().enumerate().map(draw).collect())
+    machine.nics.iter().enumerate().map(draw).collect()
 }
 
-/// What is remembered of a run by this strategy, with `GUEST--RUN` for its id; `record` is that of a run on the machine itself.
+/// The machine as the platform tells of it.
+///
+/// # Errors
+/// It knows no such machine.
+pub fn of_machine(facts: &Facts) -> Result<&MachineFacts, Failure> {
+    facts.machine.as_ref().ok_or_else(|| {
+        let why = format!("{} has no API for whole machines", facts.spec.host);
+        refuse(&facts.spec.name, why, "clone.strategy", "\"in-place\"")
+    })
+}
+
+/// What is remembered of a run by this strategy, with `GUEST--RUN` for its id; `record` is that of a run on the machine itself, `drawn`
+/// are the hardware addresses of the clone's cards.
 ///
 /// # Errors
 /// An address that does not fit; the platform knows no such machine.
@@ -104,18 +140,14 @@ pub fn record(
     tree: &Tree,
     record: RunFacts,
     wishes: &[AddressWish],
-    given: &[String],
+    drawn: Vec<MacAddr>,
 ) -> Result<RunFacts, Failure> {
-    let name = &facts.spec.name;
-    let machine = facts.machine.as_ref().ok_or_else(|| {
-        refuse(name, format!("{} has no API for whole machines", facts.spec.host), "clone.strategy", "\"in-place\"")
-    })?;
+    let machine = of_machine(facts)?;
     let (new, old) = (address(facts, wishes)?, facts.address);
     let interfaces = guest::network::inspect(tree)?;
     let own = interfaces.iter().flat_map(|one| one.addresses.iter().map(move |own| (one.name.clone(), own.ip)));
     let changes: Vec<AddressChange> =
         own.map(|(interface, ip)| AddressChange { interface, old: ip, new: (ip == old).then_some(new) }).collect();
-    let drawn = macs(facts, machine, given)?;
     let pairs = machine.nics.iter().zip(&drawn);
     let network = |own: &str| Some(facts.spec.clone.portgroup.clone().unwrap_or_else(|| own.to_owned()));
     let linked = Linked {
@@ -389,12 +421,26 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
         };
         let services = StopServices { server, services: now.services.clone() };
         steps.push(PlanStep::new(Stage::Fence, services, 5.0).outage_begins().undone_between(Vec::new(), vec![up()]));
+        // On the way back they are put into the original between its start and that of its services.
+        let returned = (!now.queues.is_empty()).then(|| ReturnQueues {
+            host: record.host.clone(),
+            to: record.original.clone(),
+            paths: now.queues.clone(),
+            services: now.services.clone(),
+        });
+        steps.extend(returned.map(|step| PlanStep::new(Stage::Fence, step, 0.1)));
         let inside = StopInside { host: record.host.clone(), link: record.clone.clone() };
         // A clone that was stopped is another one than was verified.
         steps.push(PlanStep::new(Stage::Fence, inside, 3.0).clone_side().undo_late().undone_to("upgraded"));
         let last = rules().map(|(path, exclude)| carry(&path, exclude, true));
-        let queues = now.queues.iter().map(|path| carry(path, &[], true));
-        steps.extend(last.chain(queues).map(|step| PlanStep::new(Stage::FinalCarry, step, 3.0).undo(Undo::WithClone)));
+        steps.extend(last.map(|step| PlanStep::new(Stage::FinalCarry, step, 3.0).undo(Undo::WithClone)));
+        let queues = (!now.queues.is_empty()).then(|| CarryQueues {
+            of: ours.clone(),
+            from: record.original.clone(),
+            to: record.clone.clone(),
+            paths: now.queues.clone(),
+        });
+        steps.extend(queues.map(|step| PlanStep::new(Stage::FinalCarry, step, 3.0).clone_side().undo_late()));
     }
     // Its way back waits until production serves again.
     let side = |stage, action: Action, estimate_s| PlanStep::new(stage, action, estimate_s).clone_side().undo_late();
@@ -442,7 +488,14 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
     steps.push(PlanStep::new(Stage::Define, named, 2.0));
     steps.push(PlanStep::new(Stage::Define, SetCards { of: ours.clone(), cards: linked.original.clone() }, 2.0));
     let live = StartMachine { force: false, ..start(&ours, false) };
-    steps.push(PlanStep::new(Stage::Start, live, 2.0).goes_live());
+    let fetched = (!now.queues.is_empty()).then(|| FetchQueues {
+        of: ours.clone(),
+        from: record.original.clone(),
+        paths: now.queues.clone(),
+    });
+    let fetched = fetched.map(|step| look(Stage::Fence, step, 5.0).outage_begins());
+    steps
+        .push(PlanStep::new(Stage::Start, live, 2.0).goes_live().undone_between(fetched.into_iter().collect(), vec![]));
     let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);
     steps.push(
         PlanStep::new(Stage::Prove, checks, 60.0).undo(Undo::Nothing).on_failure(OnFailure::Unproven).outage_ends(),
@@ -462,13 +515,13 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
     let mut carried: Vec<String> = rules().map(|(path, _)| path.into_owned()).collect();
     carried.extend(now.queues.iter().map(|path| format!("/{path}")));
     let all = if carried.is_empty() { "all" } else { "all else" };
+    let stays = if now.queues.is_empty() { "what the clone got since" } else { "what else the clone got since" };
     if !carried.is_empty() {
         page.rows.push(Row::new("carried", carried.join(", ")));
     }
     page.rows.push(Row::new("left behind", format!("{all} that {name} wrote since the clone was made")));
     page.rows.push(Row::new("the original", format!("becomes {run}.original, off, with its cards unplugged")));
-    page.rows
-        .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone got since stays with it")));
+    page.rows.push(Row::new("way back", format!("rollback, about {outage_s:.0} s; {stays} stays with it")));
     page.rows.push(Row::new("commit", "no second outage; then the old system is gone"));
     page.confirm = Some(name.clone());
     Ok((record.plan("promote", [State::Promoting, State::Promoted, State::Verified], steps), page))

@@ -81,6 +81,12 @@ fn worked_on(record: &RunFacts) -> &GuestLink {
 }
 
 impl Machine {
+    /// Instance UUIDs of the machines of a run: the guest's, and its clone's.
+    pub(super) fn uuids(&self) -> Vec<String> {
+        let clone = self.linked.as_ref().map(|clone| clone.uuid.clone());
+        self.vm.as_ref().map(|vm| vm.uuid.clone()).into_iter().chain(clone).collect()
+    }
+
     /// Instance UUID of the machine that is worked on: the clone, if there is one.
     fn uuid(&self) -> Option<String> {
         let clone = self.linked.as_ref().map(|clone| &clone.uuid);

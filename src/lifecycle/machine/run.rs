@@ -92,7 +92,12 @@ impl App {
         refuse(&findings)?;
         let there = inside::files_of(&*facts.guest).await.map_err(|error| failed(&spec.name, &error))?;
         let wishes = wishes(spec, options);
-        let mut record = linked::record(facts, &there.tree, record, &wishes, &options.mac)?;
+        let all = match self.hypervisor(&spec.host)?.machines() {
+            Some(machines) => machines.all().await?,
+            None => Vec::new(),
+        };
+        let drawn = linked::macs(spec, linked::of_machine(facts)?, &all, &options.mac)?;
+        let mut record = linked::record(facts, &there.tree, record, &wishes, drawn)?;
         linked::check(facts, &there.tree, &record, &mut findings).await?;
         refuse(&findings)?;
         let adapted = linked::adapt(facts, &there.tree, &record)?;
@@ -225,8 +230,12 @@ impl Held<'_> {
             let (plan, page) = linked::commit(&self.spec, &self.record)?;
             return self.propose(plan, page, Vec::new(), options).await;
         }
+        let mut findings = Findings::default();
+        if self.snapshot(&self.machine()?, options).await? == Some(false) {
+            findings.warn("snapshot", format!("the snapshot {} is gone already: somebody removed it", self.run.id));
+        }
         let (plan, page) = plan::commit(&self.spec, &self.record, &self.machine()?, &self.pasts()?)?;
-        self.propose(plan, page, Vec::new(), options).await
+        self.propose(plan, page, findings.0, options).await
     }
 
     /// `abort` of the guest itself.
@@ -238,9 +247,13 @@ impl Held<'_> {
         let mut findings = Findings::default();
         if machine.vm.is_some() {
             let pasts = self.pasts()?;
-            if !plan::touched(&pasts) || self.snapshot(&machine, options).await? == Some(true) {
+            let (touched, stands) = (plan::touched(&pasts), self.snapshot(&machine, options).await? == Some(true));
+            if !touched || stands {
+                if !stands {
+                    findings.warn("snapshot", format!("there is no snapshot {} to be removed", self.run.id));
+                }
                 let (plan, page) = plan::back(&self.spec, &self.record, &machine, &pasts)?;
-                return self.propose(plan, page, Vec::new(), options).await;
+                return self.propose(plan, page, findings.0, options).await;
             }
             let what = format!("the snapshot {} is gone: what can be taken back without it is", self.run.id);
             findings.warn("snapshot", what);

@@ -1,10 +1,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 use std::path::Path;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use hypervisors::Power;
 use hypervisors::host::LocalHost;
-use hypervisors::machines::{MachineFacts, Tools};
+use hypervisors::machines::{MachineFacts, MachineNic, Tools};
 use serde_json::json;
 
 use super::*;
@@ -137,6 +138,71 @@ fn what_is_started_again_is_the_machine_itself() {
             .collect();
         assert_eq!(uuids, [expected; 3]);
     }
+}
+
+/// Two cards of one address in a network break both.
+#[test]
+fn a_hardware_address_that_another_machine_has_is_drawn_again() {
+    let nic = |mac: &str| MachineNic {
+        key: 4000,
+        label: "Network adapter 1".into(),
+        mac: mac.parse().ok(),
+        network: "VM Network".into(),
+        connected: true,
+        start_connected: true,
+    };
+    let with = |macs: &[String]| MachineFacts { nics: macs.iter().map(|mac| nic(mac)).collect(), ..machine(None, &[]) };
+    let spec = spec("hypervisor = \"none\"");
+    let own = with(&["00:50:56:8f:00:01".to_owned(), "00:50:56:8f:00:02".to_owned()]);
+    let drawn = |all: &[MachineFacts], given: &[String]| linked::macs(&spec, &own, all, given);
+    let first = drawn(from_ref(&own), &[]).unwrap();
+    assert!(first.iter().all(|mac| mac.0[..3] == [0, 0x50, 0x56] && mac.0[3] < 0x40) && first[0] != first[1]);
+    assert_eq!(drawn(from_ref(&own), &[]).unwrap(), first, "planning again draws the same");
+    let taken = with(&[first[0].to_string()]);
+    let again = drawn(&[own.clone(), taken.clone()], &[]).unwrap();
+    assert!(again[0] != first[0] && again[1] == first[1], "{again:?}");
+    // A given one is for the first card, and nobody else's.
+    let free = "00:50:56:00:00:07".to_owned();
+    assert_eq!(drawn(from_ref(&own), from_ref(&free)).unwrap()[0].to_string(), free);
+    let refused = drawn(&[own.clone(), taken], &[first[0].to_string()]).unwrap_err().0;
+    assert!(refused.causes[0].contains("/DC0/vm/web1"), "{refused:?}");
+}
+
+/// Nothing that was accepted is lost or done twice: queues are fetched before their guest is shut down, and put where they came from
+/// before anything works on them; the clone has none when its services start.
+#[test]
+fn queues_come_back_between_the_originals_start_and_that_of_its_services() {
+    let (spec, mut record) = run(seen(), Some(machine(None, &[])));
+    let clone = Linked { uuid: UUID.into(), original: Vec::new(), clone: Vec::new(), addresses: Vec::new() };
+    record.machine.as_mut().unwrap().linked = Some(clone);
+    let taken_back = |queues: &[&str]| {
+        let queues = queues.iter().map(|path| (*path).to_owned()).collect();
+        let rewrite = crate::steps::StepRef { plan: 1, index: 0 };
+        let now = linked::Now { rewrite, restored: Vec::new(), services: vec!["postfix.service".into()], queues };
+        let past = past(3, linked::promote(&spec, &record, &now, 1).unwrap().0);
+        let plan = crate::lifecycle::back::rollback(&spec, &record, &past, &[]).unwrap().0;
+        kinds(&plan)
+            .into_iter()
+            .zip(plan.steps)
+            .map(|(kind, step)| (kind, step.outage_begins, step.outage_ends))
+            .collect::<Vec<_>>()
+    };
+    let with = taken_back(&["var/spool/postfix/deferred"]);
+    let at = |kind: &str| with.iter().position(|(other, ..)| other == kind).unwrap();
+    let order = [
+        "machine.fetch_queues",
+        "-machine.on",
+        "-machine.off",
+        "-machine.return_queues",
+        "-server.services",
+        "-machine.identity",
+        "-machine.queues",
+        "-machine.services",
+    ];
+    let places: Vec<usize> = order.iter().map(|kind| at(kind)).collect();
+    assert!(places.is_sorted(), "{places:?} of {with:?}");
+    assert!(with[at("machine.fetch_queues")].1 && with[..=at("-server.services") + 1].iter().any(|step| step.2));
+    assert!(taken_back(&[]).iter().all(|(kind, ..)| !kind.ends_with("queues")));
 }
 
 /// Without its snapshot a machine goes back as one that never had any.

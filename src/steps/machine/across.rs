@@ -18,9 +18,9 @@ use crate::steps::server::{running, transferred};
 use crate::steps::{Done, Manners, Probe, Step, StepError, World, read};
 
 /// Where rsync's shell lies on a machine that data is brought to. It is made anew each time.
-const SHELL: &str = "/run/upgradectl-rsync-shell";
+pub(super) const SHELL: &str = "/run/upgradectl-rsync-shell";
 
-fn guest(world: &World, host: &str, link: &GuestLink) -> Result<Arc<dyn Host>, StepError> {
+pub(super) fn guest(world: &World, host: &str, link: &GuestLink) -> Result<Arc<dyn Host>, StepError> {
     Ok(world.hypervisor(host)?.guest(link)?)
 }
 

@@ -61,6 +61,9 @@ impl Machines for Played {
     async fn machine(&self, _: &str) -> Result<Option<MachineFacts>> {
         Ok(Some(self.facts.lock().unwrap().clone()))
     }
+    async fn all(&self) -> Result<Vec<MachineFacts>> {
+        unreachable!()
+    }
     async fn busy(&self, _: &str) -> Result<bool> {
         let mut making = self.making.lock().unwrap();
         if making.0 == 0 {
