@@ -28,8 +28,9 @@ use crate::lifecycle::state::State;
 use crate::steps::machine::SnapshotMachine;
 use crate::steps::machine::across::{CarryAcross, EmptyQueues, StopInside};
 use crate::steps::machine::inside::{RestoreInside, RewriteInside};
+use crate::steps::machine::cards::{Card, NameMachine, SetCards};
 use crate::steps::machine::linked::{
-    Card, CloneMachine, MachineQuiet, NameMachine, OwnDisks, RemoveMachine, SetCards, StartMachine, StopMachine, Which,
+    CloneMachine, MachineQuiet, OwnDisks, RemoveMachine, StartMachine, StopMachine, Which,
 };
 use crate::steps::server::{Server, StopServices};
 use crate::steps::{Action, StepRef, files, upgrade, verify};

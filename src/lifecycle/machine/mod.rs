@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::record::RunFacts;
 use crate::engine::{PlanStep, Stage, Undo};
 use crate::inventory::Strategy;
-use crate::steps::machine::linked::Card;
+use crate::steps::machine::cards::Card;
 use crate::steps::upgrade::ProveKernel;
 
 /// What is remembered of a run of this kind beside what every run remembers: the guest as it was.
