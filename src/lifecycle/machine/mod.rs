@@ -59,6 +59,9 @@ pub struct Linked {
     pub clone: Vec<Card>,
     /// Addresses that go over to it.
     pub addresses: Vec<IpAddr>,
+    /// What the original's disks stood on when it was cloned; empty in runs of before this was recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<String>,
 }
 
 /// A machine of a platform with an API for such.

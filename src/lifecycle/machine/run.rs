@@ -193,6 +193,18 @@ impl Held<'_> {
         let (original, clone) =
             (self.hypervisor.guest(&self.record.original)?, self.hypervisor.guest(&self.record.clone)?);
         let queues = crate::lifecycle::transfer::queues(&*original, &*clone, Path::new(""), &mut findings).await?;
+        if !queues.is_empty() || !self.spec.carry.is_empty() {
+            let there = inside::files_of(&*original).await.map_err(|error| failed(&name, &error))?;
+            if !crate::guest::container::has_systemd(&there.tree)? {
+                findings.refuse("carry", check::unstoppable(&name, &queues), "abort, and upgrade it in place");
+            }
+        }
+        if let Some(vm) = &machine.vm
+            && let (Some(ours), Some(theirs)) =
+                (machines.machine(&linked.uuid).await?, machines.machine(&vm.uuid).await?)
+        {
+            check::unchanged(linked, &theirs, &ours, &mut findings);
+        }
         let services = running(&*original).await.map_err(|error| failed(&name, &error))?;
         let rewrite = linked::rewriting(&self.pasts()?)?;
         let world = self.world(options)?;

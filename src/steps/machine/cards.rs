@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use hypervisors::machines::{MachineNic, NicEdit};
-use hypervisors::{Change, MacAddr, Mark, Power};
+use hypervisors::{Change, MacAddr, Machines, Mark, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -15,6 +15,9 @@ pub struct Card {
     /// Hardware address; `None`: as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+    /// Who chose it, in the platform's words; `None`: as it is, and a new one is set by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac_type: Option<String>,
     /// Network; `None`: as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
@@ -23,12 +26,16 @@ pub struct Card {
 }
 
 impl Card {
-    fn of(nic: &MachineNic) -> Self {
-        Self { mac: nic.mac, network: Some(nic.network.clone()), connected: nic.start_connected }
+    /// As it is.
+    pub fn of(nic: &MachineNic) -> Self {
+        let mac_type = nic.mac_type.clone();
+        Self { mac: nic.mac, mac_type, network: Some(nic.network.clone()), connected: nic.start_connected }
     }
 
     fn fits(&self, nic: &MachineNic, on: bool) -> bool {
+        let kind = |wanted: &String| nic.mac_type.as_ref().is_some_and(|now| now.eq_ignore_ascii_case(wanted));
         self.mac.is_none_or(|mac| nic.mac == Some(mac))
+            && self.mac_type.as_ref().is_none_or(kind)
             && self.network.as_ref().is_none_or(|network| nic.network == *network)
             && nic.start_connected == self.connected
             && (nic.connected == self.connected || !on)
@@ -41,6 +48,7 @@ impl Card {
             start_connected: Some(self.connected),
             network: self.network.clone(),
             mac: self.mac,
+            mac_type: self.mac_type.clone(),
         }
     }
 }
@@ -56,18 +64,66 @@ pub struct SetCards {
 }
 
 impl SetCards {
-    async fn set(&self, world: &World, cards: &[Card]) -> Result<Done, StepError> {
-        let machines = self.of.machines(world)?;
-        let facts = self.of.there(&*machines).await?;
-        let on = facts.power != Power::Off;
-        if facts.nics.len() != cards.len() {
+    /// Sets these cards, each of the machine's in its turn. What the platform made of a hardware address is looked at: "the server might
+    /// override the specified value for Generated or Assigned" (`VirtualEthernetCard.macAddress`). Returns what it did, and what it
+    /// overrode.
+    async fn set(
+        &self,
+        machines: &dyn Machines,
+        cards: &[(&MachineNic, Card)],
+        on: bool,
+    ) -> Result<(Change, Option<String>), StepError> {
+        let edits: Vec<NicEdit> = cards.iter().map(|(nic, card)| card.edit(nic, on)).collect();
+        let change = machines.edit_nics(&self.of.uuid, &edits).await?;
+        let now = self.of.there(machines).await?.nics;
+        let other = cards.iter().find_map(|(nic, card)| {
+            let is = now.iter().find(|one| one.key == nic.key)?.mac;
+            card.mac.filter(|mac| is != Some(*mac)).map(|mac| format!("{mac} of {} became another", self.of.shown))
+        });
+        Ok((change, other))
+    }
+
+    pub(super) async fn exchange(&self, machines: &dyn Machines) -> Result<Done, StepError> {
+        let facts = self.of.there(machines).await?;
+        if facts.nics.len() != self.cards.len() {
+            let (shown, now, had) = (&self.of.shown, facts.nics.len(), self.cards.len());
             return Err(StepError::failed(
-                format!("{} has {} network cards now, and had {}", self.of.shown, facts.nics.len(), cards.len()),
+                format!("{shown} has {now} network cards now, and had {had}"),
                 "give it the cards that it had, in the platform's own client",
             ));
         }
-        let edits: Vec<NicEdit> = facts.nics.iter().zip(cards).map(|(nic, card)| card.edit(nic, on)).collect();
-        Ok(machines.edit_nics(&self.of.uuid, &edits).await?.into())
+        let cards: Vec<(&MachineNic, Card)> = facts.nics.iter().zip(self.cards.iter().cloned()).collect();
+        match self.set(machines, &cards, facts.power != Power::Off).await? {
+            (change, None) => Ok(change.into()),
+            (_, Some(other)) => {
+                Err(StepError::failed(other, "the platform chose it: see what it says of that address"))
+            }
+        }
+    }
+
+    /// Nothing that somebody did to the machine meanwhile holds up production's way back: one that is gone has no address, and of
+    /// other cards than it had those that were set are set as they were, the rest is unplugged.
+    pub(super) async fn taken(&self, machines: &dyn Machines, found: &[Card]) -> Result<Done, StepError> {
+        let Some(facts) = self.of.facts(machines).await? else { return Ok(Change::Unchanged.into()) };
+        let (now, had) = (facts.nics.len(), found.len());
+        let was = |nic: &MachineNic| {
+            let at = self.cards.iter().position(|card| card.mac.is_some() && card.mac == nic.mac);
+            at.and_then(|at| found.get(at)).cloned().unwrap_or_default()
+        };
+        let each = facts.nics.iter().enumerate();
+        let cards: Vec<(&MachineNic, Card)> =
+            each.map(|(at, nic)| (nic, if now == had { found[at].clone() } else { was(nic) })).collect();
+        let (change, other) = self.set(machines, &cards, facts.power != Power::Off).await?;
+        let mut done = Done::new(change);
+        if now != had {
+            let shown = &self.of.shown;
+            done = done
+                .warn(format!("{shown} has {now} network cards now, and had {had}: those that are new are unplugged"));
+        }
+        Ok(match other {
+            Some(other) => done.warn(other),
+            None => done,
+        })
     }
 }
 
@@ -107,11 +163,11 @@ impl Step for SetCards {
         Ok(json!({ "cards": facts.nics.iter().map(Card::of).collect::<Vec<_>>() }))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        self.set(world, &self.cards).await
+        self.exchange(&*self.of.machines(world)?).await
     }
     async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
         let cards: Vec<Card> = read(&found["cards"])?;
-        self.set(world, &cards).await
+        self.taken(&*self.of.machines(world)?, &cards).await
     }
 }
 
@@ -127,11 +183,29 @@ pub struct NameMachine {
 }
 
 impl NameMachine {
-    async fn set(&self, world: &World, name: &str, mark: Option<&Mark>) -> Result<Done, StepError> {
-        let machines = self.of.machines(world)?;
+    async fn set(&self, machines: &dyn Machines, name: &str, mark: Option<&Mark>) -> Result<Done, StepError> {
         let marked = machines.set_mark(&self.of.uuid, mark).await?;
         let named = machines.rename(&self.of.uuid, name).await?;
         Ok(if named == Change::Unchanged { marked } else { named }.into())
+    }
+
+    /// A machine that is gone has no name; one that keeps its own must not keep production down.
+    pub(super) async fn taken(
+        &self,
+        machines: &dyn Machines,
+        name: &str,
+        mark: Option<&Mark>,
+    ) -> Result<Done, StepError> {
+        if self.of.facts(machines).await?.is_none() {
+            return Ok(Change::Unchanged.into());
+        }
+        match self.set(machines, name, mark).await {
+            Err(error) if !error.is_unknown() => {
+                let what = format!("{} could not be named and marked as it was: {error}", self.of.shown);
+                Ok(Done::new(Change::Unchanged).warn(what))
+            }
+            done => done,
+        }
     }
 }
 
@@ -170,10 +244,10 @@ impl Step for NameMachine {
         Ok(json!({ "name": facts.machine.name, "mark": facts.mark }))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        self.set(world, &self.name, self.mark.as_ref()).await
+        self.set(&*self.of.machines(world)?, &self.name, self.mark.as_ref()).await
     }
     async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
         let (name, mark): (String, Option<Mark>) = (read(&found["name"])?, read(&found["mark"])?);
-        self.set(world, &name, mark.as_ref()).await
+        self.taken(&*self.of.machines(world)?, &name, mark.as_ref()).await
     }
 }

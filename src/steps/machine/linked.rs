@@ -12,16 +12,16 @@ use hypervisors::{Cause, Change, Machines, Mark, Power, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{description, machines, one};
+use super::{PATIENCE, description, machines, one};
 use crate::steps::domain::Stop;
 use crate::steps::server::answers;
 use crate::steps::{Done, Manners, Probe, Step, StepError, World};
 
 /// Pause between two looks at a machine.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 2000 });
 
 /// How long a shutdown that may have been asked for is waited for.
-const OUTLAST: Duration = Duration::from_secs(60);
+const OUTLAST: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 60_000 });
 
 /// One of the two machines of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +76,20 @@ pub struct CloneMachine {
 }
 
 impl CloneMachine {
+    /// Waits for what works on the original: it may be what makes the clone, begun by a call whose answer was lost.
+    async fn waited(&self, world: &World, machines: &dyn Machines) -> Result<(), StepError> {
+        let begun = Instant::now();
+        while self.of.facts(machines).await?.is_some() && machines.busy(&self.of.uuid).await? {
+            if begun.elapsed() >= PATIENCE {
+                let what = format!("{} is still worked on: what that makes is not known yet", self.of.shown);
+                return Err(StepError::Unknown(what));
+            }
+            world.progress(format!("{} is worked on: its end is waited for", self.of.shown), None);
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
     fn made(&self) -> NewMachine {
         let mark = Mark { run: self.run.clone(), role: Role::Clone };
         NewMachine { name: self.run.clone(), uuid: self.uuid.clone(), mark }
@@ -98,7 +112,9 @@ impl Step for CloneMachine {
         vec![words.map(str::to_owned).to_vec()]
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
-        let clone = self.of.machines(world)?.machine(&self.uuid).await?;
+        let machines = self.of.machines(world)?;
+        self.waited(world, &*machines).await?;
+        let clone = machines.machine(&self.uuid).await?;
         Ok(if clone.is_some() { Probe::Present } else { Probe::Absent })
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
@@ -112,6 +128,7 @@ impl Step for CloneMachine {
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = self.of.machines(world)?;
+        self.waited(world, &*machines).await?;
         // One that the server has under a UUID of its own yet is found by its name and mark.
         let uuid = match machines.machine(&self.uuid).await? {
             Some(_) => self.uuid.clone(),
@@ -257,6 +274,22 @@ pub struct StopMachine {
     pub tools_s: Option<u64>,
 }
 
+impl StopMachine {
+    /// A shutdown that was asked for cannot be called back: it is waited for, or seen not to come. One whose tools have ended already is
+    /// on its way down. Whether it is off.
+    pub(super) async fn outlast(&self, machines: &dyn Machines) -> Result<bool, StepError> {
+        let begun = Instant::now();
+        loop {
+            let facts = self.of.there(machines).await?;
+            let least = if facts.tools.running { OUTLAST } else { OUTLAST.max(Duration::from_secs(self.patience_s)) };
+            if facts.power == Power::Off || begun.elapsed() >= least {
+                return Ok(facts.power == Power::Off);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
 #[async_trait]
 impl Step for StopMachine {
     fn title(&self) -> String {
@@ -285,14 +318,15 @@ impl Step for StopMachine {
         if Stop::found_off(found) {
             return Ok(Change::Unchanged.into());
         }
-        if world.last.is_null() {
-            // A shutdown that was asked for cannot be called back: it is waited for, or seen not to come.
-            let (machines, begun) = (self.of.machines(world)?, Instant::now());
-            while begun.elapsed() < OUTLAST && !self.of.is_off(&*machines).await? {
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-        switch_on(&self.of, world, self.tools_s).await
+        let late = world.last.is_null() && !self.outlast(&*self.of.machines(world)?).await?;
+        let done = switch_on(&self.of, world, self.tools_s).await?;
+        Ok(match late {
+            true => done.warn(format!(
+                "{} may have been asked to shut down, and is still on: start it if it goes off yet",
+                self.of.shown
+            )),
+            false => done,
+        })
     }
 }
 
@@ -333,6 +367,36 @@ pub struct RemoveMachine {
     pub run: String,
     /// UUID of the machine that stood on its disks.
     pub heir: String,
+    /// What the original's disks stood on when it was cloned; empty in plans of before this was recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<String>,
+}
+
+impl RemoveMachine {
+    /// Whether the original's disks are of no use to anybody: its heir has its own, and it has none that was not cloned.
+    pub(super) fn removable(&self, original: &MachineFacts, heir: &MachineFacts) -> Result<(), StepError> {
+        if let Some(file) = heir.borrowed().first() {
+            return Err(StepError::failed(
+                format!("{} still stands on {file}", heir.machine.path),
+                "its disks have to be its own before those of the original go: PromoteDisks_Task in the platform's client",
+            ));
+        }
+        let (now, had) = (heir.disks.len(), self.disks.len().max(1));
+        if now < had {
+            return Err(StepError::failed(
+                format!("{} has {now} disks now, and had {had}", heir.machine.path),
+                "give it back what it had, or remove the original in the platform's own client and resume",
+            ));
+        }
+        let cloned = |file: &str| self.disks.is_empty() || self.disks.iter().any(|known| known == file);
+        match original.disks.iter().find(|disk| !cloned(disk.base())) {
+            Some(disk) => Err(StepError::failed(
+                format!("{} of {} is in no clone: {}", disk.label, original.machine.path, disk.base()),
+                "it would be removed with it: detach it in the platform's own client and resume",
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 #[async_trait]
@@ -352,13 +416,9 @@ impl Step for RemoveMachine {
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = self.of.machines(world)?;
+        let Some(original) = self.of.facts(&*machines).await? else { return Ok(Change::Unchanged.into()) };
         let heir = Which { uuid: self.heir.clone(), ..self.of.clone() }.there(&*machines).await?;
-        if let Some(file) = heir.borrowed().first() {
-            return Err(StepError::failed(
-                format!("{} still stands on {file}", heir.machine.path),
-                "its disks have to be its own before those of the original go: PromoteDisks_Task in the platform's client",
-            ));
-        }
+        self.removable(&original, &heir)?;
         Ok(machines.remove(&self.of.uuid, &self.run).await?.into())
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
@@ -374,13 +434,32 @@ pub struct MachineQuiet {
     pub of: Which,
     /// The addresses.
     pub addresses: Vec<IpAddr>,
+    /// On a way back, who takes them again: it may have them already, because it never gave them up or somebody started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<Which>,
+}
+
+impl MachineQuiet {
+    /// Proves by the platform that who had them is off; then tells whether who takes them again runs.
+    pub(super) async fn given_up(&self, machines: &dyn Machines) -> Result<bool, StepError> {
+        let facts = self.of.facts(machines).await?;
+        if facts.is_some_and(|facts| facts.power != Power::Off) {
+            return Err(StepError::failed(
+                format!("{} is on, and has the address", self.of.shown),
+                "shut it down in the platform's own client",
+            ));
+        }
+        let Some(back) = &self.back else { return Ok(false) };
+        Ok(back.facts(machines).await?.is_some_and(|facts| facts.power == Power::On))
+    }
 }
 
 #[async_trait]
 impl Step for MachineQuiet {
     fn title(&self) -> String {
         let all: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
-        format!("prove that {} is off, and nobody answers for {}", self.of.shown, all.join(", "))
+        let but = self.back.as_ref().map(|back| format!(" but {}", back.shown)).unwrap_or_default();
+        format!("prove that {} is off, and nobody{but} answers for {}", self.of.shown, all.join(", "))
     }
     fn undo_title(&self) -> String {
         "-".into()
@@ -389,12 +468,8 @@ impl Step for MachineQuiet {
         Ok(Probe::Absent)
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let facts = self.of.facts(&*self.of.machines(world)?).await?;
-        if facts.is_some_and(|facts| facts.power != Power::Off) {
-            return Err(StepError::failed(
-                format!("{} is on, and has the address", self.of.shown),
-                "shut it down in the platform's own client",
-            ));
+        if self.given_up(&*self.of.machines(world)?).await? {
+            return Ok(Change::Unchanged.into());
         }
         for address in &self.addresses {
             if let Some(said) = answers(&*world.controller, *address).await? {
