@@ -309,7 +309,8 @@ impl Step for StopMachine {
         Ok(if facts.power == Power::Off { Probe::Present } else { Probe::Absent })
     }
     async fn capture(&self, world: &World) -> Result<Value, StepError> {
-        Ok(json!({ "was": self.of.there(&*self.of.machines(world)?).await?.power }))
+        let facts = self.of.there(&*self.of.machines(world)?).await?;
+        Ok(json!({ "was": facts.power, "tools": facts.tools.running }))
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         shut_down(&self.of, world, self.patience_s, self.force).await
@@ -318,7 +319,9 @@ impl Step for StopMachine {
         if Stop::found_off(found) {
             return Ok(Change::Unchanged.into());
         }
-        let late = world.last.is_null() && !self.outlast(&*self.of.machines(world)?).await?;
+        // Without tools it was not even asked.
+        let asked = world.last.is_null() && found["tools"] != json!(false);
+        let late = asked && !self.outlast(&*self.of.machines(world)?).await?;
         let done = switch_on(&self.of, world, self.tools_s).await?;
         Ok(match late {
             true => done.warn(format!(
