@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use hypervisors::machines::{MachineNic, NicEdit};
-use hypervisors::{Change, MacAddr, Machines, Mark, Power};
+use hypervisors::{Cause, Change, MacAddr, Machines, Mark, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -200,7 +200,7 @@ impl NameMachine {
             return Ok(Change::Unchanged.into());
         }
         match self.set(machines, name, mark).await {
-            Err(error) if !error.is_unknown() => {
+            Err(StepError::Platform(error)) if matches!(error.cause, Cause::Refused(_) | Cause::Platform(_)) => {
                 let what = format!("{} could not be named and marked as it was: {error}", self.of.shown);
                 Ok(Done::new(Change::Unchanged).warn(what))
             }
