@@ -193,6 +193,7 @@ impl Held<'_> {
         let (original, clone) =
             (self.hypervisor.guest(&self.record.original)?, self.hypervisor.guest(&self.record.clone)?);
         let queues = crate::lifecycle::transfer::queues(&*original, &*clone, Path::new(""), &mut findings).await?;
+        let services = running(&*original).await.map_err(|error| failed(&name, &error))?;
         if !queues.is_empty() || !self.spec.carry.is_empty() {
             let there = inside::files_of(&*original).await.map_err(|error| failed(&name, &error))?;
             if !crate::guest::container::has_systemd(&there.tree)? {
@@ -205,7 +206,6 @@ impl Held<'_> {
         {
             check::unchanged(linked, &theirs, &ours, &mut findings);
         }
-        let services = running(&*original).await.map_err(|error| failed(&name, &error))?;
         let rewrite = linked::rewriting(&self.pasts()?)?;
         let world = self.world(options)?;
         let inside = machines.enter(&linked.uuid, &name).await?;

@@ -77,14 +77,18 @@ pub struct CloneMachine {
 
 impl CloneMachine {
     /// Waits for what works on the original: it may be what makes the clone, begun by a call whose answer was lost.
-    async fn waited(&self, world: &World, machines: &dyn Machines) -> Result<(), StepError> {
+    pub(super) async fn waited(
+        &self,
+        machines: &dyn Machines,
+        progress: &(dyn Fn(String, Option<f64>) + Sync),
+    ) -> Result<(), StepError> {
         let begun = Instant::now();
         while self.of.facts(machines).await?.is_some() && machines.busy(&self.of.uuid).await? {
             if begun.elapsed() >= PATIENCE {
                 let what = format!("{} is still worked on: what that makes is not known yet", self.of.shown);
                 return Err(StepError::Unknown(what));
             }
-            world.progress(format!("{} is worked on: its end is waited for", self.of.shown), None);
+            progress(format!("{} is worked on: its end is waited for", self.of.shown), None);
             tokio::time::sleep(LOOK).await;
         }
         Ok(())
@@ -113,7 +117,7 @@ impl Step for CloneMachine {
     }
     async fn probe(&self, world: &World) -> Result<Probe, StepError> {
         let machines = self.of.machines(world)?;
-        self.waited(world, &*machines).await?;
+        self.waited(&*machines, &*world.progress).await?;
         let clone = machines.machine(&self.uuid).await?;
         Ok(if clone.is_some() { Probe::Present } else { Probe::Absent })
     }
@@ -128,7 +132,7 @@ impl Step for CloneMachine {
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let machines = self.of.machines(world)?;
-        self.waited(world, &*machines).await?;
+        self.waited(&*machines, &*world.progress).await?;
         // One that the server has under a UUID of its own yet is found by its name and mark.
         let uuid = match machines.machine(&self.uuid).await? {
             Some(_) => self.uuid.clone(),

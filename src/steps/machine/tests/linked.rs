@@ -6,7 +6,7 @@ use hypervisors::{MacAddr, Role};
 use super::*;
 use crate::steps::StepError;
 use crate::steps::machine::cards::{Card, NameMachine, SetCards};
-use crate::steps::machine::linked::{MachineQuiet, RemoveMachine, StopMachine, Which};
+use crate::steps::machine::linked::{CloneMachine, MachineQuiet, RemoveMachine, StopMachine, Which};
 
 /// What the platform chooses, whatever it is asked for.
 const CHOSEN: MacAddr = MacAddr([0, 0x50, 0x56, 0x80, 0, 0xff]);
@@ -149,6 +149,20 @@ fn an_original_is_removed_only_with_what_was_cloned() {
     ] {
         assert!(step(disks).removable(original, heir).is_err(), "{original:?} {heir:?} {disks:?}");
     }
+}
+
+/// A call whose answer was lost goes on at the platform: that no clone is there yet does not say that none comes.
+#[tokio::test]
+async fn a_clone_that_is_being_made_is_waited_for() {
+    let step = CloneMachine { of: which("u"), run: RUN.into(), uuid: "clone".into() };
+    let machines = played(Power::On, Vec::new()).making(3, None);
+    step.waited(&machines, &|_, _| ()).await.unwrap();
+    assert!(!machines.busy("u").await.unwrap());
+    let endless = played(Power::On, Vec::new()).making(u32::MAX, None);
+    assert!(step.waited(&endless, &|_, _| ()).await.unwrap_err().is_unknown());
+    // An original that is gone makes nothing.
+    let gone = CloneMachine { of: which("gone"), ..step };
+    gone.waited(&endless, &|_, _| ()).await.unwrap();
 }
 
 /// One whose tools have ended is on its way down.
