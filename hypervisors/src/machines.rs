@@ -105,6 +105,13 @@ pub struct MachineDisk {
     pub shared: bool,
 }
 
+impl MachineDisk {
+    /// The file that all of it stands on: it stays when snapshots are made and folded.
+    pub fn base(&self) -> &str {
+        self.parents.last().unwrap_or(&self.file)
+    }
+}
+
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineNic {
@@ -114,6 +121,8 @@ pub struct MachineNic {
     pub label: String,
     /// Hardware address.
     pub mac: Option<MacAddr>,
+    /// Who chose it, in the platform's words (`manual`, `generated`, `assigned`): which ranges it may be of depends on that.
+    pub mac_type: Option<String>,
     /// Network or port group it is plugged into, by name where the definition has one, else by its key.
     pub network: String,
     /// Plugged in now (meaningful while the machine is on).
@@ -180,6 +189,8 @@ pub struct NicEdit {
     pub network: Option<String>,
     /// Another hardware address; the machine has to be off.
     pub mac: Option<MacAddr>,
+    /// As what it is set ([`MachineNic::mac_type`]); without it, a new one is `manual`.
+    pub mac_type: Option<String>,
 }
 
 /// A clone to be made.

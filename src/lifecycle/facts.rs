@@ -290,7 +290,8 @@ fn addresses(interfaces: &[Interface], platform: &GuestFacts) -> Vec<OwnAddress>
     all
 }
 
-fn link_local(ip: IpAddr) -> bool {
+/// An address that every machine has, or may have on every link.
+pub(super) fn link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),

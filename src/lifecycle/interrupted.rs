@@ -8,7 +8,7 @@ use hypervisors::{Hypervisor, Power};
 
 use super::app::App;
 use super::back::Past;
-use super::error::Failure;
+use super::error::{Failure, exit};
 use super::invocation::{Finish, Options};
 use super::query;
 use super::record::RunFacts;
@@ -100,13 +100,10 @@ impl App {
         let record: RunFacts = serde_json::from_value(run.facts.clone())?;
         let hypervisor = self.sides(&record)?.production;
         let spec = self.spec(&run.guest)?;
-        let down = match hypervisor.power(&spec.name).await? {
-            _ if past.plan.steps.iter().any(|step| step.outage_begins) => Down::Stopped,
-            // Its host went down, and could not start it: its volumes had been renamed, and its definition did not say so yet.
-            Power::Off if state == State::Committing => Down::Stopped,
-            // A guest frozen for the instant of a snapshot is as good as down.
-            Power::Paused => Down::Frozen,
-            _ => Down::No,
+        let outage = past.plan.steps.iter().any(|step| step.outage_begins);
+        let down = match outage {
+            true => Down::Stopped,
+            false => down(state, power(&record, &spec.name, &*hypervisor).await?),
         };
         let undoing = past.plan.undoes.is_some();
         let live = is_live(&past, &*hypervisor).await?;
@@ -131,6 +128,33 @@ impl App {
     }
 }
 
+/// Whether production is down, by its power, in a verb that does not stop it.
+fn down(state: State, power: Power) -> Down {
+    match power {
+        // Its host went down, and could not start it: its volumes had been renamed, and its definition did not say so yet.
+        Power::Off if state == State::Committing => Down::Stopped,
+        // A guest frozen for the instant of a snapshot is as good as down.
+        Power::Paused => Down::Frozen,
+        _ => Down::No,
+    }
+}
+
+/// A machine's power, by its instance UUID; `None`: it is gone.
+async fn of_machine(uuid: &str, hypervisor: &dyn Hypervisor) -> Result<Option<Power>, Failure> {
+    let Some(machines) = hypervisor.machines() else { return Ok(None) };
+    Ok(machines.machine(uuid).await?.map(|facts| facts.power))
+}
+
+/// Production's power: of a machine by its UUID, whatever it is called by now.
+async fn power(record: &RunFacts, name: &str, hypervisor: &dyn Hypervisor) -> Result<Power, Failure> {
+    match record.machine.as_ref().and_then(|machine| machine.vm.as_ref()) {
+        Some(vm) => of_machine(&vm.uuid, hypervisor).await?.ok_or_else(|| {
+            Failure::new(exit::REFUSED, format!("ask for the power of {name}")).cause("its machine is gone")
+        }),
+        None => Ok(hypervisor.power(name).await?),
+    }
+}
+
 /// Whether the promoted guest has started: by the journal, or, if only the intent is there, by looking.
 async fn is_live(past: &Past, hypervisor: &dyn Hypervisor) -> Result<bool, Failure> {
     for (step, history) in past.plan.steps.iter().zip(&past.histories).filter(|(step, _)| step.goes_live) {
@@ -140,9 +164,11 @@ async fn is_live(past: &Past, hypervisor: &dyn Hypervisor) -> Result<bool, Failu
         if history.status == history::Status::Done {
             return Ok(true);
         }
-        if let Op::Do(Action::Start(start)) = &step.op {
-            return Ok(hypervisor.power(&start.guest).await? == Power::On);
-        }
+        return Ok(match &step.op {
+            Op::Do(Action::Start(start)) => hypervisor.power(&start.guest).await? == Power::On,
+            Op::Do(Action::StartMachine(start)) => of_machine(&start.of.uuid, hypervisor).await? == Some(Power::On),
+            _ => continue,
+        });
     }
     Ok(false)
 }

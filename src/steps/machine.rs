@@ -1,11 +1,13 @@
 //! Steps on a whole machine, by the API of who runs it: a snapshot that leads back, the way back to it, and its removal.
-//! [`linked`]: steps on a machine and its clone; [`inside`]: on their files, by their tools; [`across`], [`queues`]: from one to the other.
+//! [`linked`]: steps on a machine and its clone; [`cards`]: on what they are known by; [`inside`]: on their files, by their tools;
+//! [`across`], [`queues`]: from one to the other.
 //!
 //! A snapshot is known by the id that making it returned; the journal has it. If the process died between the call and the journal,
 //! or the platform gave new ids since (it does when a machine is registered anew), it is told by its description, which holds the
 //! run's id and is no other run's.
 
 pub mod across;
+pub mod cards;
 pub mod inside;
 pub mod linked;
 pub mod queues;

@@ -59,10 +59,17 @@ pub(super) fn nic(device: &Value, edit: &NicEdit, plug: Option<&Plug>) -> Option
     }
     if let Some(mac) = edit.mac {
         let mac = mac.to_string();
-        let now = fields.get("macAddress").and_then(Value::as_str).unwrap_or_default();
-        if !now.eq_ignore_ascii_case(&mac) {
-            fields.insert("addressType".into(), "manual".into());
-            fields.insert("macAddress".into(), mac.into());
+        let is = |field: &str, wanted: &str| {
+            fields.get(field).and_then(Value::as_str).is_some_and(|now| now.eq_ignore_ascii_case(wanted))
+        };
+        let same = is("macAddress", &mac);
+        // "Clients can set this property to any of the allowed address types" (VirtualEthernetCard.macAddress).
+        if !same || edit.mac_type.as_ref().is_some_and(|wanted| !is("addressType", wanted)) {
+            let kind = edit.mac_type.clone().unwrap_or_else(|| "manual".to_owned());
+            fields.insert("addressType".into(), kind.into());
+            if !same {
+                fields.insert("macAddress".into(), mac.into());
+            }
         }
     }
     if let Some(plug) = plug {
@@ -71,7 +78,8 @@ pub(super) fn nic(device: &Value, edit: &NicEdit, plug: Option<&Plug>) -> Option
     (edited != *device).then(|| change(edited))
 }
 
-/// Cards of a clone: disconnected, with hardware addresses of their own.
+/// Cards of a clone: disconnected, with hardware addresses of their own, and not at the port of a distributed switch that is their
+/// original's: one of their port group is chosen for them.
 pub(super) fn unplugged<'a>(devices: impl Iterator<Item = &'a Value>) -> Vec<Value> {
     let off = NicEdit { connected: Some(false), start_connected: Some(false), ..NicEdit::default() };
     let cards = devices.filter(|device| facts::is_nic(device)).filter_map(|device| {
@@ -79,6 +87,10 @@ pub(super) fn unplugged<'a>(devices: impl Iterator<Item = &'a Value>) -> Vec<Val
         let fields = device.as_object_mut()?;
         fields.remove("macAddress");
         fields.insert("addressType".into(), "generated".into());
+        if let Some(port) = fields.get_mut("backing").and_then(|backing| backing.get_mut("port")?.as_object_mut()) {
+            port.remove("portKey");
+            port.remove("connectionCookie");
+        }
         Some(nic(&device, &off, None).unwrap_or_else(|| change(device)))
     });
     cards.collect()
@@ -142,6 +154,39 @@ mod tests {
         let edit = NicEdit { key: 4000, connected: Some(true), mac: Some(mac), ..NicEdit::default() };
         assert!(nic(&card(), &edit, None).is_none());
         assert!(nic(&Value::Null, &edit, None).is_none());
+    }
+
+    #[test]
+    fn a_hardware_address_is_given_with_its_type() {
+        let edit = |mac: &str, kind: Option<&str>| NicEdit {
+            key: 4000,
+            mac: Some(mac.parse().unwrap()),
+            mac_type: kind.map(str::to_owned),
+            ..NicEdit::default()
+        };
+        let (own, other) = ("00:50:56:8f:00:01", "00:50:56:00:00:07");
+        for (mac, kind, expected) in [
+            (own, None, None),
+            (own, Some("assigned"), None),
+            (own, Some("manual"), Some((own, "manual"))),
+            (other, None, Some((other, "manual"))),
+            (other, Some("generated"), Some((other, "generated"))),
+        ] {
+            let spec = nic(&card(), &edit(mac, kind), None);
+            let now = spec.as_ref().map(|spec| (&spec["device"]["macAddress"], &spec["device"]["addressType"]));
+            let now = now.map(|(mac, kind)| (mac.as_str().unwrap(), kind.as_str().unwrap()));
+            assert_eq!(now, expected, "{mac} as {kind:?}");
+        }
+    }
+
+    /// A port takes one card.
+    #[test]
+    fn a_clones_card_is_not_at_its_originals_port() {
+        let mut card = card();
+        card["backing"] = json!({"_typeName": "VirtualEthernetCardDistributedVirtualPortBackingInfo", "port":
+            {"switchUuid": "50", "portgroupKey": "dvportgroup-1", "portKey": "10", "connectionCookie": 7}});
+        let port = &unplugged([card].iter())[0]["device"]["backing"]["port"];
+        assert_eq!(port, &json!({"switchUuid": "50", "portgroupKey": "dvportgroup-1"}));
     }
 
     #[test]

@@ -98,13 +98,15 @@ pub(super) fn which(seen: &Seen, above: &Above) -> Option<Machine> {
     Some(Machine { uuid: uuid(seen)?, path: above.path(seen), name })
 }
 
-/// All about a machine; `None` as [`which`].
+/// All about a machine; `None` as [`which`], and where a decision would rest on what was not told: its power, its devices.
 pub(super) fn machine(seen: &Seen, above: &Above, networks: &HashMap<String, String>) -> Option<MachineFacts> {
     let power = match seen.text("runtime.powerState")? {
         "poweredOn" => Power::On,
         "suspended" => Power::Paused,
-        _ => Power::Off,
+        "poweredOff" => Power::Off,
+        _ => return None,
     };
+    seen.properties.get("config.hardware.device")?.as_array()?;
     let (current_snapshot, snapshots) = snapshots(seen);
     Some(MachineFacts {
         machine: which(seen, above)?,
@@ -112,8 +114,11 @@ pub(super) fn machine(seen: &Seen, above: &Above, networks: &HashMap<String, Str
         power,
         memory_bytes: seen.get::<u64>("config.hardware.memoryMB").unwrap_or_default().saturating_mul(1 << 20),
         cpus: seen.get("config.hardware.numCPU").unwrap_or_default(),
-        disks: devices(seen).filter_map(disk).collect(),
-        nics: devices(seen).filter_map(|device| nic(device, networks)).collect(),
+        disks: devices(seen).filter(|device| is(device, "VirtualDisk")).map(disk).collect::<Option<_>>()?,
+        nics: devices(seen)
+            .filter(|device| is_nic(device))
+            .map(|device| nic(device, networks))
+            .collect::<Option<_>>()?,
         tools: tools(seen),
         snapshots,
         current_snapshot,
@@ -156,27 +161,37 @@ fn label(device: &Value) -> String {
     text_at(device, "/deviceInfo/label").unwrap_or_default().to_owned()
 }
 
+fn is(device: &Value, kind: &str) -> bool {
+    text_at(device, "/_typeName") == Some(kind)
+}
+
+/// A disk; `None` if the API does not tell its key, its file or all that this stands on.
 fn disk(device: &Value) -> Option<MachineDisk> {
-    if text_at(device, "/_typeName")? != "VirtualDisk" {
-        return None;
-    }
     let kilobytes = device.get("capacityInKB").and_then(Value::as_u64).unwrap_or_default();
     let mut parents = Vec::new();
     let mut next = device.pointer("/backing/parent");
-    while let Some(parent) = next.filter(|parent| parent.is_object() && parents.len() < DEEP) {
-        parents.push(text_at(parent, "/fileName").unwrap_or_default().to_owned());
+    while let Some(parent) = next.filter(|parent| !parent.is_null()) {
+        if parents.len() == DEEP {
+            return None;
+        }
+        parents.push(text_at(parent, "/fileName")?.to_owned());
         next = parent.get("parent");
     }
     let kind = text_at(device, "/backing/_typeName").unwrap_or_default();
+    let raw = kind.contains("RawDisk") || kind.contains("PartitionedRaw");
+    let file = text_at(device, "/backing/fileName").unwrap_or_default();
+    if file.is_empty() && !raw {
+        return None;
+    }
     let shared = text_at(device, "/backing/sharing").is_some_and(|word| word != "sharingNone");
     Some(MachineDisk {
         key: key(device)?,
         label: label(device),
-        file: text_at(device, "/backing/fileName").unwrap_or_default().to_owned(),
+        file: file.to_owned(),
         parents,
         bytes: device.get("capacityInBytes").and_then(Value::as_u64).unwrap_or(kilobytes.saturating_mul(1024)),
         independent: text_at(device, "/backing/diskMode").is_some_and(|mode| mode.starts_with("independent")),
-        raw: kind.contains("RawDisk") || kind.contains("PartitionedRaw"),
+        raw,
         shared,
     })
 }
@@ -186,10 +201,8 @@ pub(super) fn portgroup(device: &Value) -> Option<&str> {
     text_at(device, "/backing/port/portgroupKey")
 }
 
+/// A card; `None` if the API does not tell its key.
 fn nic(device: &Value, networks: &HashMap<String, String>) -> Option<MachineNic> {
-    if !is_nic(device) {
-        return None;
-    }
     let named = portgroup(device).map(|key| networks.get(key).map_or(key, String::as_str));
     let network = named.or_else(|| text_at(device, "/backing/deviceName")).unwrap_or_default();
     let is = |pointer: &str| device.pointer(pointer).and_then(Value::as_bool).unwrap_or_default();
@@ -197,6 +210,7 @@ fn nic(device: &Value, networks: &HashMap<String, String>) -> Option<MachineNic>
         key: key(device)?,
         label: label(device),
         mac: text_at(device, "/macAddress").and_then(|mac| mac.parse::<MacAddr>().ok()),
+        mac_type: text_at(device, "/addressType").map(str::to_owned),
         network: network.to_owned(),
         connected: is("/connectable/connected"),
         start_connected: is("/connectable/startConnected"),
@@ -265,4 +279,53 @@ fn addresses(seen: &Seen) -> Vec<IpAddr> {
         }
     }
     found
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(power: &str, device: Value) -> Option<MachineFacts> {
+        let properties = json!({"name": "web1", "config.instanceUuid": "5200", "runtime.powerState": power,
+            "config.hardware.device": device});
+        let reference = reference(MoTypesEnum::VirtualMachine, "vm-1");
+        let seen = Seen { reference, properties: properties.as_object().unwrap().clone() };
+        machine(&seen, &Above::default(), &HashMap::new())
+    }
+
+    fn disk(backing: Value) -> Value {
+        json!({"_typeName": "VirtualDisk", "key": 2000, "backing": backing})
+    }
+
+    /// That nothing is told of disks does not say that it stands on nobody's.
+    #[test]
+    fn a_machine_whose_power_or_devices_are_not_told_is_none() {
+        let flat = |parent: Value| disk(json!({"fileName": "[a] web1/web1.vmdk", "parent": parent}));
+        let whole = told("poweredOff", json!([flat(json!({"fileName": "[a] base/base.vmdk"}))])).unwrap();
+        assert_eq!((whole.power, whole.disks[0].base()), (Power::Off, "[a] base/base.vmdk"));
+        assert!(told("poweredOff", json!([flat(Value::Null)])).unwrap().disks[0].parents.is_empty());
+        let raw = disk(json!({"_typeName": "VirtualDiskRawDiskVer2BackingInfo", "deviceName": "/dev/sda"}));
+        assert!(told("poweredOff", json!([raw])).unwrap().disks[0].raw);
+        let mut deep = Value::Null;
+        for _ in 0..=DEEP {
+            deep = json!({"fileName": "[a] b/b.vmdk", "parent": deep});
+        }
+        for (power, device) in [
+            ("poweredWhat", json!([flat(Value::Null)])),
+            ("poweredOff", Value::Null),
+            ("poweredOff", json!({"odd": 1})),
+            ("poweredOff", json!([disk(json!({}))])),
+            ("poweredOff", json!([disk(json!({"fileName": ""}))])),
+            ("poweredOff", json!([{"_typeName": "VirtualDisk", "backing": {"fileName": "[a] web1/web1.vmdk"}}])),
+            ("poweredOff", json!([flat(json!("[a] base/base.vmdk"))])),
+            ("poweredOff", json!([flat(json!({}))])),
+            ("poweredOff", json!([flat(deep)])),
+            ("poweredOff", json!([{"_typeName": "VirtualVmxnet3"}])),
+        ] {
+            assert!(told(power, device.clone()).is_none(), "{power} {device}");
+        }
+    }
 }

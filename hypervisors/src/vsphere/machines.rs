@@ -116,7 +116,13 @@ impl Vsphere {
             return Ok(None);
         };
         let facts = facts::machine(&seen, &above, &networks).ok_or_else(|| {
-            Error::new(doing, Cause::Malformed("the API does not tell its UUID, name and power state".into()))
+            Error::new(
+                doing,
+                Cause::Malformed(
+                    "the API does not tell its UUID, name, power state and devices, or not in a form that is known"
+                        .into(),
+                ),
+            )
         })?;
         if facts.machine.uuid != uuid {
             self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&uuid);
@@ -384,7 +390,12 @@ impl Machines for Vsphere {
                     found.facts.nics.iter().map(|nic| format!("{} ({})", nic.key, nic.label)).collect();
                 return Err(Error::not_found(doing, format!("it has no card {}, but {}", edit.key, known.join(", "))));
             };
-            if edit.mac.is_some_and(|mac| nic.mac != Some(mac)) && found.facts.power != Power::Off {
+            let retyped = edit
+                .mac
+                .and(edit.mac_type.as_ref())
+                .is_some_and(|wanted| !nic.mac_type.as_ref().is_some_and(|now| now.eq_ignore_ascii_case(wanted)));
+            let changes_it = retyped || edit.mac.is_some_and(|mac| nic.mac != Some(mac));
+            if changes_it && found.facts.power != Power::Off {
                 return Err(Error::refused(doing, "a hardware address is changed only while the machine is off"));
             }
             let plug = match &edit.network {

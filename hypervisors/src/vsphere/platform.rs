@@ -118,6 +118,7 @@ impl Hypervisor for Vsphere {
             start_connected: Some(card.start_connected),
             network: Some(card.network.clone()),
             mac: card.mac,
+            mac_type: None,
         };
         let edits: Vec<NicEdit> = wanted.nics.iter().map(edit).collect();
         let done = [

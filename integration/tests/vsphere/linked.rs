@@ -32,9 +32,11 @@ const DATA: &str = "mkdir -p /srv/data /var/spool/postfix/deferred; echo first >
 const MEANWHILE: &str = "cd /var/spool/postfix/deferred; rm one; echo letter > three";
 const LETTERS: &str = "ls /var/spool/postfix/deferred";
 
-/// A service that must not run twice.
-const MAILER: &str = "printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' \
-    > /usr/lib/systemd/system/mailer.service; systemctl -q enable --now mailer.service";
+/// A service that must not run twice, and one that does not let itself be stopped, as auditd.
+const MAILER: &str = "cd /usr/lib/systemd/system; printf '[Unit]\\nRefuseManualStop=yes\\n[Service]\\nExecStart=/bin/sleep infinity\\n\
+    [Install]\\nWantedBy=multi-user.target\\n' > watcher.service; \
+    printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' > mailer.service; \
+    systemctl -q enable --now watcher.service mailer.service";
 
 #[test]
 fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result<()> {
@@ -82,6 +84,15 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     trial.says("verify web1", 0)?;
     ensure!(trial.on(AS_IT_WAS)? == before, "the original was touched");
 
+    // It cannot be asked to shut down: it goes on, and its services do.
+    trial.vcenter.tell("tools DC0_H0_VM0 off")?;
+    let said = trial.says("promote web1 --yes", 1)?;
+    ensure!(said.stderr.contains("its tools do not run"), "{said}");
+    ensure!(trial.on("systemctl is-active mailer.service watcher.service")? == "active\nactive", "{said}");
+    ensure!(trial.on(AS_IT_WAS)? == before && machine(WEB)?.nics == original.nics, "{said}");
+    trial.vcenter.tell("tools DC0_H0_VM0 on")?;
+    trial.says("verify web1", 0)?;
+
     trial.on("rm /srv/data/first; echo late > /srv/data/late; echo letter > /var/spool/postfix/deferred/two")?;
     let said = trial.says("promote web1 --yes", 0)?;
     ensure!(trial.kernel()? == NEW, "{said}");
@@ -124,6 +135,30 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
     ensure!(machine(&format!("{run}.original")).is_err() && trial.kernel()? == NEW);
     ensure!(trial.on("grubby --default-kernel")?.trim() == format!("/boot/vmlinuz-{NEW}"));
     ensure!(trial.lab.address(WEB1.host) == trial.on("hostname -I")?.trim());
+    Ok(())
+}
+
+/// While two machines exchange their names none has production's; and one that started serves, whether or not the journal knows.
+#[test]
+fn needs_root_an_interrupted_promotion_goes_back_until_the_clone_serves() -> Result<()> {
+    let trial = Trial::new(Speaks::Soap, &format!("{{ strategy = \"linked\", ip = [\".{CLONE}\"] }}"), "")?;
+    for line in ["clone web1 --yes", "upgrade web1 --yes", "verify web1"] {
+        trial.says(line, 0)?;
+    }
+    let killed = |fault: &str| {
+        let fault = format!("{fault} {}", trial.told().display());
+        trial.product.clone().env("UPGRADECTL_JOURNAL_FAULT", &fault).run(["promote", "web1", "--yes"])?.expect(-1)
+    };
+    let said = killed("8 kill-after=intent")?;
+    ensure!(trial.machine(WEB).is_err() && trial.machine(&trial.run()?).is_ok(), "nothing has its name now: {said}");
+    trial.says("resume --interrupted", 0)?;
+    ensure!(trial.kernel()? == OLD && trial.machine(WEB)?.power == Power::On);
+    trial.says("verify web1", 0)?;
+    let said = killed("10 kill-before=done")?;
+    let run = trial.run()?;
+    ensure!(trial.machine(WEB)?.power == Power::On && trial.machine(&format!("{run}.original")).is_ok(), "{said}");
+    trial.says("resume --interrupted", 0)?;
+    ensure!(trial.kernel()? == NEW && trial.machine(&format!("{run}.original"))?.power == Power::Off);
     Ok(())
 }
 

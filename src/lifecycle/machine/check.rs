@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use hypervisors::Host;
-use hypervisors::host::printable_tail;
+use hypervisors::host::{Command, printable, printable_tail};
 use hypervisors::machines::MachineFacts;
+use hypervisors::{Host, Power};
 
-use super::Facts;
+use super::{Facts, Linked};
 use crate::inventory::{GuestSpec, HookPlace, Recipe, Strategy};
+use crate::lifecycle::error::Failure;
 use crate::lifecycle::preflight::{Findings, recipe_finding};
 use crate::recipe::yum::{Seen, findings, offered};
 
@@ -19,7 +20,7 @@ pub fn for_clone(facts: &Facts, strategy: Option<Strategy>, accept_loss: bool, f
     match &facts.machine {
         Some(machine) => {
             same(&spec.name, machine, facts.seen.uuid.as_deref(), facts.address, found);
-            covered(spec, machine, accept_loss || !loses, found);
+            covered(spec, machine, loses, accept_loss, found);
         }
         None if !accept_loss => found.refuse(
             "loss",
@@ -61,6 +62,104 @@ pub fn same(name: &str, machine: &MachineFacts, uuid: Option<&str>, address: IpA
     }
 }
 
+/// Whether the cards of a machine can be given away and taken back.
+pub fn cards(machine: &MachineFacts, linked: &Linked, found: &mut Findings) {
+    for nic in &machine.nics {
+        let label = &nic.label;
+        if machine.power == Power::On && nic.connected != nic.start_connected {
+            let (is, starts) = match nic.connected {
+                true => ("is plugged in", "out"),
+                false => ("is not plugged in", "in"),
+            };
+            let what =
+                format!("{label} {is}, and is {starts} at the next start: promotion and rollback start the machine");
+            found.refuse("cards", what, "let it be at start what it is now, in the platform's own client");
+        }
+        if nic.network.is_empty() {
+            let what = format!("the network of {label} has no name by which it could be plugged in again");
+            found.refuse("cards", what, "plug it into a port group, or use in-place");
+        }
+        if let Some(kind) = nic.mac_type.as_ref().filter(|kind| !kind.eq_ignore_ascii_case("manual")) {
+            let what =
+                format!("the hardware address of {label} was chosen by the platform ({kind}): it goes over as such");
+            found.warn("cards", what);
+        }
+    }
+    for mac in linked.clone.iter().filter_map(|card| card.mac).filter(|mac| !is_free(mac.0)) {
+        let what = format!("{mac} is not to be set by hand");
+        found.refuse("mac", what, "leave it out, or choose one of 00:50:56:00:00:00 to 00:50:56:3f:ff:ff");
+    }
+}
+
+/// Whether a hardware address may be set by hand: neither one of a group, nor of the ranges that VMware's products choose from.
+fn is_free(mac: [u8; 6]) -> bool {
+    let reserved = matches!(
+        mac,
+        [0x00, 0x50, 0x56, 0x40..=0xff, _, _] | [0x00, 0x0c, 0x29, _, _, _] | [0x00, 0x05, 0x69, _, _, _]
+    );
+    mac[0] & 1 == 0 && !reserved
+}
+
+/// What cannot be brought over from a guest without systemd: its services could not be stopped for certain meanwhile.
+///
+/// # Errors
+/// It does not answer.
+pub async fn without_systemd(facts: &Facts, found: &mut Findings) -> Result<(), Failure> {
+    let name = &facts.spec.name;
+    let queues = queues(&*facts.guest).await?;
+    for (id, what) in [("carry", !facts.spec.carry.is_empty()), ("queues", !queues.is_empty())] {
+        if what {
+            found.refuse(
+                id,
+                unstoppable(name, &queues),
+                "leave carry rules out; a guest with queues is upgraded by in-place",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Why nothing is brought over from a guest without systemd.
+pub fn unstoppable(name: &str, queues: &[String]) -> String {
+    let which = if queues.is_empty() { String::new() } else { format!(" (queues: {})", queues.join(", ")) };
+    format!(
+        "{name} does not start by systemd: its services could not be stopped for certain while data is brought over{which}"
+    )
+}
+
+/// Arguments: directories beneath the root. Prints those that are there.
+const THERE: &str = "for d do test -d \"/$d\" && echo \"/$d\"; done; exit 0";
+
+/// The directories of known queues that a guest has.
+async fn queues(guest: &dyn Host) -> Result<Vec<String>, Failure> {
+    let known = crate::guest::queues::directories()?;
+    let known = known.iter().map(|directory| directory.to_string_lossy().into_owned());
+    let command = Command::new(["sh", "-c", THERE, "sh"].map(str::to_owned).into_iter().chain(known));
+    let text = guest.run(&command).await?.checked("look for queues", &command)?.text();
+    Ok(text.lines().map(printable).collect())
+}
+
+/// Whether the machines are what `clone` saw, before production goes down for what would fail then.
+pub fn unchanged(linked: &Linked, original: &MachineFacts, clone: &MachineFacts, found: &mut Findings) {
+    for (machine, cards) in [(original, &linked.original), (clone, &linked.clone)] {
+        let (path, now, had) = (&machine.machine.path, machine.nics.len(), cards.len());
+        if now != had {
+            let what = format!("{path} has {now} network cards, and had {had} when it was cloned");
+            found.refuse("cards", what, "give it the cards that it had, in the platform's own client");
+        }
+    }
+    let cloned = |file: &str| linked.disks.is_empty() || linked.disks.iter().any(|known| known == file);
+    for disk in original.disks.iter().filter(|disk| !cloned(disk.base())) {
+        let what = format!(
+            "{} of {} came after the clone, which lacks it: {}",
+            disk.label,
+            original.machine.path,
+            disk.base()
+        );
+        found.refuse("disks", what, "abort, and clone again; or detach it");
+    }
+}
+
 /// Whether two UUIDs are one. SMBIOS before 2.6 said nothing of the byte order of the first three fields, and systems show either.
 fn same_uuid(one: &str, other: &str) -> bool {
     let bytes = |text: &str| -> Vec<String> {
@@ -76,9 +175,9 @@ fn same_uuid(one: &str, other: &str) -> bool {
 }
 
 /// Whether a snapshot leads back to all of a machine.
-fn covered(spec: &GuestSpec, machine: &MachineFacts, accept_loss: bool, found: &mut Findings) {
+fn covered(spec: &GuestSpec, machine: &MachineFacts, loses: bool, accept_loss: bool, found: &mut Findings) {
     let name = &spec.name;
-    if !accept_loss {
+    if loses && !accept_loss {
         found.refuse(
             "loss",
             format!("{name} itself is upgraded: going back to the snapshot loses what it wrote meanwhile"),
@@ -102,7 +201,11 @@ fn covered(spec: &GuestSpec, machine: &MachineFacts, accept_loss: bool, found: &
         );
     }
     if let Some(other) = machine.snapshots.first() {
-        found.warn("snapshots", format!("{name} has snapshots of others ({}): they stay", other.name));
+        let what = match loses {
+            true => "they stay",
+            false => "its clone has none of them, and commit removes them with the original",
+        };
+        found.warn("snapshots", format!("{name} has snapshots of others ({}): {what}", other.name));
     }
     if machine.template {
         found.refuse("template", format!("{name} is a template"), "make a machine of it first");

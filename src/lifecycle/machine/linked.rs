@@ -20,6 +20,7 @@ use crate::inventory::{CarryRule, GuestSpec, MacRule, NetworkRule, Strategy, Ver
 use crate::lifecycle::back::Past;
 use crate::lifecycle::clone::{machine_id, settle, uuid};
 use crate::lifecycle::error::{Failure, exit};
+use crate::lifecycle::facts::link_local;
 use crate::lifecycle::hooks::Hooks;
 use crate::lifecycle::page::{Page, Row};
 use crate::lifecycle::preflight::Findings;
@@ -28,15 +29,19 @@ use crate::lifecycle::record::RunFacts;
 use crate::lifecycle::state::State;
 use crate::steps::machine::SnapshotMachine;
 use crate::steps::machine::across::{CarryAcross, EmptyQueues, StopInside};
+use crate::steps::machine::cards::{Card, NameMachine, SetCards};
 use crate::steps::machine::inside::{RestoreInside, RewriteInside};
 use crate::steps::machine::linked::{
-    Card, CloneMachine, MachineQuiet, NameMachine, OwnDisks, RemoveMachine, SetCards, StartMachine, StopMachine, Which,
+    CloneMachine, MachineQuiet, OwnDisks, RemoveMachine, StartMachine, StopMachine, Which,
 };
 use crate::steps::machine::queues::{CarryQueues, FetchQueues, ReturnQueues};
 use crate::steps::server::{Server, StopServices};
+use crate::steps::upgrade::Settle;
 use crate::steps::{Action, StepRef, files, upgrade, verify};
 use crate::verify::Side;
 
+/// What a hardware address is that is set by hand (`VirtualEthernetCardMacType`).
+const MANUAL: &str = "manual";
 /// How long a system may take to shut down, in seconds.
 const PATIENCE_S: u64 = 180;
 /// How long its tools may take to answer after a start, in seconds.
@@ -92,7 +97,9 @@ pub fn macs(
     wishes: &[String],
 ) -> Result<Vec<MacAddr>, Failure> {
     let wish = wishes.first().map(|wish| wish.parse().map(|mac| (mac, "--mac"))).transpose();
-    let wish = wish.map_err(|why: String| refuse(&spec.name, why, "--mac", "give it as 00:50:56:xx:xx:xx"))?;
+    let wish = wish.map_err(|why: String| {
+        refuse(&spec.name, why, "--mac", "give it as 00:50:56:xx:xx:xx, up to 00:50:56:3f:ff:ff")
+    })?;
     let fixed = match spec.clone.mac {
         MacRule::Fixed(mac) => Some((mac, "clone.mac")),
         _ => None,
@@ -117,6 +124,14 @@ pub fn macs(
         drawn.ok_or_else(|| refuse(&spec.name, "no free hardware address was drawn", "--mac", "choose one"))
     };
     machine.nics.iter().enumerate().map(draw).collect()
+}
+
+/// The fixed addresses of a system that tell it from others, with their interfaces.
+pub(super) fn addresses(tree: &Tree) -> Result<Vec<(String, IpAddr)>, Failure> {
+    let interfaces = guest::network::inspect(tree)?;
+    let real = interfaces.iter().filter(|interface| interface.name != "lo");
+    let own = real.flat_map(|one| one.addresses.iter().map(move |own| (one.name.clone(), own.ip)));
+    Ok(own.filter(|(_, ip)| !link_local(*ip)).collect())
 }
 
 /// The machine as the platform tells of it.
@@ -144,23 +159,25 @@ pub fn record(
 ) -> Result<RunFacts, Failure> {
     let machine = of_machine(facts)?;
     let (new, old) = (address(facts, wishes)?, facts.address);
-    let interfaces = guest::network::inspect(tree)?;
-    let own = interfaces.iter().flat_map(|one| one.addresses.iter().map(move |own| (one.name.clone(), own.ip)));
+    let own = addresses(tree)?.into_iter();
     let changes: Vec<AddressChange> =
         own.map(|(interface, ip)| AddressChange { interface, old: ip, new: (ip == old).then_some(new) }).collect();
     let pairs = machine.nics.iter().zip(&drawn);
     let network = |own: &str| Some(facts.spec.clone.portgroup.clone().unwrap_or_else(|| own.to_owned()));
     let linked = Linked {
         uuid: uuid(&record.clone.name),
-        original: pairs
-            .clone()
-            .map(|(nic, _)| Card { mac: nic.mac, network: Some(nic.network.clone()), connected: nic.start_connected })
-            .collect(),
+        original: machine.nics.iter().map(Card::of).collect(),
         clone: pairs
             .clone()
-            .map(|(nic, mac)| Card { mac: Some(*mac), network: network(&nic.network), connected: nic.start_connected })
+            .map(|(nic, mac)| Card {
+                mac: Some(*mac),
+                mac_type: Some(MANUAL.to_owned()),
+                network: network(&nic.network),
+                connected: nic.start_connected,
+            })
             .collect(),
         addresses: changes.iter().map(|change| change.old).collect(),
+        disks: machine.disks.iter().map(|disk| disk.base().to_owned()).collect(),
     };
     let mut record = RunFacts { strategy: Strategy::Linked, ..record };
     record.addressing.macs = pairs.filter_map(|(nic, mac)| Some((nic.mac?.to_string(), *mac))).collect();
@@ -216,6 +233,9 @@ pub async fn check(facts: &Facts, tree: &Tree, record: &RunFacts, findings: &mut
             findings.refuse("cards", "a network card has no hardware address yet", "start the machine once");
         }
     }
+    if let (Some(machine), Some(linked)) = (&facts.machine, record.of_machine()?.linked.as_ref()) {
+        super::check::cards(machine, linked, findings);
+    }
     let configured = record.addressing.changes.iter().any(|change| change.old == facts.address);
     match configured {
         true => findings.pass("address", format!("{} is a fixed address of {name}", facts.address)),
@@ -236,12 +256,8 @@ pub async fn check(facts: &Facts, tree: &Tree, record: &RunFacts, findings: &mut
         Ok(None) => findings.pass("address", format!("nobody answers for {}", record.addressing.clone)),
         Err(error) => return Err(super::run::failed(name, &error)),
     }
-    if !spec.carry.is_empty() && !guest::container::has_systemd(tree)? {
-        findings.refuse(
-            "carry",
-            format!("{name} does not start by systemd: its services could not be stopped for certain while data is brought over"),
-            "leave carry out, or use in-place",
-        );
+    if !guest::container::has_systemd(tree)? {
+        super::check::without_systemd(facts, findings).await?;
     }
     if spec.clone.network != NetworkRule::Open {
         findings.refuse(
@@ -326,7 +342,8 @@ pub fn clone(spec: &GuestSpec, record: &RunFacts, adapted: Adapted) -> Result<(P
     steps.push(with(Stage::Adapt, stop(&ours, true).into(), 10.0));
     steps.push(with(Stage::Adapt, SetCards { of: ours.clone(), cards: linked.clone.clone() }.into(), 2.0));
     steps.push(with(Stage::Start, start(&ours, false).into(), 2.0));
-    steps.push(PlanStep::new(Stage::Settle, settle(&record.host, &record.clone), 60.0).undo(Undo::Nothing));
+    let settled = Settle { vm: Some(linked.uuid.clone()), ..settle(&record.host, &record.clone) };
+    steps.push(PlanStep::new(Stage::Settle, settled, 60.0).undo(Undo::Nothing));
     steps.extend(hooks.after(Verb::Clone));
 
     let mut page = Page::new(format!("Clone {name} by linked ({}, {}).", record.host, machine.release));
@@ -406,8 +423,10 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
     steps.extend(
         early.map(|step| PlanStep::new(Stage::Carry, step, 10.0).undo(Undo::WithClone).on_failure(OnFailure::Warn)),
     );
-    let settled = |link| look(Stage::Settle, settle(&record.host, link), 60.0);
-    let up = || settled(&record.original).on_failure(OnFailure::Stop).outage_ends();
+    let settled = |link, of: &Which| {
+        look(Stage::Settle, Settle { vm: Some(of.uuid.clone()), ..settle(&record.host, link) }, 60.0)
+    };
+    let up = || settled(&record.original, &theirs).on_failure(OnFailure::Stop).outage_ends();
     let mut outage_from = None;
     // The last of what is carried comes from services that have stopped, to services that have stopped.
     if !spec.carry.is_empty() || !now.queues.is_empty() {
@@ -449,7 +468,10 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
     let starts = look(Stage::Restore, start(&ours, false), 2.0).clone_side();
     steps.push(
         side(Stage::Fence, SetCards { of: ours.clone(), cards: unplugged(&linked.clone) }.into(), 2.0)
-            .undone_between(vec![stops], vec![starts, settled(&record.clone).on_failure(OnFailure::Warn).clone_side()])
+            .undone_between(
+                vec![stops],
+                vec![starts, settled(&record.clone, &ours).on_failure(OnFailure::Warn).clone_side()],
+            )
             // A clone that was unplugged and started again is another one than was verified.
             .undone_to("upgraded"),
     );
@@ -463,12 +485,14 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
     steps.push(side(Stage::Adopt, identity.into(), 5.0));
     steps.push(side(Stage::Adopt, stop(&ours, true).into(), 10.0));
     // Two owners would break both: on the way back, too.
-    let given_up = MachineQuiet { of: ours.clone(), addresses: linked.addresses.clone() };
+    let given_up = MachineQuiet { of: ours.clone(), addresses: linked.addresses.clone(), back: Some(theirs.clone()) };
     let given_up = look(Stage::Fence, given_up, 4.0).on_failure(OnFailure::Stop);
     // Production is not ended as by a power cut, whichever of the two it is.
     let down = PlanStep::new(Stage::Fence, StopMachine { force: false, ..stop(&theirs, false) }, 10.0);
     steps.push(match outage_from {
-        Some(_) => down.undone_between(vec![given_up], vec![settled(&record.original).on_failure(OnFailure::Stop)]),
+        Some(_) => {
+            down.undone_between(vec![given_up], vec![settled(&record.original, &theirs).on_failure(OnFailure::Stop)])
+        }
         None => {
             outage_from = Some(steps.len());
             down.outage_begins().undone_between(vec![given_up], vec![up()])
@@ -477,9 +501,9 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
     // Hardware addresses change hands: at no time do two machines that can be heard have one.
     let away = linked.original.iter().zip(&linked.clone);
     let away =
-        away.map(|(own, other)| Card { mac: other.mac, network: own.network.clone(), connected: false }).collect();
+        away.map(|(own, other)| Card { network: own.network.clone(), connected: false, ..other.clone() }).collect();
     steps.push(PlanStep::new(Stage::Fence, SetCards { of: theirs.clone(), cards: away }, 2.0));
-    let quiet = MachineQuiet { of: theirs.clone(), addresses: linked.addresses.clone() };
+    let quiet = MachineQuiet { of: theirs.clone(), addresses: linked.addresses.clone(), back: None };
     steps.push(PlanStep::new(Stage::Fence, quiet, 4.0).undo(Undo::Nothing));
     let mark = |role| Some(Mark { run: run.clone(), role });
     let named = NameMachine { of: theirs, name: format!("{run}.original"), mark: mark(Role::Original) };
@@ -546,7 +570,7 @@ pub fn commit(spec: &GuestSpec, record: &RunFacts) -> Result<(Plan, Page), Failu
     let mut steps = hooks.before(Verb::Commit);
     let stays = |step: PlanStep| step.undo(Undo::None).on_failure(OnFailure::Stop);
     steps.push(stays(PlanStep::new(Stage::Fold, OwnDisks { of: ours.clone() }, 300.0)));
-    let remove = RemoveMachine { of: theirs, run: run.clone(), heir: linked.uuid.clone() };
+    let remove = RemoveMachine { of: theirs, run: run.clone(), heir: linked.uuid.clone(), disks: linked.disks.clone() };
     steps.push(stays(PlanStep::new(Stage::Fold, remove, 10.0)));
     let unmarked = NameMachine { of: ours, name: vm_name(vm), mark: None };
     steps.push(stays(PlanStep::new(Stage::Tidy, unmarked, 1.0)));

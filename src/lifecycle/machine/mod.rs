@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::record::RunFacts;
 use crate::engine::{PlanStep, Stage, Undo};
 use crate::inventory::Strategy;
-use crate::steps::machine::linked::Card;
+use crate::steps::machine::cards::Card;
 use crate::steps::upgrade::ProveKernel;
 
 /// What is remembered of a run of this kind beside what every run remembers: the guest as it was.
@@ -59,6 +59,9 @@ pub struct Linked {
     pub clone: Vec<Card>,
     /// Addresses that go over to it.
     pub addresses: Vec<IpAddr>,
+    /// What the original's disks stood on when it was cloned; empty in runs of before this was recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<String>,
 }
 
 /// A machine of a platform with an API for such.

@@ -201,6 +201,18 @@ impl Held<'_> {
             crate::lifecycle::transfer::queues((&*original, Path::new("")), &*clone, Path::new(""), &mut findings)
                 .await?;
         let services = running(&*original).await.map_err(|error| failed(&name, &error))?;
+        if !queues.is_empty() || !self.spec.carry.is_empty() {
+            let there = inside::files_of(&*original).await.map_err(|error| failed(&name, &error))?;
+            if !crate::guest::container::has_systemd(&there.tree)? {
+                findings.refuse("carry", check::unstoppable(&name, &queues), "abort, and upgrade it in place");
+            }
+        }
+        if let Some(vm) = &machine.vm
+            && let (Some(ours), Some(theirs)) =
+                (machines.machine(&linked.uuid).await?, machines.machine(&vm.uuid).await?)
+        {
+            check::unchanged(linked, &theirs, &ours, &mut findings);
+        }
         let rewrite = linked::rewriting(&self.pasts()?)?;
         let world = self.world(options)?;
         let inside = machines.enter(&linked.uuid, &name).await?;

@@ -118,7 +118,13 @@ fn kinds(plan: &Plan) -> Vec<String> {
 fn what_is_started_again_is_the_machine_itself() {
     for (vm, linked) in [(true, false), (true, true), (false, false)] {
         let (spec, mut record) = run(seen(), vm.then(|| machine(None, &[])));
-        let clone = Linked { uuid: UUID.into(), original: Vec::new(), clone: Vec::new(), addresses: Vec::new() };
+        let clone = Linked {
+            uuid: UUID.into(),
+            original: Vec::new(),
+            clone: Vec::new(),
+            addresses: Vec::new(),
+            disks: Vec::new(),
+        };
         record.machine.as_mut().unwrap().linked = linked.then_some(clone);
         let expected = match (vm, linked) {
             (_, true) => Some(UUID),
@@ -238,4 +244,85 @@ fn that_there_is_an_initial_ramdisk_is_always_looked_at() {
         let at = |kind: &str| kinds.iter().position(|other| other == kind).unwrap();
         assert!(at("yum.update") < at("kernel.initramfs") && at("kernel.initramfs") < at("kernel.boot_once"));
     }
+}
+
+/// Every machine has those: nobody is told from another by them.
+#[test]
+fn loopback_is_no_address_that_goes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let scripts = dir.path().join("etc/sysconfig/network-scripts");
+    std::fs::create_dir_all(&scripts).unwrap();
+    let lo = "DEVICE=lo\nIPADDR=127.0.0.1\nNETMASK=255.0.0.0\nONBOOT=yes\nNAME=loopback\n";
+    std::fs::write(scripts.join("ifcfg-lo"), lo).unwrap();
+    let eth = "DEVICE=eth0\nBOOTPROTO=none\nIPADDR=10.0.5.12\nPREFIX=24\nONBOOT=yes\nIPV6INIT=yes\nIPV6ADDR=fe80::12/64\n\
+               IPV6ADDR_SECONDARIES=2001:db8::12/64\n";
+    std::fs::write(scripts.join("ifcfg-eth0"), eth).unwrap();
+    let own = linked::addresses(&crate::guest::Tree::open(dir.path()).unwrap()).unwrap();
+    let told: Vec<String> = own.iter().map(|(interface, ip)| format!("{interface} {ip}")).collect();
+    assert_eq!(told, ["eth0 10.0.5.12", "eth0 2001:db8::12"]);
+}
+
+fn nic(connected: bool, network: &str, mac_type: &str) -> hypervisors::machines::MachineNic {
+    hypervisors::machines::MachineNic {
+        key: 4000,
+        label: "Network adapter 1".into(),
+        mac: "00:50:56:8f:00:01".parse().ok(),
+        mac_type: Some(mac_type.into()),
+        network: network.into(),
+        connected,
+        start_connected: true,
+    }
+}
+
+fn linked(macs: &[&str], disks: &[&str]) -> Linked {
+    let card = |mac: &&str| Card { mac: mac.parse().ok(), ..Card::default() };
+    let cards: Vec<Card> = macs.iter().map(card).collect();
+    let disks = disks.iter().map(|file| (*file).to_owned()).collect();
+    Linked { uuid: UUID.into(), original: cards.clone(), clone: cards, addresses: Vec::new(), disks }
+}
+
+/// What would be seen only while production is down.
+#[test]
+fn cards_that_could_not_be_given_back_are_refused() {
+    let verdicts = |nic, mac: &str| {
+        let mut found = Findings::default();
+        check::cards(&MachineFacts { nics: vec![nic], ..machine(None, &[]) }, &linked(&[mac], &[]), &mut found);
+        found.0.into_iter().map(|finding| finding.verdict).collect::<Vec<_>>()
+    };
+    let free = "00:50:56:3f:00:01";
+    assert_eq!(verdicts(nic(true, "net", "manual"), free), []);
+    assert_eq!(verdicts(nic(true, "net", "assigned"), free), [Verdict::Warning]);
+    assert_eq!(verdicts(nic(false, "net", "manual"), free), [Verdict::Refused]);
+    assert_eq!(verdicts(nic(true, "", "manual"), free), [Verdict::Refused]);
+    for mac in ["00:50:56:40:00:01", "00:0c:29:00:00:01", "01:50:56:00:00:01"] {
+        assert_eq!(verdicts(nic(true, "net", "manual"), mac), [Verdict::Refused], "{mac}");
+    }
+}
+
+#[test]
+fn machines_that_changed_since_clone_are_not_promoted() {
+    let with = |cards: usize, files: &[&str]| {
+        let disk = |file: &&str| hypervisors::machines::MachineDisk {
+            key: 2000,
+            label: "Hard disk 1".into(),
+            file: (*file).to_owned(),
+            parents: Vec::new(),
+            bytes: 1,
+            independent: false,
+            raw: false,
+            shared: false,
+        };
+        let nics = vec![nic(true, "net", "manual"); cards];
+        MachineFacts { nics, disks: files.iter().map(disk).collect(), ..machine(None, &[]) }
+    };
+    let refused = |original: &MachineFacts, clone: &MachineFacts, disks: &[&str]| {
+        let mut found = Findings::default();
+        check::unchanged(&linked(&["00:50:56:00:00:01"], disks), original, clone, &mut found);
+        found.0.len()
+    };
+    let clone = with(1, &["[a] run/run.vmdk"]);
+    assert_eq!(refused(&with(1, &["[a] w/w.vmdk"]), &clone, &["[a] w/w.vmdk"]), 0);
+    assert_eq!(refused(&with(1, &["[a] w/w.vmdk"]), &clone, &[]), 0);
+    assert_eq!(refused(&with(1, &["[a] w/w.vmdk", "[a] w/late.vmdk"]), &clone, &["[a] w/w.vmdk"]), 1);
+    assert_eq!(refused(&with(2, &["[a] w/w.vmdk"]), &with(2, &[]), &["[a] w/w.vmdk"]), 2);
 }

@@ -10,10 +10,13 @@ use super::*;
 
 const RUN: &str = "web1--k3f9";
 
-/// A machine; a snapshot that is being made for so many looks.
+mod linked;
+
+/// A machine, and perhaps another; a snapshot that is being made for so many looks.
 #[derive(Debug)]
 struct Played {
     facts: Mutex<MachineFacts>,
+    other: Option<MachineFacts>,
     making: Mutex<(u32, Option<SnapshotFacts>)>,
 }
 
@@ -46,7 +49,7 @@ impl Played {
             needs_consolidation: false,
             template: false,
         };
-        Self { facts: Mutex::new(facts), making: Mutex::default() }
+        Self { facts: Mutex::new(facts), other: None, making: Mutex::default() }
     }
     fn making(self, looks: u32, made: Option<SnapshotFacts>) -> Self {
         Self { making: Mutex::new((looks, made)), ..self }
@@ -58,8 +61,9 @@ impl Machines for Played {
     async fn find(&self, _: &str) -> Result<Machine> {
         unreachable!()
     }
-    async fn machine(&self, _: &str) -> Result<Option<MachineFacts>> {
-        Ok(Some(self.facts.lock().unwrap().clone()))
+    async fn machine(&self, uuid: &str) -> Result<Option<MachineFacts>> {
+        let all = [Some(self.facts.lock().unwrap().clone()), self.other.clone()];
+        Ok(all.into_iter().flatten().find(|facts| facts.machine.uuid == uuid))
     }
     async fn all(&self) -> Result<Vec<MachineFacts>> {
         unreachable!()
@@ -89,14 +93,16 @@ impl Machines for Played {
     async fn clone_full(&self, _: &str, _: &str, _: &NewMachine) -> Result<Change> {
         unreachable!()
     }
-    async fn edit_nics(&self, _: &str, _: &[NicEdit]) -> Result<Change> {
-        unreachable!()
+    async fn edit_nics(&self, _: &str, edits: &[NicEdit]) -> Result<Change> {
+        linked::edit(&mut self.facts.lock().unwrap().nics, edits);
+        Ok(Change::Changed)
     }
-    async fn set_mark(&self, _: &str, _: Option<&Mark>) -> Result<Change> {
-        unreachable!()
+    async fn set_mark(&self, _: &str, mark: Option<&Mark>) -> Result<Change> {
+        self.facts.lock().unwrap().mark = mark.cloned();
+        Ok(Change::Changed)
     }
-    async fn rename(&self, _: &str, _: &str) -> Result<Change> {
-        unreachable!()
+    async fn rename(&self, _: &str, name: &str) -> Result<Change> {
+        Err(hypervisors::Error::refused(format!("rename it to {name}"), "DuplicateName"))
     }
     async fn resize(&self, _: &str, _: Option<u64>, _: Option<u32>) -> Result<Change> {
         unreachable!()

@@ -9,14 +9,14 @@ use super::{Server, run};
 use crate::steps::{Done, Probe, Step, StepError, World};
 
 /// Lists what runs and is to be stopped. With systemd: services that run, then what would start them again; but for what the way in, the
-/// network and the machine itself need. With service(8) (FreeBSD 7.3 and later): enabled services whose status says that they run,
+/// network and the machine itself need, and for what refuses to be stopped by hand (`RefuseManualStop`: auditd of Red Hat). With service(8) (FreeBSD 7.3 and later): enabled services whose status says that they run,
 /// but for what the way in needs. Older systems: daemons of the base system that act or answer, by their processes.
 const LIST: &str = "PATH=$PATH:/sbin:/usr/sbin:/usr/local/sbin:/usr/local/bin; export PATH; \
     if test -d /run/systemd/system && command -v systemctl >/dev/null 2>&1; then for t in service socket,timer,path; do \
     u=$(systemctl list-units --no-legend --plain --full --type=$t --state=running,listening,waiting) || exit 1; echo \"$u\" | awk '{ print $1 }' | \
     grep -v -E '^(sshd?[@.]|systemd-|dbus|[a-z-]*getty@|console-getty|user@|user-runtime|networking|network[.]|ifup|NetworkManager|wpa_supplicant|dhc|wicked|\
-netplan|rsyslog|syslog|polkit|udev|multipathd|lvm2|dm-event|mdmonitor|irqbalance|acpid|qemu-guest|open-vm|vgauth|vmtoolsd|apparmor|cloud-|upgradectl)'; \
-    done; exit 0; \
+netplan|rsyslog|syslog|polkit|udev|multipathd|lvm2|dm-event|mdmonitor|irqbalance|acpid|qemu-guest|open-vm|vgauth|vmtoolsd|apparmor|cloud-|upgradectl)' | \
+    while read -r n; do case $(systemctl show -p RefuseManualStop \"$n\" 2>/dev/null </dev/null) in *=yes*) ;; *) echo \"$n\";; esac; done; done; exit 0; \
     elif command -v service >/dev/null 2>&1; then for s in $(service -e); do n=${s##*/}; \
     case $n in sshd|syslogd|devd|moused|powerd|watchdogd|netif|routing|jail) continue;; esac; \
     case $(service \"$n\" onestatus 2>/dev/null </dev/null) in *'is running'*) echo \"$n\";; esac; done; \
