@@ -306,6 +306,10 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
         let original = self.definition(guest).await?.ok_or_else(|| Error::not_found(doing, "it is not defined"))?;
         self.derive(&original, edit)
     }
+    /// [`Hypervisor::derive`] of a definition that is stored, with what the platform says of it elsewhere (variables of a jail.conf(5)).
+    async fn redefined(&self, stored: &Definition, edit: &DefinitionEdit) -> Result<Definition> {
+        self.derive(stored, edit)
+    }
     /// Stores a definition under its name (same UUID: replaces). The running guest is not touched, but where a reboot from
     /// inside would use the definition it was started with and that can be changed, it uses the new one from then on.
     async fn define(&self, definition: &Definition) -> Result<Change>;

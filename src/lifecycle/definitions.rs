@@ -136,6 +136,6 @@ impl Held<'_> {
         let mut edit = DefinitionEdit { mark: Some((!origin).then_some(mark)), kernel, ..DefinitionEdit::default() };
         let clones = self.record.sides().map(|(disk, _, clone)| (disk.name.clone(), DiskEdit::Source(clone.clone())));
         edit.disks.extend(clones);
-        Ok((self.hypervisor.derive(&definition, &edit)?, replaces))
+        Ok((self.hypervisor.redefined(&definition, &edit).await?, replaces))
     }
 }

@@ -150,8 +150,7 @@ impl Step for MakeTree {
         Ok(Change::Created.into())
     }
     async fn undo(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
-        let volume = tree(&self.root);
-        Ok(world.hypervisor(&self.host)?.storage(volume.kind)?.remove(&volume, &self.run).await?.into())
+        super::storage::remove(world, &self.host, [tree(&self.root)].iter()).await
     }
 }
 

@@ -30,6 +30,32 @@ use crate::{Cause, Change, Error, Host, Result};
 /// The user property that marks what a run made.
 pub const RUN: &str = "org.upgradectl:run";
 
+/// Properties that a clone is given of those that its original has of its own, beside the operator's: limits, and how files are kept and used
+/// (zfsprops(7)). Not what takes space (reservations), is another's business (sharing, where it is mounted), or comes with the snapshot.
+const CARRIED: [&str; 21] = [
+    "aclinherit",
+    "aclmode",
+    "acltype",
+    "atime",
+    "checksum",
+    "compression",
+    "copies",
+    "devices",
+    "exec",
+    "logbias",
+    "primarycache",
+    "quota",
+    "recordsize",
+    "redundant_metadata",
+    "refquota",
+    "relatime",
+    "secondarycache",
+    "setuid",
+    "snapdir",
+    "sync",
+    "xattr",
+];
+
 /// Columns of a dataset; the mark comes last.
 const COLUMNS: &str = "name,mountpoint,origin,used,available,org.upgradectl:run";
 
@@ -89,6 +115,15 @@ pub async fn at(host: &dyn Host, path: &Path) -> Result<Option<Dataset>> {
     Ok(list(host, text, "").await?.into_iter().find(|dataset| dataset.mountpoint == path))
 }
 
+/// The dataset whose files a path is among.
+///
+/// # Errors
+/// The host cannot be asked.
+pub async fn holding(host: &dyn Host, path: &Path) -> Result<Option<Dataset>> {
+    let Some(text) = path.to_str() else { return Ok(None) };
+    Ok(list(host, text, "").await?.into_iter().next())
+}
+
 /// The marked dataset that would be mounted at a path, and perhaps is not.
 ///
 /// # Errors
@@ -97,21 +132,25 @@ pub async fn made_for(host: &dyn Host, path: &Path) -> Result<Option<Dataset>> {
     if let Some(dataset) = at(host, path).await? {
         return Ok(Some(dataset));
     }
-    let Some(directory) = path.parent().and_then(Path::to_str) else { return Ok(None) };
-    let near = list(host, directory, "-r -t filesystem").await?;
-    Ok(near.into_iter().find(|dataset| dataset.mountpoint == path && dataset.mark.is_some()))
+    let Some(near) = holding(host, path.parent().unwrap_or(path)).await? else { return Ok(None) };
+    let all = list(host, pool(&near.name), "-r -t filesystem").await?;
+    Ok(all.into_iter().find(|dataset| dataset.mountpoint == path && dataset.mark.is_some()))
 }
 
-/// What stands in the way of a clone of a file system, or of its end: file systems within it, and clones that live by its snapshots.
+/// What stands in the way of a clone of a file system, or of its end: file systems and volumes within it, by name or by where they are mounted, and
+/// clones that live by its snapshots.
 ///
 /// # Errors
 /// The host cannot be asked.
 pub async fn in_the_way(host: &dyn Host, of: &Dataset) -> Result<Vec<Dataset>> {
     let within = format!("{}/", of.name);
     let lives_by = format!("{}@", of.name);
-    let all = list(host, pool(&of.name), "-r -t filesystem").await?;
+    let all = list(host, pool(&of.name), "-r -t filesystem,volume").await?;
     let is = |one: &Dataset| {
-        one.name.starts_with(&within) || one.origin.as_ref().is_some_and(|origin| origin.starts_with(&lives_by))
+        let beneath = one.mountpoint != of.mountpoint && one.mountpoint.starts_with(&of.mountpoint);
+        one.name.starts_with(&within)
+            || beneath
+            || one.origin.as_ref().is_some_and(|origin| origin.starts_with(&lives_by))
     };
     Ok(all.into_iter().filter(is).collect())
 }
@@ -167,9 +206,20 @@ impl ZfsStorage {
 
     /// A dataset of the pool in which a volume is, or would be: the one that holds the directory around it.
     async fn near(&self, volume: &VolumeRef) -> Result<Option<Dataset>> {
-        let directory = volume.path.parent().unwrap_or(Path::new("/"));
-        let Some(text) = directory.to_str() else { return Ok(None) };
-        Ok(list(&*self.host, text, "").await?.into_iter().next())
+        holding(&*self.host, volume.path.parent().unwrap_or(Path::new("/"))).await
+    }
+
+    /// The properties that a dataset has of its own, as `NAME=VALUE`: a clone gets none by itself.
+    async fn own_properties(&self, doing: &str, dataset: &str) -> Result<Vec<String>> {
+        let words = ["zfs", "get", "-H", "-p", "-s", "local,received", "-o", "property,value", "all", dataset];
+        let command = Command::new(words);
+        let text = self.host.run(&command).await?.checked(doing, &command)?.text();
+        let one = |line: &str| {
+            let (name, value) = line.split_once('\t')?;
+            let carried = CARRIED.contains(&name) || (name.contains(':') && name != RUN);
+            carried.then(|| format!("{name}={value}"))
+        };
+        Ok(text.lines().filter_map(one).collect())
     }
 
     /// Removes the snapshots that a run took in the pool of a dataset. No clone lives by them any more.
@@ -244,8 +294,8 @@ impl Storage for ZfsStorage {
             Snapshot::Partial => drop(self.remove(target, &mark.run).await?),
             Snapshot::Absent => {}
         }
-        let nested = list(&*self.host, &original.name, "-r -t filesystem").await?;
-        if let Some(inner) = nested.iter().find(|dataset| dataset.name != original.name) {
+        let nested = in_the_way(&*self.host, &original).await?;
+        if let Some(inner) = nested.iter().find(|dataset| dataset.origin.is_none()) {
             let why = format!("{} is a dataset within it, which would not be in the clone", inner.name);
             return Err(
                 Error::refused(doing, why).help("move it out of the jail's dataset, or upgrade the jail by hand")
@@ -255,7 +305,11 @@ impl Storage for ZfsStorage {
         let (of_run, place) = (format!("{RUN}={mark}"), format!("mountpoint={}", target.path.display()));
         let snapshot = format!("{}@{}", original.name, mark.run);
         self.zfs(&doing, &["snapshot", "-o", &of_run, &snapshot]).await?;
-        self.zfs(&doing, &["clone", "-o", &of_run, "-o", &place, &snapshot, &clone]).await?;
+        let own = self.own_properties(&doing, &original.name).await?;
+        let mut words = vec!["clone", "-o", &of_run, "-o", &place];
+        words.extend(own.iter().flat_map(|own| ["-o", own.as_str()]));
+        words.extend([snapshot.as_str(), &clone]);
+        self.zfs(&doing, &words).await?;
         Ok(Change::Created)
     }
 
@@ -282,14 +336,22 @@ impl Storage for ZfsStorage {
         let mut change = Change::Unchanged;
         let near = self.near(volume).await?;
         if let Some(dataset) = self.there(volume).await? {
-            let Some(mark) = dataset.mark.filter(|mark| mark.run == run) else {
+            let Some(mark) = dataset.mark.as_ref().filter(|mark| mark.run == run) else {
                 return Err(Error::refused(doing, format!("{} is not of run {run}", dataset.name))
                     .help("move it away, if it is of no use any more"));
             };
             if mark.role == Role::Original {
-                let all = list(&*self.host, pool(&dataset.name), "-r -t filesystem").await?;
                 let lives_by = format!("{}@{run}", dataset.name);
-                for clone in all.iter().filter(|other| other.origin.as_deref() == Some(&*lives_by)) {
+                let is_clone = |one: &Dataset| {
+                    one.origin.as_deref() == Some(&*lives_by) && one.mark.as_ref().is_some_and(|mark| mark.run == run)
+                };
+                let there = in_the_way(&*self.host, &dataset).await?;
+                if let Some(other) = there.iter().find(|one| !is_clone(one)) {
+                    let why =
+                        format!("{} is within {}, or lives by it, and would go with it", other.name, dataset.name);
+                    return Err(Error::refused(doing, why).help("move it away, or zfs promote it"));
+                }
+                for clone in &there {
                     self.zfs(&doing, &["promote", &clone.name]).await?;
                 }
             }

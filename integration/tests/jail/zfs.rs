@@ -43,6 +43,8 @@ fn needs_root_a_jail_is_cloned_upgraded_and_takes_its_own_place() -> Result<()> 
     let original = trial.on(JAILHOST.host, "ls /usr/jails")?.trim().to_owned();
     trial.is_a_jail(BASE)?;
     trial.on(SERVER.host, "mkdir -p /var/spool/mqueue; echo old > /var/spool/mqueue/qfOld")?;
+    let own = format!("zfs set quota=1073741824 zroot/jails/{original}; zfs set lab:note=mine zroot/jails/{original}");
+    trial.on(JAILHOST.host, &own)?;
     let (host, inside) = (trial.host()?, trial.server(SERVER.host)?);
     ensure!(host.contains(&format!("path = \"/usr/jails/{original}\"")), "{host}");
 
@@ -66,6 +68,9 @@ fn needs_root_a_jail_is_cloned_upgraded_and_takes_its_own_place() -> Result<()> 
     let tree = format!("/usr/jails/{run}");
     let all = datasets(&trial)?;
     ensure!(all.contains(&format!("zroot/jails/{run} zroot/jails/{original}@{run} {run}.clone")), "{all}");
+    let own =
+        trial.on(JAILHOST.host, &format!("zfs get -H -p -s local,received -o property,value all zroot/jails/{run}"))?;
+    ensure!(own.contains("quota\t1073741824") && own.contains("lab:note\tmine"), "{own}");
     ensure!(
         trial.on(JAILHOST.host, &format!("ls {tree}/var/spool/mqueue"))?.is_empty(),
         "what waits is the original's"
@@ -99,24 +104,18 @@ fn needs_root_a_jail_is_cloned_upgraded_and_takes_its_own_place() -> Result<()> 
     trial.on(SERVER.host, "echo promoted > /root/promoted; cd /var/spool/mqueue && rm qfB && echo new > qfC")?;
 
     goes_on(&trial, "rollback ServerA --yes", now_and_then)?;
-    let queue = trial.on(
-        SERVER.host,
-        "ls /var/spool/mqueue; ls /var/db/upgradectl-*-aside/var/spool/mqueue; freebsd-version -u; ls /root/promoted 2>&1 | grep -c such",
-    )?;
-    ensure!(
-        queue.trim() == format!("qfA\nqfC\nqfB\n{OLD}\n1"),
-        "accepted ones came back, sent ones are laid aside: {queue}"
-    );
+    let queue =
+        trial.on(SERVER.host, "ls /var/spool/mqueue; freebsd-version -u; ls /root/promoted 2>&1 | grep -c such")?;
+    ensure!(queue.trim() == format!("qfA\nqfC\n{OLD}\n1"), "accepted ones came back: {queue}");
     ensure!(
         trial
             .on(CLONE, "cat /root/promoted; grep ^sendmail_enable /etc/rc.conf | tail -1")?
             .starts_with("promoted\nsendmail_enable=\"NONE\""),
         "the clone is back, in quarantine"
     );
-    trial.on(
-        SERVER.host,
-        "rm -rf /var/db/upgradectl-*-aside /var/spool/mqueue/* /var/mail/late; echo old > /var/spool/mqueue/qfOld",
-    )?;
+    let aside = format!("cd /usr/jails/.upgradectl/{run}.aside && find . -type f && /bin/rm -r $PWD");
+    ensure!(trial.on(JAILHOST.host, &aside)?.trim() == "./var/spool/mqueue/qfB", "sent ones are laid aside");
+    trial.on(SERVER.host, "rm -rf /var/spool/mqueue/* /var/mail/late; echo old > /var/spool/mqueue/qfOld")?;
     goes_on(&trial, "abort ServerA --yes", now_and_then)?;
     ensure!(trial.host()? == host, "as it was:\n{}", trial.host()?);
     ensure!(trial.server(SERVER.host)? == inside, "as it was:\n{}", trial.server(SERVER.host)?);

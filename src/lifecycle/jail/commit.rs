@@ -33,9 +33,8 @@ pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervis
     let dataset = zfs::at(&*there, &original.path).await?.ok_or_else(|| {
         refuse(format!("{} is no dataset any more", original.path.display()), format!("look at it on {host}: zfs list"))
     })?;
-    let own = format!("{}@{run}", dataset.name);
     let others = zfs::in_the_way(&*there, &dataset).await?;
-    if let Some(other) = others.iter().find(|other| other.origin.as_deref() != Some(&own)) {
+    if let Some(other) = others.iter().find(|other| other.mountpoint != tree.root) {
         return Err(refuse(
             match &other.origin {
                 Some(origin) => format!("{} lives by {origin}, which would go with the original", other.name),
@@ -53,7 +52,8 @@ pub async fn plan(spec: &GuestSpec, record: &RunFacts, hypervisor: &dyn Hypervis
 
     let hooks = Hooks::of(spec, record);
     let mut steps = hooks.before(Verb::Commit);
-    let unmarked = hypervisor.derive(&now, &DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() })?;
+    let edit = DefinitionEdit { mark: Some(None), ..DefinitionEdit::default() };
+    let unmarked = hypervisor.redefined(&now, &edit).await?;
     let define = domain::Define {
         host: host.clone(),
         replaces: Some(sha256(now.text.as_bytes())),

@@ -39,6 +39,8 @@ pub struct Facts {
     pub root: PathBuf,
     /// The dataset that this is.
     pub dataset: Option<Dataset>,
+    /// The pool that the directory of trees is in.
+    pool: Option<String>,
     /// Datasets within it, and clones of its snapshots.
     in_the_way: Vec<Dataset>,
     /// The address by which it is reached.
@@ -118,6 +120,8 @@ impl Facts {
             Some(dataset) => zfs::in_the_way(&*host, dataset).await?,
             None => Vec::new(),
         };
+        let pool = zfs::holding(&*host, &trees).await?;
+        let pool = pool.and_then(|dataset| Some(dataset.name.split('/').next()?.to_owned()));
         let interfaces = ifconfig::read(&ask(&*host, "look at the host's interfaces", &["ifconfig", "-a"]).await?);
         let public =
             ask(&*host, "read the jail's host keys", &["sh", "-c", KEYS, "sh", &root.to_string_lossy()]).await?;
@@ -134,6 +138,7 @@ impl Facts {
             definition,
             root,
             dataset,
+            pool,
             in_the_way,
             address,
         })
@@ -186,6 +191,11 @@ impl Facts {
                 "storage",
                 format!("{} is a whole pool", dataset.name),
                 "give the jail a dataset of its own: zfs create POOL/jails/NAME",
+            ),
+            Some(dataset) if self.pool.as_deref() != dataset.name.split('/').next() => findings.refuse(
+                "storage",
+                format!("{} is not in the pool of {}, which a clone cannot leave", self.trees.display(), dataset.name),
+                format!("jails = \"…\" of hosts.{host}: a directory of that pool"),
             ),
             Some(dataset) => findings.pass("storage", format!("the dataset {}", dataset.name)),
         }

@@ -1,8 +1,9 @@
 //! `promote` of a jail's clone: the original is stopped, and its definition points to the clone's tree. Production is down from the stop until the
 //! promoted jail's checks have passed.
 //!
-//! Whether it starts with its host is left as it is: there is one definition of that name all the while, and one of the trees is its. If that was
-//! the original's again, because the host went down in between, its jail runs, and the promotion is taken back.
+//! Whether it starts with its host is left as it is: there is one definition of that name all the while, and one of the trees is its. If the host
+//! goes down in between, it comes up on that tree. Before the promoted jail is started it is proven that it does not run on the other one; if it
+//! does, the promotion is taken back.
 
 use std::collections::BTreeMap;
 
@@ -89,7 +90,9 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         force: false,
         link: Some(record.original.clone()),
     };
-    let proof = look(Stage::Fence, unused(Some(name.clone())), 0.2).on_failure(OnFailure::Stop);
+    let now_stopped = look(Stage::Fence, stop.clone(), 1.0).on_failure(OnFailure::Stop);
+    let back = Some((name.clone(), original.path.clone()));
+    let proof = look(Stage::Fence, unused(back), 0.2).on_failure(OnFailure::Stop);
     let up = look(Stage::Settle, settle(&host, &record.original), 4.0).on_failure(OnFailure::Stop).outage_ends();
     steps.push(PlanStep::new(Stage::Fence, stop, 4.0).outage_begins().undone_between(vec![proof], vec![up]));
     steps.push(PlanStep::new(Stage::Fence, unused(None), 0.2).undo(Undo::Nothing));
@@ -106,9 +109,10 @@ pub fn plan(spec: &GuestSpec, record: &RunFacts, now: Now, number: usize) -> Res
         replaces: Some(replaces),
         disks_before: disks.collect::<BTreeMap<_, _>>(),
     };
-    steps.push(PlanStep::new(Stage::Define, define, 0.5));
-    // It starts with its host, whose going down meanwhile would have brought the original back.
-    steps.push(PlanStep::new(Stage::Fence, unused(None), 0.2).undo(Undo::Nothing));
+    // Whoever started it, it does not run on while its definition turns.
+    steps.push(PlanStep::new(Stage::Define, define, 0.5).undone_between(vec![now_stopped], Vec::new()));
+    let promoted = Some((name.clone(), trees.clone.clone()));
+    steps.push(PlanStep::new(Stage::Fence, unused(promoted), 0.2).undo(Undo::Nothing));
     let start = domain::Start { host: host.clone(), guest: name.clone(), patience_s: 120, force: true };
     steps.push(PlanStep::new(Stage::Start, start, 5.0).goes_live());
     let checks = crate::lifecycle::verify::checks(spec, record, Side::Promoted, number);

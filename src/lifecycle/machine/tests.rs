@@ -153,6 +153,7 @@ fn a_hardware_address_that_another_machine_has_is_drawn_again() {
         key: 4000,
         label: "Network adapter 1".into(),
         mac: mac.parse().ok(),
+        mac_type: None,
         network: "VM Network".into(),
         connected: true,
         start_connected: true,
@@ -179,7 +180,8 @@ fn a_hardware_address_that_another_machine_has_is_drawn_again() {
 #[test]
 fn queues_come_back_between_the_originals_start_and_that_of_its_services() {
     let (spec, mut record) = run(seen(), Some(machine(None, &[])));
-    let clone = Linked { uuid: UUID.into(), original: Vec::new(), clone: Vec::new(), addresses: Vec::new() };
+    let (uuid, disks) = (UUID.into(), Vec::new());
+    let clone = Linked { uuid, original: Vec::new(), clone: Vec::new(), addresses: Vec::new(), disks };
     record.machine.as_mut().unwrap().linked = Some(clone);
     let taken_back = |queues: &[&str]| {
         let queues = queues.iter().map(|path| (*path).to_owned()).collect();

@@ -144,7 +144,7 @@ impl Step for CarryBetween {
 const OWN: &str = "sm-client.*";
 
 /// Makes queues of the clone those of the stopped original; taken back, the stopped clone's become the original's, and what that had beside them is
-/// laid aside in its tree.
+/// laid aside beside the run's directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueuesBetween {
     /// From where to where.
@@ -187,18 +187,18 @@ impl Step for QueuesBetween {
         trees.stopped(world).await?;
         let mut done = Done::new(Change::Changed);
         for path in &self.paths {
-            let place = format!("var/db/upgradectl-{}-aside/{path}", world.run);
-            if !trees.plain(&*host, &trees.original, "var/db").await? {
-                done.warnings
-                    .push(format!("/{path} was not brought back: /var/db of {} is behind a link", trees.guest));
-                continue;
-            }
-            let aside = trees.original.join(&place).to_string_lossy().into_owned();
+            // Not in a tree: what lies there is its jail's, links too.
+            let mut aside = trees.scratch.clone().into_os_string();
+            aside.push(".aside");
+            let aside = PathBuf::from(aside).join(path).to_string_lossy().into_owned();
             let way = [trees.clone.as_path(), &trees.original];
             match trees.mirrored(&*host, way, path, &[OWN.to_owned()], Some(&aside)).await {
-                Ok(_) if host.run(&Command::new(["test", "-d", &aside])).await?.status == 0 => done.warnings.push(
-                    format!("what the promoted {} has dealt with of /{path} is laid aside: /{place}", trees.guest),
-                ),
+                Ok(_) if host.run(&Command::new(["test", "-d", &aside])).await?.status == 0 => {
+                    done.warnings.push(format!(
+                        "what the promoted {} has dealt with of /{path} is laid aside on {}: {aside}",
+                        trees.guest, trees.host
+                    ))
+                }
                 Ok(_) => {}
                 Err(error) if error.is_unknown() => return Err(error),
                 // Production has to serve again; the clone, which has them, stays.
@@ -218,9 +218,25 @@ pub struct ProveUnused {
     pub host: String,
     /// Which addresses.
     pub addresses: Vec<IpAddr>,
-    /// On a way back: the guest that has them again by now, perhaps.
+    /// The guest that may have them by now, and the tree on which it then has to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub but: Option<String>,
+    pub but: Option<(String, PathBuf)>,
+}
+
+/// Arguments: jail, tree. Status 0: that is what it runs on.
+const RUNS_ON: &str = "p=$(jls -j \"$1\" path) && test \"$p\" -ef \"$2\"";
+
+impl ProveUnused {
+    async fn on_its_tree(&self, world: &World, guest: &str, tree: &Path) -> Result<(), StepError> {
+        let command = Command::new(["sh", "-c", RUNS_ON, "sh", guest, &tree.to_string_lossy()]);
+        if world.hypervisor(&self.host)?.host().run(&command).await?.status == 0 {
+            return Ok(());
+        }
+        Err(StepError::failed(
+            format!("{guest} runs, and not on {}: somebody started it meanwhile", tree.display()),
+            format!("stop it on {}: service jail onestop {guest}", self.host),
+        ))
+    }
 }
 
 #[async_trait]
@@ -237,9 +253,11 @@ impl Step for ProveUnused {
     }
     async fn apply(&self, world: &World, _found: &Value) -> Result<Done, StepError> {
         let running = world.hypervisor(&self.host)?.list().await?;
-        let other =
-            |guest: &&hypervisors::GuestFacts| guest.power == Power::On && Some(&guest.name) != self.but.as_ref();
-        for guest in running.iter().filter(other) {
+        for guest in running.iter().filter(|guest| guest.power == Power::On) {
+            if let Some((_, tree)) = self.but.as_ref().filter(|(but, _)| guest.name == *but) {
+                self.on_its_tree(world, &guest.name, tree).await?;
+                continue;
+            }
             if let Some(ip) = guest.nics.iter().flat_map(|nic| &nic.addresses).find(|ip| self.addresses.contains(ip)) {
                 return Err(StepError::failed(
                     format!("{ip} is used by the jail {}, which runs", guest.name),

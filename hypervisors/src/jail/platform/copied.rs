@@ -12,6 +12,7 @@ use super::super::conf::{Config, NewJail};
 use super::super::rc::variables;
 use super::texts::wrong;
 use super::{Jails, addressed, file_for, guests, may_change, values, with_file};
+use crate::host::Command;
 use crate::{Definition, DefinitionEdit, DiskEdit, Error, Result};
 
 /// Parameters of commands that run on the host (jail(8)).
@@ -26,7 +27,10 @@ const OUTSIDE: [&str; 7] = [
 ];
 
 /// Others that a clone has not: what is mounted, what has to be one's own, what runs first.
-const LEFT_OUT: [&str; 6] = ["depend", "jid", "mount", "mount.fstab", "name", "path"];
+const LEFT_OUT: [&str; 7] = ["depend", "jid", "mount", "mount.fstab", "name", "path", "zfs.dataset"];
+
+/// Arguments: tree. What is mounted beneath it (mount(8), `-p`), but for what jail(8) mounts by itself.
+const MOUNTED: &str = "mount -p 2>/dev/null | awk -v r=\"$1/\" 'index($2, r) == 1 && $3 != \"devfs\" && $3 != \"fdescfs\" && $3 != \"procfs\" { print $2 }'";
 
 /// Whether a text names a path, or something beneath it.
 fn names(text: &str, path: &str) -> bool {
@@ -86,6 +90,20 @@ impl Jails {
                     )));
             }
         }
+        let command = Command::new(["sh", "-c", MOUNTED, "sh", old]);
+        let mounted = self.host.run(&command).await?.checked(&*doing, &command)?.text();
+        let said = effective.list("mount");
+        let by_it = |place: &&str| said.iter().any(|line| line.split_ascii_whitespace().nth(1) == Some(*place));
+        if let Some(place) = mounted.lines().find(|place| !by_it(place)) {
+            let why = format!("{} is mounted in its tree, and not by its definition", crate::host::printable(place));
+            return Err(Error::refused(doing, why).help(format!(
+                "say it in the jail.conf, so that it follows the tree: mount += \"… $path/… nullfs rw 0 0\"; of {guest}"
+            )));
+        }
+        // As promotion will write it.
+        let (mark, volume) = (edit.mark.clone(), edit.disks.clone());
+        let promoted = DefinitionEdit { mark, disks: volume, ..DefinitionEdit::default() };
+        super::edited(config.clone(), guest, &promoted).map_err(bad)?;
         let file = file_for(&texts, name, edit.mark.as_ref().and_then(|mark| mark.as_ref()).map(|mark| mark.role));
         let host = with_file(&texts, &file).map_err(bad)?;
         let changed = addressed(&effective, edit).map_err(bad)?;

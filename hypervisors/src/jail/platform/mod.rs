@@ -278,6 +278,17 @@ impl Hypervisor for Jails {
         self.copied(guest, edit).await
     }
 
+    async fn redefined(&self, stored: &Definition, edit: &DefinitionEdit) -> Result<Definition> {
+        let doing = format!("edit the definition of {}", stored.name);
+        let bad = |error| wrong(&*doing, error);
+        let texts = self.texts().await?;
+        let there = texts.config_of(&stored.name).map_err(bad)?;
+        match there.filter(|config| config.block(&stored.name).is_ok_and(|block| block == stored.text)) {
+            Some(config) if !variables::is_variables(&stored.text) => edited(config, &stored.name, edit).map_err(bad),
+            _ => self.derive(stored, edit),
+        }
+    }
+
     async fn define(&self, definition: &Definition) -> Result<Change> {
         let name = &definition.name;
         let doing = format!("define {name}");
@@ -501,8 +512,12 @@ fn mark_of(block: &str) -> std::result::Result<Option<Role>, super::Wrong> {
 
 fn derived(original: &Definition, edit: &DefinitionEdit) -> std::result::Result<Definition, super::Wrong> {
     let files = Files::from([(ALONE.to_owned(), original.text.clone())]);
-    let mut config = Config::read(ALONE, &files, Dialect::Including)?;
-    let mut name = original.name.clone();
+    edited(Config::read(ALONE, &files, Dialect::Including)?, &original.name, edit)
+}
+
+/// The block of a jail of a configuration, edited.
+fn edited(mut config: Config, guest: &str, edit: &DefinitionEdit) -> std::result::Result<Definition, super::Wrong> {
+    let mut name = guest.to_owned();
     if let Some(new) = edit.name.as_ref().filter(|new| **new != name) {
         config = config.rename(&name, new)?.config;
         name.clone_from(new);

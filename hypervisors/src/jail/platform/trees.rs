@@ -28,11 +28,13 @@ const LOOK: &str = "cat \"$2/mark\" 2>/dev/null || echo; \
     df -k \"$(dirname \"$1\")\" 2>/dev/null | tail -1";
 
 /// Arguments: tree, the run's directory, run, the tree's dataset or nothing. Status 98: not of this run, 97: something is mounted in it, 96: there
-/// is none. File flags are taken off first (chflags(1)); no link is followed. The mark stays.
+/// is none. File flags are taken off first (chflags(1)); no link is followed. A jail that was stopped keeps its tree for as long as a connection of
+/// its is remembered (a minute): that is waited for. The mark stays.
 const REMOVE: &str = "case \"$(cat \"$2/mark\" 2>/dev/null)\" in \"$3\".*) ;; *) test -e \"$1\" -o -L \"$1\" && exit 98; exit 96;; esac; \
     test -L \"$1\" && exit 98; \
     m=$(mount -p 2>/dev/null | awk -v r=\"$1/\" -v d=\"$4\" '(d == \"\" || $1 != d) && index($2 \"/\", r) == 1 { print $2 }'); test -n \"$m\" && { echo \"$m\"; exit 97; }; \
-    if test -n \"$4\"; then zfs destroy -r \"$4\" || exit 1; rmdir -- \"$1\" 2>/dev/null; elif test -d \"$1\"; then command -v chflags >/dev/null 2>&1 && chflags -R 0 \"$1\" 2>/dev/null; rm -rf -- \"$1\" || exit 1; fi; \
+    if test -n \"$4\"; then i=0; while m=$(zfs destroy -r \"$4\" 2>&1); s=$?; test $s -ne 0; do \
+    case $m in *busy*) test $i -lt 45 || { echo \"$m\" >&2; exit 1; };; *) echo \"$m\" >&2; exit 1;; esac; i=$((i+1)); sleep 2; done; rmdir -- \"$1\" 2>/dev/null; elif test -d \"$1\"; then command -v chflags >/dev/null 2>&1 && chflags -R 0 \"$1\" 2>/dev/null; rm -rf -- \"$1\" || exit 1; fi; \
     test -e \"$1\" && { echo \"$1 is still there\" >&2; exit 1; }; exit 0";
 
 /// Arguments: tree, name. What was left of a jail that was made for one command ([`passing_jail`]) goes, and its devices.
@@ -181,6 +183,8 @@ impl Storage for Trees {
             let command = Command::new(["zfs", "inherit", zfs::RUN, &dataset.name]);
             self.host.run(&command).await?.checked(&*doing, &command)?;
         }
+        // A commit that was cut short may have left its snapshot, which is the clone's by now.
+        zfs::ZfsStorage::new(&self.host).forget_beside(volume, &run_of(&volume.path)).await?;
         let scratch = scratch(&volume.path, &run_of(&volume.path));
         let command = Self::command(FORGET, &[&volume.path.to_string_lossy(), &scratch.to_string_lossy()]);
         let command = command.timeout(Duration::from_secs(3600));

@@ -35,6 +35,9 @@ impl Dataset {
     }
 }
 
+/// Properties that are kept and shown, and do nothing.
+const NATIVE: [&str; 5] = ["atime", "compression", "exec", "quota", "refquota"];
+
 fn parent(name: &str) -> Option<&str> {
     name.rsplit_once('/').map(|(parent, _)| parent)
 }
@@ -199,7 +202,7 @@ impl Asked {
                 && name
                     .bytes()
                     .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b":-._".contains(&byte));
-            match user || name == "mountpoint" {
+            match user || name == "mountpoint" || NATIVE.contains(&name) {
                 true => Ok((name.to_owned(), value.to_owned())),
                 false => Err(format!("cannot set property: invalid property '{name}'")),
             }
@@ -292,11 +295,10 @@ fn list(host: &Host, pool: &Pool, asked: &Asked) -> Result<(), Failed> {
             of.name == found.name
                 || asked.has('r') && of.name.strip_prefix(&found.name).is_some_and(|rest| rest.starts_with(['/', '@']))
         };
-        shown.extend(pool.all.iter().filter(below).filter(|of| match kind {
-            "filesystem" => !of.is_snapshot(),
-            "snapshot" => of.is_snapshot(),
-            _ => true,
-        }));
+        // Volumes are not played: there are none.
+        let of_kind =
+            |of: &&Dataset| kind.split(',').any(|kind| (kind == "snapshot") == of.is_snapshot() || kind == "all");
+        shown.extend(pool.all.iter().filter(below).filter(of_kind));
     }
     if asked.names.is_empty() {
         shown.extend(pool.all.iter().filter(|of| of.is_snapshot() == (kind == "snapshot")));
@@ -309,6 +311,19 @@ fn list(host: &Host, pool: &Pool, asked: &Asked) -> Result<(), Failed> {
 }
 
 fn get(pool: &Pool, asked: &Asked) -> Result<(), Failed> {
+    // What is set on a file system itself.
+    if let ([all, name], ["property,value"], ["local,received"]) =
+        (asked.names.as_slice(), asked.of('o').as_slice(), asked.of('s').as_slice())
+        && all == "all"
+        && asked.has('H')
+    {
+        let of = pool.needed(name)?;
+        let place = of.mountpoint.iter().map(|place| ("mountpoint".to_owned(), place.clone()));
+        for (property, value) in place.chain(of.own.iter().cloned()) {
+            say::out(&format!("{property}\t{value}\n"));
+        }
+        return Ok(());
+    }
     let ([property, name], ["value"], true) = (asked.names.as_slice(), asked.of('o').as_slice(), asked.has('H')) else {
         return Err("jailhost: zfs get is played as get -H -o value PROPERTY NAME".to_owned());
     };
