@@ -10,16 +10,6 @@ use integration::transfer::upgraded::is_upgraded;
 /// What the recipe needs in the inventory beside its name: the jail has no tree to compare its configuration files with.
 pub const BASE: &str = "base = \"/usr/src12\"";
 
-/// `upgrade` with the recipe `freebsd-world`, to its end: nothing of the jail is of the old release, nothing that its administrator
-/// wrote is lost.
-pub fn upgrades(trial: &Trial, tree: &str) -> Result<()> {
-    trial.world(BASE)?;
-    let said = trial.says("plan upgrade ServerA", 0)?;
-    ensure!(said.stdout.contains(&format!("{OLD} to {NEW}")), "from and to: {said}");
-    trial.says("upgrade ServerA", 0)?;
-    is_upgraded(trial, tree)
-}
-
 /// A jail that is older than etcupdate(8) is brought to a release that is, too, by a controller that is killed in some of its steps: its
 /// files are compared and not put together, what it lacks comes.
 pub fn goes_by_mergemaster(trial: &Trial, places: impl Fn(usize) -> Vec<At>) -> Result<()> {

@@ -41,6 +41,9 @@ fn needs_root_a_jail_is_cloned_upgraded_and_takes_its_own_place() -> Result<()> 
         trial.says(line, 0)?;
     }
     let original = trial.on(JAILHOST.host, "ls /usr/jails")?.trim().to_owned();
+    let committed = trial.host()?;
+    ensure!(committed.contains("ServerA {") && !committed.contains("upgradectl run"), "its mark is gone: {committed}");
+    ensure!(trial.on(SERVER.host, "sysctl -n security.jail.jailed")?.trim() == "1");
     trial.is_a_jail(BASE)?;
     trial.on(SERVER.host, "mkdir -p /var/spool/mqueue; echo old > /var/spool/mqueue/qfOld")?;
     let own = format!("zfs set quota=1073741824 zroot/jails/{original}; zfs set lab:note=mine zroot/jails/{original}");
@@ -76,6 +79,8 @@ fn needs_root_a_jail_is_cloned_upgraded_and_takes_its_own_place() -> Result<()> 
         "what waits is the original's"
     );
     ensure!(trial.on(JAILHOST.host, "jls -n name")?.trim() == "name=ServerA", "it is left stopped");
+    let said = trial.says("plan upgrade ServerA", 0)?;
+    ensure!(said.stdout.contains(&format!("{OLD} to {NEW}")), "from and to: {said}");
     trial.says("upgrade ServerA", 0)?;
     is_upgraded(&trial, &tree)?;
     trial.says("verify ServerA", 0)?;

@@ -17,7 +17,7 @@ use super::picture::{Picture, autostart, definition, subvolumes};
 use super::trial::Trial;
 
 /// How many kills, unless it is said.
-const KILLS: usize = 50;
+const KILLS: usize = 36;
 
 /// Within how much of an event it is ended, in milliseconds: most steps take less.
 const WITHIN: u64 = 400;

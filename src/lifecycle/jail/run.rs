@@ -51,7 +51,7 @@ impl App {
             return Err(failure);
         }
         let definition = definition?;
-        let guest = self.into_jail(&facts, &record)?;
+        let guest = self.way_into(&facts, &record)?;
         record.codename = facts.inside(&*guest, &record, &mut findings).await?;
         if let Some(failure) = wrong(&findings) {
             return Err(failure);
@@ -80,7 +80,7 @@ impl App {
     }
 
     /// The way into the original, before there is a run: what is known of its keys lies in the scratch directory.
-    fn into_jail(
+    fn way_into(
         &self,
         facts: &Facts,
         record: &crate::lifecycle::record::RunFacts,
@@ -110,7 +110,7 @@ impl App {
         facts.check_address(record.addressing.clone, findings).await?;
         if findings.refusal().is_none() {
             facts.hypervisor.copy_of(&spec.name, &clone::edit(&record)).await?;
-            facts.inside(&*self.into_jail(&facts, &record)?, &record, findings).await?;
+            facts.inside(&*self.way_into(&facts, &record)?, &record, findings).await?;
         }
         Ok(())
     }

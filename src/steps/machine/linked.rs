@@ -426,6 +426,14 @@ impl Step for RemoveMachine {
         let Some(original) = self.of.facts(&*machines).await? else { return Ok(Change::Unchanged.into()) };
         let heir = Which { uuid: self.heir.clone(), ..self.of.clone() }.there(&*machines).await?;
         self.removable(&original, &heir)?;
+        // A linked clone that somebody made by hand: the server would take its base away.
+        let all = machines.all().await?;
+        if let Some(other) = all.iter().find(|one| one.stands_on(&original)) {
+            return Err(StepError::failed(
+                format!("{} is not removed: disks of {} stand on its own", self.of.shown, other.machine.path),
+                "remove that machine, or make its disks its own (PromoteDisks_Task; govc vm.clone without -link)",
+            ));
+        }
         Ok(machines.remove(&self.of.uuid, &self.run).await?.into())
     }
     async fn undo(&self, _world: &World, _found: &Value) -> Result<Done, StepError> {
