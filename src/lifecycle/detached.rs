@@ -232,9 +232,22 @@ impl Held<'_> {
         }
         let world = self.world(options)?;
         for step in &plan.steps {
-            let Op::Undo(at, Action::Define(define)) = &step.op else { continue };
-            let production = define.replaces.is_some();
+            let Op::Undo(at, action) = &step.op else { continue };
             let past = pasts.iter().find(|past| past.id == at.plan).and_then(|past| past.histories.get(at.index));
+            let other = match action {
+                _ if step.clone_side || past.is_none_or(|past| past.done.is_none()) => None,
+                Action::NameMachine(named) => named.foreign(&world).await?,
+                Action::SetCards(set) => set.foreign(&world).await?,
+                _ => None,
+            };
+            if let Some(what) = other {
+                return Err(Failure::new(exit::UNDECIDED, format!("{} {}", plan.verb, self.spec.name))
+                    .cause(what)
+                    .cause("somebody else changed it")
+                    .help("--ours sets it as it was before promotion, --theirs keeps it as it is now"));
+            }
+            let Action::Define(define) = action else { continue };
+            let production = define.replaces.is_some();
             let Some(found) = past.and_then(|past| past.found.as_ref()) else { continue };
             let last = past.and_then(|past| past.done.as_ref()).map_or(&Value::Null, |done| &done["done"]);
             if let Some(StepError::Foreign { what, diff }) = define.foreign(&world, found, last).await? {

@@ -160,7 +160,8 @@ pub async fn in_the_way(host: &dyn Host, of: &Dataset) -> Result<Vec<Dataset>> {
 /// # Errors
 /// The host cannot be asked.
 pub async fn snapshots(host: &dyn Host, of: &Dataset) -> Result<Vec<String>> {
-    let command = Command::new(["sh", "-c", LIST, "sh", &of.name, &format!("name,{RUN}"), "-r -t snapshot"]);
+    let options = "-r -t snapshot -s creation";
+    let command = Command::new(["sh", "-c", LIST, "sh", &of.name, &format!("name,{RUN}"), options]);
     let text = host.run(&command).await?.checked(format!("look for snapshots of {}", of.name), &command)?.text();
     let own = format!("{}@", of.name);
     let name = |line: &str| Some(line.split('\t').next()?.strip_prefix(&own)?.to_owned());

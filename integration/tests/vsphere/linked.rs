@@ -105,6 +105,11 @@ fn needs_root_a_linked_clone_takes_the_place_and_goes_back_and_stays() -> Result
 
     // Back, to the original exactly as it was, but for letters: what was sent meanwhile is not sent again, what came is there.
     trial.on(MEANWHILE)?;
+    let promoted = machine(WEB)?.machine;
+    trial.api(async |platform| platform.rename(&promoted.uuid, "web-new").await.map(drop))?;
+    let said = trial.says("rollback web1 --yes", 6)?;
+    ensure!(flat(&said.stderr).contains("is called web-new now"), "somebody's name is not overwritten unasked: {said}");
+    trial.api(async |platform| platform.rename(&promoted.uuid, &promoted.name).await.map(drop))?;
     let said = trial.says("rollback web1 --yes", 0)?;
     ensure!(trial.on(LETTERS)? == "three\ntwo", "{said}");
     let aside = format!("/var/db/upgradectl-{run}-aside/var/spool/postfix/deferred");

@@ -148,6 +148,17 @@ pub fn unchanged(linked: &Linked, original: &MachineFacts, clone: &MachineFacts,
             found.refuse("cards", what, "give it the cards that it had, in the platform's own client");
         }
     }
+    for (nic, card) in original.nics.iter().zip(&linked.original) {
+        let (path, label) = (&original.machine.path, &nic.label);
+        if let Some(had) = card.network.as_ref().filter(|had| **had != nic.network) {
+            let what = format!("{label} of {path} is in {} now, and was in {had} when it was cloned", nic.network);
+            found.refuse("cards", what, format!("put it back into {had}; or abort, and clone again"));
+        }
+        if let (Some(had), Some(mac)) = (card.mac, nic.mac.filter(|mac| card.mac != Some(*mac))) {
+            let what = format!("{label} of {path} has {mac} now, and had {had} when it was cloned");
+            found.refuse("cards", what, format!("give it {had} again; or abort, and clone again"));
+        }
+    }
     let cloned = |file: &str| linked.disks.is_empty() || linked.disks.iter().any(|known| known == file);
     for disk in original.disks.iter().filter(|disk| !cloned(disk.base())) {
         let what = format!(

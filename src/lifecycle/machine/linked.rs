@@ -552,7 +552,7 @@ pub fn promote(spec: &GuestSpec, record: &RunFacts, now: &Now, number: usize) ->
 }
 
 /// The machine's own name: the last part of its path, in which `/`, `\` and `%` stand as `%2f`, `%5c` and `%25`.
-fn vm_name(vm: &Vm) -> String {
+pub(super) fn vm_name(vm: &Vm) -> String {
     let last = Path::new(&vm.path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     last.replace("%2f", "/").replace("%5c", "\\").replace("%25", "%")
 }

@@ -212,6 +212,12 @@ impl Held<'_> {
                 (machines.machine(&linked.uuid).await?, machines.machine(&vm.uuid).await?)
         {
             check::unchanged(linked, &theirs, &ours, &mut findings);
+            let (now, had) = (&theirs.machine.name, linked::vm_name(vm));
+            if *now != had {
+                let what =
+                    format!("{} was called {had} when it was cloned, and is called {now} now", theirs.machine.path);
+                findings.refuse("name", what, format!("name it {had} again; or abort, and clone again"));
+            }
         }
         let rewrite = linked::rewriting(&self.pasts()?)?;
         let world = self.world(options)?;

@@ -304,6 +304,10 @@ fn cards_that_could_not_be_given_back_are_refused() {
 #[test]
 fn machines_that_changed_since_clone_are_not_promoted() {
     let with = |cards: usize, files: &[&str]| {
+        let nic = |connected, network, kind| hypervisors::machines::MachineNic {
+            mac: "00:50:56:00:00:01".parse().ok(),
+            ..nic(connected, network, kind)
+        };
         let disk = |file: &&str| hypervisors::machines::MachineDisk {
             key: 2000,
             label: "Hard disk 1".into(),
@@ -327,4 +331,6 @@ fn machines_that_changed_since_clone_are_not_promoted() {
     assert_eq!(refused(&with(1, &["[a] w/w.vmdk"]), &clone, &[]), 0);
     assert_eq!(refused(&with(1, &["[a] w/w.vmdk", "[a] w/late.vmdk"]), &clone, &["[a] w/w.vmdk"]), 1);
     assert_eq!(refused(&with(2, &["[a] w/w.vmdk"]), &with(2, &[]), &["[a] w/w.vmdk"]), 2);
+    let moved = MachineFacts { nics: vec![nic(true, "net", "manual")], ..with(1, &["[a] w/w.vmdk"]) };
+    assert_eq!(refused(&moved, &clone, &["[a] w/w.vmdk"]), 1, "another hardware address");
 }

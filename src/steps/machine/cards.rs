@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::linked::Which;
-use crate::steps::{Done, Manners, Probe, Step, StepError, World, read};
+use crate::steps::{Done, Manners, Probe, Side, Step, StepError, World, read};
 
 /// How a card is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,10 @@ impl Card {
             && self.network.as_ref().is_none_or(|network| nic.network == *network)
             && nic.start_connected == self.connected
             && (nic.connected == self.connected || !on)
+    }
+
+    fn is_elsewhere(&self, nic: &MachineNic) -> bool {
+        self.network.as_ref().is_some_and(|network| *network != nic.network)
     }
 
     fn edit(&self, nic: &MachineNic, on: bool) -> NicEdit {
@@ -81,6 +85,25 @@ impl SetCards {
             card.mac.filter(|mac| is != Some(*mac)).map(|mac| format!("{mac} of {} became another", self.of.shown))
         });
         Ok((change, other))
+    }
+
+    /// What somebody else made of the networks that this gave, in a sentence.
+    pub(super) async fn elsewhere(&self, machines: &dyn Machines) -> Result<Option<String>, StepError> {
+        let Some(facts) = self.of.facts(machines).await? else { return Ok(None) };
+        let same = facts.nics.len() == self.cards.len();
+        let mut other = facts.nics.iter().zip(&self.cards).filter(|(nic, card)| same && card.is_elsewhere(nic));
+        Ok(other.next().map(|(nic, card)| {
+            let set = card.network.as_deref().unwrap_or_default();
+            format!("{} of {} was in {set}, and is in {} now", nic.label, self.of.shown, nic.network)
+        }))
+    }
+
+    /// The same for whoever decides whether it is overwritten.
+    ///
+    /// # Errors
+    /// The platform does not answer.
+    pub async fn foreign(&self, world: &World) -> Result<Option<String>, StepError> {
+        self.elsewhere(&*self.of.machines(world)?).await
     }
 
     pub(super) async fn exchange(&self, machines: &dyn Machines) -> Result<Done, StepError> {
@@ -166,8 +189,18 @@ impl Step for SetCards {
         self.exchange(&*self.of.machines(world)?).await
     }
     async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
-        let cards: Vec<Card> = read(&found["cards"])?;
-        self.taken(&*self.of.machines(world)?, &cards).await
+        let mut cards: Vec<Card> = read(&found["cards"])?;
+        let machines = self.of.machines(world)?;
+        // Somebody's other network stays, if that was decided.
+        if world.decision == Some(Side::Theirs)
+            && let Some(facts) = self.of.facts(&*machines).await?
+            && facts.nics.len() == self.cards.len()
+        {
+            for ((was, set), nic) in cards.iter_mut().zip(&self.cards).zip(&facts.nics) {
+                was.network = was.network.take().filter(|_| !set.is_elsewhere(nic));
+            }
+        }
+        self.taken(&*machines, &cards).await
     }
 }
 
@@ -187,6 +220,22 @@ impl NameMachine {
         let marked = machines.set_mark(&self.of.uuid, mark).await?;
         let named = machines.rename(&self.of.uuid, name).await?;
         Ok(if named == Change::Unchanged { marked } else { named }.into())
+    }
+
+    /// What somebody else made of the name that this gave, in a sentence.
+    pub(super) async fn renamed(&self, machines: &dyn Machines) -> Result<Option<String>, StepError> {
+        let facts = self.of.facts(machines).await?.filter(|facts| facts.machine.name != self.name);
+        Ok(facts.map(|facts| {
+            format!("{} was named {}, and is called {} now", self.of.shown, self.name, facts.machine.name)
+        }))
+    }
+
+    /// The same for whoever decides whether it is overwritten.
+    ///
+    /// # Errors
+    /// The platform does not answer.
+    pub async fn foreign(&self, world: &World) -> Result<Option<String>, StepError> {
+        self.renamed(&*self.of.machines(world)?).await
     }
 
     /// A machine that is gone has no name; one that keeps its own must not keep production down.
@@ -247,7 +296,15 @@ impl Step for NameMachine {
         self.set(&*self.of.machines(world)?, &self.name, self.mark.as_ref()).await
     }
     async fn undo(&self, world: &World, found: &Value) -> Result<Done, StepError> {
-        let (name, mark): (String, Option<Mark>) = (read(&found["name"])?, read(&found["mark"])?);
-        self.taken(&*self.of.machines(world)?, &name, mark.as_ref()).await
+        let (mut name, mark): (String, Option<Mark>) = (read(&found["name"])?, read(&found["mark"])?);
+        let machines = self.of.machines(world)?;
+        // Somebody's other name stays, if that was decided.
+        if world.decision == Some(Side::Theirs)
+            && let Some(facts) = self.of.facts(&*machines).await?
+            && facts.machine.name != self.name
+        {
+            name = facts.machine.name;
+        }
+        self.taken(&*machines, &name, mark.as_ref()).await
     }
 }
