@@ -8,11 +8,13 @@
 #   make lint        format, clippy, licences and advisories
 #   make bench       measures what the product costs, into target/bench.json; KEYS="status_ms …" for some,
 #                    KEYS=xen for those on the emulated Xen host (the better part of an hour)
+#   make build       the product to install; FEATURES= leaves VMware's API out, which is three quarters of the work
 #   make lab-dom0    an emulated Xen host with LVM, libvirt and xl; says how to get in
 #   make clean-lab   takes every lab down and removes its images: leaves nothing
 
 RING ?= all
 TIME ?= 60
+FEATURES ?= vsphere
 BIN := $(CURDIR)/target/debug/upgradectl
 CARGO := cargo
 # The product as the tests are built: with another choice of packages the API's large crate would be built once more.
@@ -23,7 +25,7 @@ export RUST_LIB_BACKTRACE = 0
 
 build:
 	integration/prerequisites build
-	$(CARGO) build --release --features vsphere
+	$(CARGO) build --release $(addprefix --features ,$(FEATURES))
 
 # The product and the lab's programs, as tests and the demo use them.
 lab:
