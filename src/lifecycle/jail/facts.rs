@@ -17,6 +17,7 @@ use crate::lifecycle::error::{Failure, exit};
 use crate::lifecycle::preflight::Findings;
 use crate::lifecycle::record::RunFacts;
 use crate::lifecycle::transfer::check::{all_have, unanswered};
+use crate::lifecycle::transfer::way_in;
 
 /// Everything a plan for a jail rests on.
 #[derive(Debug)]
@@ -146,19 +147,7 @@ impl Facts {
 
     /// The way into the original, or into its clone.
     pub fn link(&self, name: &str, address: IpAddr, known_hosts: PathBuf, control_dir: &Path) -> GuestLink {
-        let login = &self.spec.ssh;
-        GuestLink {
-            name: name.to_owned(),
-            address,
-            by: None,
-            port: login.port,
-            user: login.user.clone(),
-            key: login.key.clone(),
-            sudo: login.sudo,
-            known_hosts,
-            control_dir: control_dir.to_owned(),
-            legacy: false,
-        }
+        way_in(&self.spec.ssh, name, address, known_hosts, control_dir)
     }
 
     /// What can be looked at from outside. The rest is within the jail, which has to run for it ([`Facts::inside`]).

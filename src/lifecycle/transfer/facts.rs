@@ -13,7 +13,7 @@ use hypervisors::{GuestFacts, GuestLink, Host, Hypervisor};
 
 use super::container::Linux;
 use crate::guest::keys;
-use crate::inventory::{CopyMethod, GuestSpec, SourceSpec};
+use crate::inventory::{CopyMethod, GuestSpec, SourceSpec, SshSpec};
 use crate::lifecycle::app::App;
 use crate::lifecycle::error::{Failure, exit};
 use crate::steps::transfer::Method;
@@ -304,19 +304,29 @@ impl Facts {
 
     /// The way into a machine of the run.
     pub fn link(&self, name: &str, address: IpAddr, known_hosts: PathBuf, control_dir: &Path) -> GuestLink {
-        let login = &self.declared.ssh;
-        GuestLink {
-            name: name.to_owned(),
-            address,
-            by: None,
-            port: login.port,
-            user: login.user.clone(),
-            key: login.key.clone(),
-            sudo: login.sudo,
-            known_hosts,
-            control_dir: control_dir.to_owned(),
-            legacy: login.legacy,
-        }
+        way_in(&self.declared.ssh, name, address, known_hosts, control_dir)
+    }
+}
+
+/// The way into a machine at an address, by a login of the inventory.
+pub(in crate::lifecycle) fn way_in(
+    login: &SshSpec,
+    name: &str,
+    address: IpAddr,
+    known_hosts: PathBuf,
+    control_dir: &Path,
+) -> GuestLink {
+    GuestLink {
+        name: name.to_owned(),
+        address,
+        by: None,
+        port: login.port,
+        user: login.user.clone(),
+        key: login.key.clone(),
+        sudo: login.sudo,
+        known_hosts,
+        control_dir: control_dir.to_owned(),
+        legacy: login.legacy,
     }
 }
 

@@ -27,6 +27,7 @@ mod upgrade;
 pub(crate) mod world;
 
 pub use facts::Facts;
+pub(super) use facts::way_in;
 pub(super) use queues::mirrored as queues;
 
 use std::path::{Path, PathBuf};

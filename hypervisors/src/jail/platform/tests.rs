@@ -578,3 +578,14 @@ async fn what_would_still_mean_the_old_tree_is_refused() {
     let error = world.jails.copy_of("ServerA", &beside()).await.unwrap_err();
     assert!(error.to_string().contains("variables of rc.conf"), "{error}");
 }
+
+#[tokio::test]
+async fn a_stored_definition_may_use_what_stands_outside_of_it() {
+    let shared = SHARED.replace("ServerA {", "$if = \"vtnet0\";\nServerA {").replace("vtnet0|10", "$if|10");
+    let world = World::new(&[("/etc/jail.conf", &shared)]);
+    let stored = world.jails.definition("ServerA").await.unwrap().unwrap();
+    let edit = DefinitionEdit { disks: beside().disks, ..DefinitionEdit::default() };
+    assert!(world.jails.derive(&stored, &edit).is_err(), "alone it means nothing");
+    let moved = world.jails.redefined(&stored, &edit).await.unwrap();
+    assert!(moved.text.contains("path = \"/data/jails/ServerA--k3f9\"") && moved.text.contains("$if|10.0.2.112/32"));
+}
