@@ -169,6 +169,12 @@ async fn what_was_begun_is_made_again_and_what_cannot_be_is_refused() {
     assert_eq!(bench.zfs("create zroot/jails/web/var").await.0, 0);
     let error = driver.snapshot(&web, &clone, &mark(Role::Clone)).await.unwrap_err();
     assert!(error.to_string().contains("zroot/jails/web/var") && error.help.is_some(), "{error}");
+    assert_eq!(bench.zfs("destroy zroot/jails/web/var").await.0, 0);
+    // Nor one of another place that is mounted in it.
+    let place = bench.jails.join("web/data");
+    assert_eq!(bench.zfs(&format!("create -o mountpoint={} zroot/data", place.display())).await.0, 0);
+    let error = driver.snapshot(&web, &clone, &mark(Role::Clone)).await.unwrap_err().to_string();
+    assert!(error.contains("zroot/data"), "{error}");
     assert!(driver.snapshot(&bench.volume("nosuch"), &clone, &mark(Role::Clone)).await.is_err());
     assert!(!bench.pool().contains('@'), "{}", bench.pool());
 }
@@ -183,6 +189,11 @@ async fn the_original_goes_when_the_clone_was_made_independent_of_it() {
     // The page cannot be turned by anybody else.
     let (status, said) = bench.zfs("destroy -r zroot/jails/web").await;
     assert!(status == 1 && said.contains("filesystem has dependent clones\nuse '-R'"), "{said}");
+    // Nor while somebody else's clone lives by it: that would be promoted over production's.
+    assert_eq!(bench.zfs(&format!("clone zroot/jails/web@{RUN} zroot/jails/mine")).await.0, 0);
+    let error = driver.remove(&web, RUN).await.unwrap_err().to_string();
+    assert!(error.contains("zroot/jails/mine") && web.path.exists(), "{error}");
+    assert_eq!(bench.zfs("destroy zroot/jails/mine").await.0, 0);
     assert_eq!(driver.remove(&web, RUN).await.unwrap(), Change::Removed);
     assert_eq!(driver.mark(&clone, None).await.unwrap(), Change::Changed);
     assert_eq!(driver.mark(&clone, None).await.unwrap(), Change::Unchanged);
