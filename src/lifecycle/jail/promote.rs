@@ -19,6 +19,7 @@ use crate::lifecycle::page::{Page, Row};
 use crate::lifecycle::production::{PATIENCE_S, look};
 use crate::lifecycle::record::RunFacts;
 use crate::lifecycle::state::State;
+use crate::lifecycle::transfer::promote::{way_back, what_comes_over};
 use crate::steps::jail::between::{CarryBetween, ProveUnused, QueuesBetween, Trees};
 use crate::steps::{Action, domain, storage};
 use crate::verify::Side;
@@ -135,19 +136,8 @@ fn page(spec: &GuestSpec, record: &RunFacts, original: &str, queues: &[String], 
     }
     page.rows.push(Row::new("outage", format!("about {outage_s:.0} s")));
     page.rows.push(Row::new("the original", format!("is stopped, and kept at {original}")));
-    let carried: Vec<String> =
-        spec.carry.iter().map(|CarryRule::Rsync { path, .. }| path.display().to_string()).collect();
-    if !carried.is_empty() {
-        page.rows.push(Row::new("carried", carried.join(", ")));
-    }
-    if !queues.is_empty() {
-        let queues: Vec<String> = queues.iter().map(|path| format!("/{path}")).collect();
-        page.rows.push(Row::new("queues", format!("{}: brought over, and back by rollback", queues.join(", "))));
-    }
-    let all = if carried.is_empty() { "all" } else { "all else" };
-    page.rows.push(Row::new("left behind", format!("{all} that {name} wrote since the clone was made")));
-    page.rows
-        .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone got since stays with it")));
+    what_comes_over(&mut page, &spec.carry, queues, &format!("{name} wrote since the clone was made"));
+    way_back(&mut page, outage_s);
     page.rows.push(Row::new("commit", "no second outage; then the old system is gone"));
     page.confirm = Some(name.clone());
     page

@@ -19,7 +19,7 @@ mod commit;
 mod container;
 mod facts;
 mod parking;
-mod promote;
+pub(super) mod promote;
 mod queues;
 mod run;
 pub(super) mod tree;

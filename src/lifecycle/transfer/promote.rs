@@ -196,6 +196,15 @@ fn page(
     };
     let stopped = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
     page.rows.push(Row::new("the server", format!("goes {goes}; stopped there: {stopped}")));
+    what_comes_over(&mut page, carried, queues, &format!("{name} wrote since the transfer"));
+    way_back(&mut page, outage_s);
+    page.rows.push(Row::new("commit", "no second outage; the server stays as it is, fenced"));
+    page.confirm = Some(name.clone());
+    page
+}
+
+/// What is carried, what stays: `stays` says since when.
+pub(in crate::lifecycle) fn what_comes_over(page: &mut Page, carried: &[CarryRule], queues: &[String], stays: &str) {
     let carried: Vec<String> = carried.iter().map(|CarryRule::Rsync { path, .. }| path.display().to_string()).collect();
     if !carried.is_empty() {
         page.rows.push(Row::new("carried", carried.join(", ")));
@@ -205,10 +214,11 @@ fn page(
         page.rows.push(Row::new("queues", format!("{}: brought over, and back by rollback", queues.join(", "))));
     }
     let all = if carried.is_empty() { "all" } else { "all else" };
-    page.rows.push(Row::new("left behind", format!("{all} that {name} wrote since the transfer")));
+    page.rows.push(Row::new("left behind", format!("{all} that {stays}")));
+}
+
+/// What rollback costs.
+pub(in crate::lifecycle) fn way_back(page: &mut Page, outage_s: f64) {
     page.rows
         .push(Row::new("way back", format!("rollback, about {outage_s:.0} s; what the clone got since stays with it")));
-    page.rows.push(Row::new("commit", "no second outage; the server stays as it is, fenced"));
-    page.confirm = Some(name.clone());
-    page
 }
